@@ -1,0 +1,57 @@
+"""The plain rendering that the throughput benchmark compares with is the same mathematics; every program tells how it is used."""
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from hrm.core.device import pick
+from hrm.core.hrm import ArchConfig
+
+FOLDER = ROOT / "benchmarks"
+PROGRAMS = ("throughput", "exchange", "generator")
+
+
+@pytest.fixture
+def program(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("cycles", [(1, 1), (2, 2), (1, 3)])
+def test_plain_rendering_equals_ours(program, cycles):
+    arch = ArchConfig(hidden_size=32, num_heads=4, H_layers=2, L_layers=1, H_cycles=cycles[0], L_cycles=cycles[1], expansion=4,
+                      pos_encodings="rope", halt_max_steps=3, puzzle_emb_ndim=48)
+    found = program("throughput").check(arch, 4, pick("cpu"), tolerance=2e-5)
+    assert set(found) == {"training", "inference"}
+
+
+def test_check_notices_a_difference(program, monkeypatch):
+    throughput, plain = program("throughput"), program("plain")
+    arch = ArchConfig(hidden_size=32, num_heads=4, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1, expansion=4,
+                      pos_encodings="rope", halt_max_steps=3, puzzle_emb_ndim=48)
+    monkeypatch.setattr(plain, "EPS", 1e-2)
+    with pytest.raises(AssertionError, match="plain and ours differ"):
+        throughput.check(arch, 4, pick("cpu"))
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help(name):
+    done = subprocess.run([sys.executable, FOLDER / f"{name}.py", "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "--out" in done.stdout
+
+
+def test_generator_counts_only_puzzles_of_its_class(program, tmp_path):
+    program("generator").main(count=200, repeats=1, seed=0, out=str(tmp_path / "generator.json"))
+    record = json.loads((tmp_path / "generator.json").read_text())
+    assert record["all_unique_and_easy"] and record["puzzles_per_second"]["cpu"] > 0 and "cpu" in record["machine"]
+
+
+def test_exchange_says_what_is_missing(program, tmp_path, monkeypatch):
+    monkeypatch.setenv("HRM_SHARED", str(tmp_path))
+    with pytest.raises(SystemExit, match="exchange_easy_200.csv.*HRM_SHARED"):
+        program("exchange").main(checkpoint=tmp_path, segments=None, seed=0, out=str(tmp_path / "exchange.json"))
+    assert not (tmp_path / "exchange.json").exists()

@@ -1,0 +1,595 @@
+"""Training: it can be broken at any moment, shared by two processes, and counted; its curve does not move.
+
+`HRM_WRITE_GOLDEN=1 pytest tests/test_train.py -k golden` writes the stored curve again.
+"""
+import copy
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+import tiny
+from hrm.core import checkpoint
+from hrm.core.config import ConfigError, load_params, section
+from hrm.core.device import compiler, seeded
+from hrm.core.hrm import HRM, HRMConfig
+from hrm.core.layers import inner_width
+from hrm.core.optim import OptimConfig
+from hrm.core.train import LoopConfig, Stopped, Task, count_flops, fit, share
+from hrm.puzzles.data import DataConfig
+from hrm.puzzles.train import PuzzleTask, RunConfig, TrainConfig, run
+from tiny import one_thread  # noqa: F401  a fixture of every test here
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def changed(base: dict, **changes) -> dict:
+    "A nested dictionary with some values changed; `loop__steps=3` reaches into `loop`."
+    new = copy.deepcopy(base)
+    for name, value in changes.items():
+        inner, _, key = name.rpartition("__")
+        (new[inner] if inner else new)[key] = value
+    return new
+
+
+def config(**changes) -> RunConfig:
+    return RunConfig.model_validate_json(json.dumps(changed(tiny.RUN, **changes)))
+
+
+def log(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+# --- broken and resumed ---------------------------------------------------------------------------------------------------------------
+
+def start(root: Path, *words: str) -> subprocess.Popen:
+    return subprocess.Popen([*tiny.CLI, "train", "--profile", "tiny", *words], env=tiny.environment(root), cwd=root, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for_steps(process: subprocess.Popen, root: Path, before: set[int]) -> None:
+    "Until the loop of this process has written a row of its own: a new log file, and then a longer one."
+    seen = None
+    while process.poll() is None:
+        for file in root.glob("data/resume/*/log.jsonl"):
+            try:
+                now = file.stat()
+            except FileNotFoundError:
+                continue
+            if now.st_ino in before:
+                continue
+            if seen is not None and now.st_size > seen:
+                return
+            seen = now.st_size if seen is None else seen
+        time.sleep(0.002)
+
+
+def state_step(root: Path) -> int:
+    "The step of the saved state; 0 where there is none."
+    found = [checkpoint.find(folder / "latest") for folder in root.glob("data/resume/[!.]*")]
+    return max([json.loads((path / "meta.json").read_text())["step"] for path in found if path], default=0)
+
+
+def test_killed_at_random_moments_it_ends_in_the_same_bits(tmp_path):
+    one = changed(tiny.RUN, optim__name="muon", loop__accumulate=2)
+    whole, broken = (tiny.project(tmp_path / name, one=one) for name in ("whole", "broken"))
+    unbroken = start(whole)
+    draw, hits, steps = random.Random(0), [], [0]
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL, None):
+        before = {file.stat().st_ino for file in broken.glob("data/resume/*/log.jsonl")}
+        process = start(broken)
+        if number is not None:
+            wait_for_steps(process, broken, before)
+            time.sleep(draw.uniform(0, 0.15))
+            if process.poll() is None:
+                process.send_signal(number)
+                hits.append(number)
+        out, err = process.communicate(timeout=240)
+        if process.returncode == 0:
+            break
+        steps.append(state_step(broken))
+        assert number is not None, f"it failed by itself: {err}"
+        if number == signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL, err
+        else:  # polite: the state is that of the last step
+            assert process.returncode == 130, err
+            assert f"hrm: one: stopped at step {steps[-1]}; the same command goes on from there" in err and "Traceback" not in err
+    first, err = unbroken.communicate(timeout=240)
+    assert unbroken.returncode == 0 and process.returncode == 0, err
+    assert len(hits) >= 3 and signal.SIGKILL in hits and signal.SIGTERM in hits, f"too few of the signals hit: {hits}"
+    assert steps == sorted(steps) and steps[-1] > 0, f"no progress: {steps}"
+    ours, theirs = (tiny.files(folder / "data" / "tiny" / "sudoku" / "train" / "one") for folder in (broken, whole))
+    assert set(ours) == set(theirs) == {"log.jsonl", *(f"{name}/{file}" for file in ("meta.json", "model.safetensors")
+                                                       for name in ("best", "final", "step_000080", "step_000160"))}
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    told = [re.sub(r"[\d.]+ s of training|/\S*/data", "", text) for text in (out, first)]
+    assert told[0] == told[1] and "held out" in told[0]
+    assert not list(broken.glob("data/resume/*")), "the state of a finished run is still there"
+
+
+def stop_at(step: int):
+    "Something to watch a run with: asks politely for its end."
+    return lambda now, row: os.kill(os.getpid(), signal.SIGTERM) if now == step else None
+
+
+def trained(folder: Path, one: RunConfig, name: str = "one", **options):
+    "A run in this process."
+    data = folder / "toy"
+    if not data.exists():
+        tiny.data_set(data)
+    return run("one", one, 0, data, folder / name, folder / "resume", progress=False, **options)
+
+
+@pytest.fixture
+def worked(monkeypatch) -> list:
+    "One entry for every piece of work that is done on puzzles; the count of FLOPs at the start of a run is one too."
+    calls, original = [], PuzzleTask.loss
+    monkeypatch.setattr(PuzzleTask, "loss", lambda task, model: (calls.append(1), original(task, model))[1])
+    return calls
+
+
+def test_changed_parameters_do_not_resume(tmp_path, worked):
+    short = dict(loop__steps=30, loop__evaluate_every=10, loop__keep_every=0, loop__checkpoint_seconds=1e6)
+    one, other = config(**short), config(**short, optim__lr=1e-3)
+    with pytest.raises(Stopped, match="step 15"):
+        trained(tmp_path, one, watch=stop_at(15))
+    assert not (tmp_path / "one").exists()
+    folder, = (tmp_path / "resume").iterdir()
+    worked.clear()
+    result = trained(tmp_path, other, "other")
+    assert len(worked) == 1 + 30 and result.metrics["steps"] == 30
+    assert [path.name for path in (tmp_path / "resume").iterdir()] == [folder.name], "the stopped run is not the other's business"
+    worked.clear()
+    seen = []
+    trained(tmp_path, one, watch=lambda step, row: seen.append(step) if "loss" in row else None)
+    assert len(worked) == 1 + 15 and not list((tmp_path / "resume").iterdir())
+    assert seen == [5, 10, 15, 20, 25, 30], "who watches sees the whole curve, the part before the stop as well"
+    shutil.rmtree(tmp_path / "resume")
+    trained(tmp_path, one, "whole")
+    assert tiny.files(tmp_path / "one") == tiny.files(tmp_path / "whole")
+    assert tiny.files(tmp_path / "one")["final/model.safetensors"] != tiny.files(tmp_path / "other")["final/model.safetensors"]
+
+
+def test_seconds_between_states_do_not_make_another_run(tmp_path, worked):
+    short = dict(loop__steps=10, loop__evaluate_every=10, loop__keep_every=0)
+    with pytest.raises(Stopped):
+        trained(tmp_path, config(**short, loop__checkpoint_seconds=0.0), watch=stop_at(5))
+    worked.clear()
+    trained(tmp_path, config(**short, loop__checkpoint_seconds=60.0))
+    assert len(worked) == 1 + 5
+
+
+def test_stopped_in_its_last_step_and_kept(tmp_path, worked):
+    one = config(loop__steps=10, loop__evaluate_every=10, loop__keep_every=0, loop__checkpoint_seconds=1e6)
+    with pytest.raises(Stopped, match="step 10"):
+        trained(tmp_path, one, watch=stop_at(10))
+    worked.clear()
+    first = trained(tmp_path, one, keep=True)
+    assert len(worked) == 1 and first.metrics["held_out"]["token_accuracy"] >= 0
+    before = tiny.files(tmp_path / "one")
+    shutil.rmtree(tmp_path / "one")  # as DVC does before it starts a stage again
+    again = trained(tmp_path, one, keep=True)
+    assert len(worked) == 2 and again.metrics == first.metrics and tiny.files(tmp_path / "one") == before
+    again.forget()
+    assert not list((tmp_path / "resume").iterdir())
+
+
+def test_damaged_state_is_named(tmp_path):
+    one = config(loop__steps=10, loop__evaluate_every=10)
+    with pytest.raises(Stopped):
+        trained(tmp_path, one, watch=stop_at(5))
+    state, = (tmp_path / "resume").glob("*/latest/state.pt")
+    state.write_bytes(state.read_bytes()[:500])
+    with pytest.raises(checkpoint.CheckpointError, match="state.pt: cannot be read as a training state"):
+        trained(tmp_path, one)
+
+
+# --- two processes ----------------------------------------------------------------------------------------------------------------------
+
+def test_two_processes_give_the_loss_of_one(tmp_path):
+    short = dict(loop__steps=12, loop__evaluate_every=4, loop__log_every=1, loop__keep_every=0, loop__best="exact_accuracy",
+                 arch__halt_exploration_prob=0.5)
+    root, one = tiny.project(tmp_path / "project", one=changed(tiny.RUN, **short)), config(**short)
+    data = root / "data" / "tiny" / "sudoku" / "data" / "toy"
+    run("one", one, 0, data, root / "alone", root / "data" / "resume", progress=False)
+    with pytest.raises(Stopped):
+        run("one", one, 0, data, root / "never", root / "resume", progress=False, watch=stop_at(5))
+    for out, resume in (("pair", "data/resume"), ("joined", "resume")):  # from the start, and from the fifth step of one process
+        line = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "hrm.tools.cli", "train",
+                "--profile", "tiny", "--out", out, "--resume", resume)
+        done = subprocess.run(line, env=tiny.environment(root), cwd=root, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("one: 12 steps") == 1, "both processes speak"
+        ours, alone = log(root / out / "one"), log(root / "alone")
+        assert [row["step"] for row in ours] == [row["step"] for row in alone]
+        for row, reference in zip(ours, alone):
+            assert row.keys() == reference.keys()
+            for name, value in reference.items():
+                expected = value if value is None else pytest.approx(value, rel=1e-5, abs=1e-7)
+                assert row[name] == expected, f"{out}, step {row['step']}: {name}"
+        weights, references = (load_file(folder / "final" / "model.safetensors") for folder in (root / out / "one", root / "alone"))
+        assert references["inner.puzzle_emb.weights"].abs().max() > 0.01
+        for name, tensor in references.items():
+            torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-6, msg=lambda text: f"{out}: {name}: {text}")
+    joined = [row for row in log(root / "joined" / "one") if row["step"] <= 5]
+    assert joined == [row for row in log(root / "alone") if row["step"] <= 5], "the rows of one process are kept as they were"
+
+
+def test_a_batch_that_cannot_be_shared():
+    assert [share(6, rank, 2) for rank in (0, 1)] == [slice(0, 3), slice(3, 6)]
+    with pytest.raises(ValueError, match="batch of 7 rows cannot be shared evenly by 2"):
+        share(7, 0, 2)
+
+
+# --- the curve that does not move -------------------------------------------------------------------------------------------------------
+
+GOLDEN = ROOT / "tests" / "golden" / "sudoku.txt"
+COLUMNS = ("loss", "lm_loss", "q_halt_loss", "q_continue_loss", "accuracy", "segment_1.lm_loss", "segment_3.lm_loss")
+
+
+def test_golden_curve(tmp_path):
+    tiny.data_set(tmp_path / "toy", size=9, blanks=30)
+    one = config(arch__hidden_size=64, arch__num_heads=4, arch__H_cycles=2, arch__L_cycles=2, arch__puzzle_emb_ndim=64, batch_size=8,
+                 loop__steps=20, loop__evaluate_every=20, loop__log_every=1, loop__keep_every=0)
+    trained(tmp_path, one)
+    rows = [row for row in log(tmp_path / "one") if "loss" in row]
+    if os.environ.get("HRM_WRITE_GOLDEN"):
+        lines = [" ".join(("step", *COLUMNS))]
+        lines += [" ".join([str(row["step"]), *("-" if row[name] is None else f"{row[name]:.8g}" for name in COLUMNS)]) for row in rows]
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text("\n".join(lines) + "\n")
+    head, *stored = [line.split() for line in GOLDEN.read_text().splitlines()]
+    assert tuple(head) == ("step", *COLUMNS) and len(stored) == len(rows) == 20
+    for row, (step, *values) in zip(rows, stored):
+        assert row["step"] == int(step)
+        for name, value in zip(COLUMNS, values):
+            expected = None if value == "-" else pytest.approx(float(value), rel=1e-4)
+            assert row[name] == expected, f"step {step}: {name}"
+
+
+# --- the loop on a plain task -----------------------------------------------------------------------------------------------------------
+
+class Fit(Task):
+    "Two linear maps in a row on fixed data, taken in pieces of `rows`."
+
+    def __init__(self, rows: int = 8, first: dict | None = None, second: dict | None = None):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+        optimizer = dict(name="adamw", lr=0.05)
+        self.groups = [(self.model[0], OptimConfig(**(optimizer | (first or {})))), (self.model[1], OptimConfig(**(optimizer | (second or {}))))]
+        self.x = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
+        self.y, self.rows, self.place, self.seen = self.x.sum(1, keepdim=True) * 5, rows, 0, []
+        self.errors = None
+
+    def loss(self, model):
+        chosen = torch.arange(self.place, self.place + self.rows) % len(self.x)
+        self.place += self.rows
+        answer = model(self.x[chosen])
+        self.seen.append(answer.dtype)
+        loss = F.mse_loss(answer.float(), self.y[chosen])
+        return loss, {"loss": loss.detach() * self.rows, "count": torch.tensor(float(self.rows))}
+
+    def evaluate(self):
+        with torch.no_grad():
+            return {"error": self.errors.pop(0) if self.errors else F.mse_loss(self.model(self.x), self.y).item()}
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, state):
+        self.place = state["place"]
+
+
+def fitted(folder: Path, task: Task, name: str = "out", **changes):
+    loop = dict(steps=12, evaluate_every=4, log_every=1, best="error", best_mode="min", compile="off") | changes
+    return fit(task, LoopConfig(**loop), folder / name, folder / "resume", name, {}, progress=False)
+
+
+def test_accumulating_halves_is_the_whole_batch(tmp_path):
+    whole, halves = Fit(8), Fit(4)
+    fitted(tmp_path, whole, "whole")
+    fitted(tmp_path, halves, "halves", accumulate=2)
+    for ours, theirs in zip(halves.model.parameters(), whole.model.parameters()):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    for row, reference in zip(log(tmp_path / "halves"), log(tmp_path / "whole")):
+        assert row == pytest.approx(reference, rel=1e-5)
+
+
+def test_each_group_has_its_own_clip(tmp_path):
+    task, norms = Fit(first={"clip": 0.25}), {0: [], 1: []}
+
+    def watch(optimizer, *_):
+        values = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        part = next(i for i in (0, 1) if any(p is q for p in optimizer.param_groups[0]["params"] for q in task.model[i].parameters()))
+        norms[part].append(torch.cat([value.flatten() for value in values]).norm().item())
+
+    handle = register_optimizer_step_pre_hook(watch)
+    try:
+        fitted(tmp_path, task)
+    finally:
+        handle.remove()
+    assert len(norms[0]) == len(norms[1]) == 12
+    assert norms[0] == pytest.approx([0.25] * 12, rel=1e-4), "this group's gradients are long, and cut"
+    assert min(norms[1]) > 1, "the other group's are as they were"
+
+
+def test_checkpoints_hold_the_averaged_weights(tmp_path):
+    task, path = Fit(first={"ema": 0.8}), []
+
+    def watch(optimizer, *_):
+        if any(p is task.model[0].weight for p in optimizer.param_groups[0]["params"]):
+            path.append(task.model[0].weight.detach().clone())
+
+    handle = register_optimizer_step_post_hook(watch)
+    try:
+        result = fitted(tmp_path, task)
+    finally:
+        handle.remove()
+    average = path[0]
+    for weight in path[1:]:
+        average = 0.8 * average + 0.2 * weight
+    saved = load_file(result.folder / "final" / "model.safetensors")
+    torch.testing.assert_close(saved["0.weight"], average)
+    assert torch.equal(task.model[0].weight, path[-1]) and not torch.equal(saved["0.weight"], path[-1])
+    assert torch.equal(saved["1.weight"], task.model[1].weight), "a group without an average is saved as it is"
+    x, y = task.x, task.y
+    weights = [saved[name] for name in ("0.weight", "0.bias", "1.weight", "1.bias")]
+    error = F.mse_loss(F.linear(F.linear(x, *weights[:2]), *weights[2:]), y).item()
+    assert result.metrics["held_out"]["error"] == pytest.approx(error, rel=1e-5), "measured with the averaged weights too"
+
+
+@pytest.mark.parametrize("amp, dtype", [("off", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_amp_runs_on_a_cpu(tmp_path, amp, dtype):
+    task = Fit()
+    result = fitted(tmp_path, task, amp=amp)
+    assert task.seen[1:] == [dtype] * 12  # the first was the count of FLOPs
+    rows = [row for row in log(result.folder) if "loss" in row]
+    assert rows[-1]["loss"] < rows[0]["loss"] and all(p.dtype == torch.float32 and p.isfinite().all() for p in task.model.parameters())
+
+
+@pytest.mark.parametrize("mode, value, step", [("min", 1.0, 8), ("max", 4.0, 12)])
+def test_the_best_is_the_lowest_or_the_highest(tmp_path, mode, value, step):
+    task = Fit()
+    task.errors = [3.0, 1.0, 4.0]
+    result = fitted(tmp_path, task, best_mode=mode)
+    assert result.metrics["best"] == {"metric": "error", "value": value, "step": step}
+    about = json.loads((result.folder / "best" / "meta.json").read_text())
+    assert about["step"] == step and about["metrics"] == {"error": value} and about["best"] == result.metrics["best"]
+    assert result.metrics["held_out"] == {"error": 4.0}, "the last measurement, whatever the best was"
+
+
+def test_a_metric_that_nobody_measures(tmp_path):
+    with pytest.raises(ConfigError, match="best: 'exact' is none of the held-out metrics error"):
+        fitted(tmp_path, Fit(), best="exact")
+    with pytest.raises(ValueError, match="'exact' is none of the held-out metrics token_accuracy"):  # for puzzles before any work
+        config(loop__best="exact")
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------------------------
+
+def segment_flops(c: HRMConfig, rows: int, relations: int = 0) -> int:
+    """FLOPs of one segment forward and back, two per multiplication and addition.
+
+    A matrix product costs twice its forward again on the way back (once for its input, once for its weight). The fused
+    attention has two products forward and five back, one of them the scores once more; with a bias that is trained it
+    is not fused, and has two and four. Every product of the blocks sees an input with a gradient, because the embedded
+    tokens enter at every step. The relation bias is a product of its own, whose other factor has no gradient.
+    """
+    S, D, I = c.seq_len + c.puzzle_emb_len, c.hidden_size, inner_width(c.hidden_size, c.expansion)
+    linear = 2 * rows * S * (3 * D * D + D * D + 2 * I * D + I * D)
+    attention = 2 * 2 * rows * S * S * D
+    bias = 2 * c.num_heads * relations * S * S
+    forward = linear + attention + bias
+    backward = 2 * linear + (4 if relations else 5) * attention // 2 + bias
+    steps = {"L": c.L_layers, "H": c.H_layers}
+    order = (["L"] * c.L_cycles + ["H"]) * c.H_cycles
+    last = {"one_step": 2, "last_cycle": c.L_cycles + 1, "full": len(order)}[c.gradient]
+    heads = 2 * rows * D * (c.seq_len * c.vocab_size + 2)
+    return sum(steps[step] for step in order) * forward + sum(steps[step] for step in order[-last:]) * backward + 3 * heads
+
+
+def foresight_flops(c: HRMConfig, rows: int, relations: int = 0) -> int:
+    "FLOPs of the look ahead: a segment forward, of whose last block only the first position is wanted, and the halting head."
+    S, D, I = c.seq_len + c.puzzle_emb_len, c.hidden_size, inner_width(c.hidden_size, c.expansion)
+
+    def block(positions: int) -> int:
+        "One block of which some positions are wanted: keys and values are those of all."
+        linear = 2 * rows * (S * 2 * D * D + positions * (2 * D * D + 2 * I * D + I * D))
+        return linear + 2 * 2 * rows * positions * S * D + 2 * c.num_heads * relations * positions * S
+
+    blocks = c.H_cycles * (c.L_cycles * c.L_layers + c.H_layers)
+    return (blocks - 1) * block(S) + block(1) + 2 * rows * D * 2
+
+
+@pytest.mark.parametrize("changes", [
+    {}, dict(H_cycles=2, L_cycles=3, H_layers=2), dict(H_cycles=2, L_cycles=2, gradient="full", halting="fixed"),
+    dict(H_cycles=2, L_cycles=2, gradient="last_cycle", puzzle_emb_ndim=80), dict(pos_encodings="relations", halting="fixed"),
+    dict(pos_encodings="relations", H_cycles=2, L_layers=2),
+], ids=str)
+def test_flops_are_those_of_the_closed_form(changes):
+    rows, coordinates = 3, torch.tensor([[i // 4, i % 4] for i in range(16)])
+    c = HRMConfig(**(tiny.ARCH | dict(pos_encodings="rope", puzzle_emb_ndim=0, vocab_size=6, seq_len=16) | changes))
+    model = HRM(c, coordinates, seeded(0)).train()
+    batch = {"inputs": torch.ones(rows, 16, dtype=torch.long), "labels": torch.ones(rows, 16, dtype=torch.long),
+             "puzzle_identifiers": torch.zeros(rows, dtype=torch.long)}
+
+    def step():
+        carry, outputs = model(model.start(batch), model.explore(rows, seeded(0)))
+        model.loss(carry, outputs)[0].backward()
+
+    relations = 0 if model.inner.relations is None else len(model.inner.relations)
+    expected = segment_flops(c, rows, relations)
+    if c.halting == "q":  # for the value of going on
+        expected += foresight_flops(c, rows, relations)
+    assert count_flops(step) == expected
+
+
+def test_the_count_of_a_run_is_that_of_all_its_steps(tmp_path):
+    one = config(loop__steps=4, loop__evaluate_every=4, loop__keep_every=0, loop__accumulate=3, arch__pos_encodings="rope")
+    result = trained(tmp_path, one)
+    c = HRMConfig(**(one.arch.model_dump() | dict(vocab_size=6, seq_len=16)))
+    piece = segment_flops(c, one.batch_size) + foresight_flops(c, one.batch_size)
+    assert result.metrics["tflop"] == pytest.approx(piece * 3 * 4 / 1e12, rel=1e-12)
+
+
+# --- a write that fails -----------------------------------------------------------------------------------------------------------------
+
+def failing(number: int, original):
+    "The function, which fails when it is called for the `number`-th time."
+    calls = []
+
+    def call(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == number:
+            raise OSError("no space left on device")
+        return original(*args, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize("place, name, number", [
+    (checkpoint, "save_file", 1), (torch, "save", 1), (Path, "write_text", 1), (checkpoint, "_sync", 1), (checkpoint, "_sync", 3),
+    (Path, "rename", 1), (Path, "rename", 2), (checkpoint, "sync_folder", 1),
+], ids=lambda value: getattr(value, "__name__", str(value)))
+def test_a_failed_write_leaves_a_whole_checkpoint(tmp_path, monkeypatch, place, name, number):
+    old, new = ({"w": torch.full((3,), value)} for value in (1.0, 2.0))
+    folder = tmp_path / "latest"
+    checkpoint.write(folder, old, {"step": 1}, {"step": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, failing(number, getattr(place, name)))
+        with pytest.raises(OSError, match="no space"):
+            checkpoint.write(folder, new, {"step": 2}, {"step": 2})
+    found = checkpoint.read(folder)
+    step = 2 if name == "sync_folder" else 1  # that comes after the new one has its name
+    assert found.meta == {"step": step} and found.state() == {"step": step}
+    assert torch.equal(found.weights["w"], (old, new)[step - 1]["w"])
+    checkpoint.write(folder, new, {"step": 3}, {"step": 3})  # the next write clears away what the failed one left
+    assert checkpoint.read(folder).meta == {"step": 3}
+    assert [path.name for path in tmp_path.iterdir()] == ["latest"]
+
+
+def test_a_first_write_that_fails_leaves_nothing_to_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "save_file", failing(1, checkpoint.save_file))
+    with pytest.raises(OSError):
+        checkpoint.write(tmp_path / "best", {"w": torch.ones(1)}, {})
+    assert checkpoint.find(tmp_path / "best") is None
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint"):
+        checkpoint.read(tmp_path / "best")
+
+
+# --- the gpu profile cannot rot ---------------------------------------------------------------------------------------------------------
+
+GPU = list(load_params(ROOT / "params.yaml")["profiles"]["gpu"]["sudoku"]["train"].get("runs", {}))
+
+
+def test_gpu_profile_has_runs():
+    assert GPU
+
+
+@pytest.mark.parametrize("name", GPU)
+def test_gpu_runs_take_two_steps_here(tmp_path, name):
+    path = ROOT / "params.yaml"
+    one = section("gpu", "sudoku.train", TrainConfig, path).runs[name]
+    size = section("gpu", "sudoku.data", DataConfig, path).sets[one.set].size
+    tiny.data_set(tmp_path / "toy", size=size, blanks=size)
+    arch = one.arch.model_copy(update=dict(hidden_size=32, num_heads=2, puzzle_emb_ndim=32 if one.arch.puzzle_emb_ndim else 0))
+    loop = one.loop.model_copy(update=dict(steps=2, evaluate_every=2, log_every=1, keep_every=2, compile="off"))
+    cut = one.model_copy(update=dict(arch=arch, loop=loop, batch_size=4, evaluate_puzzles=4, device="cpu"))
+    result = trained(tmp_path, RunConfig.model_validate(cut.model_dump()))
+    assert result.metrics["steps"] == 2 and 0 <= result.metrics["held_out"]["token_accuracy"] <= 1
+    losses = [row["loss"] for row in log(result.folder) if "loss" in row]
+    assert len(losses) == 2 and all(0 < loss < 20 for loss in losses)
+
+
+# --- the model against itself -----------------------------------------------------------------------------------------------------------
+
+def rows_of(model: HRM, rows: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
+    ids = torch.randint(1, model.config.vocab_size, (rows, model.config.seq_len), generator=seeded(seed))
+    return {"inputs": ids, "labels": ids, "puzzle_identifiers": torch.zeros(rows, dtype=torch.long)}
+
+
+@pytest.mark.parametrize("positions", ["rope", "learned", "relations"])
+def test_a_causal_model_does_not_see_what_comes_later(positions):
+    coordinates = torch.tensor([[i // 4, i % 4] for i in range(16)])
+    c = HRMConfig(**(tiny.ARCH | dict(pos_encodings=positions, causal=True, L_cycles=2, H_cycles=2, vocab_size=9, seq_len=16)))
+    model = HRM(c, coordinates, seeded(0)).eval()
+
+    def logits(batch):
+        carry, found = model.start(batch), []
+        for _ in range(3):
+            carry, outputs = model(carry)
+            found.append(outputs["logits"])
+        return torch.stack(found, 1)  # [B, segments, S, V]
+
+    batch = rows_of(model)
+    with torch.no_grad():
+        before = logits(batch)
+        for place in range(1, 16):
+            edited = batch["inputs"].clone()
+            edited[:, place:] = edited[:, place:] % 8 + 1  # every token from here on is another one
+            after = logits(batch | {"inputs": edited})
+            assert torch.equal(after[:, :, :place], before[:, :, :place]), f"logits before {place} moved"
+            assert not torch.equal(after[:, :, place], before[:, :, place])
+
+
+def test_one_cycle_is_a_plain_pass_through_the_blocks():
+    c = HRMConfig(**(tiny.ARCH | dict(pos_encodings="rope", puzzle_emb_ndim=0, H_layers=2, L_layers=2, vocab_size=9, seq_len=16)))
+    model = HRM(c, generator=seeded(0)).eval()
+    inner, batch = model.inner, rows_of(model)
+    with torch.no_grad():
+        _, outputs = model(model.start(batch))
+        x = c.hidden_size**0.5 * inner.embed_tokens.embedding_weight[batch["inputs"]]
+        z = inner.L_init + (inner.H_init + x)
+        for block in inner.L_level.layers:
+            z = block(z, rotary=inner.rotary)
+        z = inner.H_init + z
+        for block in inner.H_level.layers:
+            z = block(z, rotary=inner.rotary)
+    torch.testing.assert_close(outputs["logits"], inner.lm_head(z), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(outputs["q_halt"], inner.q_head(z[:, 0])[:, 0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [dict(H_cycles=2, L_cycles=2, H_layers=2), dict(pos_encodings="relations", L_layers=2)], ids=str)
+def test_looking_ahead_gives_the_values_of_the_whole_segment(changes):
+    coordinates = torch.tensor([[i // 4, i % 4] for i in range(16)])
+    model = HRM(HRMConfig(**(tiny.ARCH | dict(pos_encodings="rope", vocab_size=6, seq_len=16) | changes)), coordinates, seeded(0))
+    nn.init.normal_(model.inner.q_head.weight, generator=seeded(1))
+    carry, _ = model.eval()(model.start(rows_of(model)))
+    puzzles = model.inner.puzzle_emb(carry.batch["puzzle_identifiers"])
+    values = model.foresee(carry.z_H, carry.z_L, carry.batch["inputs"], puzzles)
+    expected = model.inner(carry.z_H, carry.z_L, carry.batch["inputs"], puzzles)[3]
+    assert not values.requires_grad and values.std() > 0.1
+    torch.testing.assert_close(values, expected.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_compiled_is_eager():
+    possible, reason = compiler("cpu")
+    if not possible:
+        pytest.skip(reason)
+    torch.manual_seed(0)
+    results = []
+    for compiled in (False, True):
+        model = HRM(HRMConfig(**(tiny.ARCH | dict(pos_encodings="rope", vocab_size=6, seq_len=16))), generator=seeded(0)).train()
+        if compiled:
+            model.compile_segment()
+        carry, outputs = model(model.start(rows_of(model)), torch.zeros(2, dtype=torch.int32))
+        loss, _ = model.loss(carry, outputs)
+        loss.backward()
+        results.append({"loss": loss.detach().float(), "z_H": carry.z_H, "logits": outputs["logits"].detach(),
+                        "puzzle": model.inner.puzzle_emb.used[-1][1].grad} | {name: p.grad for name, p in model.named_parameters()})
+    for name, eager in results[0].items():
+        error, scale = (results[1][name] - eager).abs().max().item(), eager.abs().max().item()
+        assert error <= 1e-5 * scale, f"{name}: off by {error:.2e}, largest value {scale:.2e}"
