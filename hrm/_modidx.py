@@ -495,7 +495,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'hrm.tools.stage.code_of': ('tools/stage.html#code_of', 'hrm/tools/stage.py'),
                                  'hrm.tools.stage.command': ('tools/stage.html#command', 'hrm/tools/stage.py'),
                                  'hrm.tools.stage.deps': ('tools/stage.html#deps', 'hrm/tools/stage.py'),
-                                 'hrm.tools.stage.end_with_parent': ('tools/stage.html#end_with_parent', 'hrm/tools/stage.py'),
+                                 'hrm.tools.stage.end_with_dvc': ('tools/stage.html#end_with_dvc', 'hrm/tools/stage.py'),
                                  'hrm.tools.stage.environment': ('tools/stage.html#environment', 'hrm/tools/stage.py'),
                                  'hrm.tools.stage.execute': ('tools/stage.html#execute', 'hrm/tools/stage.py'),
                                  'hrm.tools.stage.extract_code': ('tools/stage.html#extract_code', 'hrm/tools/stage.py'),

@@ -285,7 +285,7 @@ def test_solve_reads_files_and_standard_input(hrm, best, tmp_path):
 
 
 @pytest.mark.parametrize("puzzle, says", [
-    (KNOWN[:-2], "the puzzle has the wrong length: found 14 characters"),
+    (KNOWN[:-2], "the puzzle has the wrong length: found 14 characters; allowed are 16, 36, 81"),
     ("11" + "." * 14, "a clue breaks a rule: row 1 has 2 times the digit 1"),
     ("123........4....", "no solution: the clues contradict each other"),
     ("." * 16, "several solutions: the clues leave a choice"),

@@ -265,7 +265,7 @@ def test_the_lock_pins_everything_the_package_asks_for():
 
 def test_make_help_has_one_line_for_each_word():
     words = re.findall(r"^([a-z-]+):(?!=)", (ROOT / "Makefile").read_text(), re.M)
-    helped = shell("make", "help", cwd=ROOT).stdout.splitlines()
+    helped = shell("make", "--no-print-directory", "help", cwd=ROOT).stdout.splitlines()
     assert [line.split()[1] for line in helped] == words
     assert {"repro", "smoke", "test", "lab", "docs", "docs-serve", "clean"} <= set(words)
 

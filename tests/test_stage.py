@@ -86,8 +86,12 @@ def test_killing_the_stage_ends_the_kernel(project):
     assert not (project / "later").exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
-def test_killing_dvc_alone_leaves_no_orphan(project):
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_killing_dvc_alone_leaves_no_orphan(project, wrapped, monkeypatch):
+    monkeypatch.setenv("SHELL", "/bin/sh")
+    if wrapped:  # a shell that stays between DVC and the stage
+        text = (project / "dvc.yaml").read_text()
+        (project / "dvc.yaml").write_text(text.replace("run long smoke", "run long smoke; exit $?"))
     shell(sys.executable, "-m", "dvc", "init", "--no-scm", "-q", cwd=project)
     process = start(project, sys.executable, "-m", "dvc", "repro")
     process.kill()

@@ -84,11 +84,12 @@ def _rows(text, name):
         cells = [cell.strip() for cell in cells] + [''] * (len(header) - len(cells))
         yield number, *(cells[at[key]] if at[key] is not None else '' for key in ('question', 'answer', 'rating'))
 
-# %% ../../nbs/puzzles/04_files.ipynb #49ff5f70
+# %% ../../nbs/puzzles/04_files.ipynb #19f3b66c
 def _grid(text, size, what):
     "A grid, or a sentence on what is wrong with it."
     if len(text) != size * size:
-        return f'{what} has the wrong length: found {len(text)} characters; allowed are {size * size}'
+        allowed = size * size or ', '.join(str(n * n) for n in BOXES)
+        return f'{what} has the wrong length: found {len(text)} characters; allowed are {allowed}'
     try:
         return from_text(text)
     except ValueError as error:
@@ -106,7 +107,7 @@ def _judge(puzzle, answer, count):
         return f"the answer is not the puzzle's: {wrong[0]}; allowed is its {n}x{n} solution"
     return None
 
-# %% ../../nbs/puzzles/04_files.ipynb #6b882b48
+# %% ../../nbs/puzzles/04_files.ipynb #741c2b51
 def read_text(
     raw: bytes, # contents of a file
     name: str, # its name, for messages
@@ -120,6 +121,7 @@ def read_text(
     if not rows and not bad: raise DataError(f'{name}: no puzzle in it; allowed is {LAYOUTS}')
     lengths = Counter(len(row[1]) for row in rows)
     size = max(BOXES, key=lambda n: (lengths[n * n], n))
+    size = size if lengths[size * size] else 0  # no row is a board
     kept = []
     for line, question, answer, rating in rows:
         puzzle = _grid(question, size, 'the puzzle')

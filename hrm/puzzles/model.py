@@ -90,7 +90,7 @@ def _foreign(file: Path, config: Path | None) -> tuple[HRM, dict[str, Any]]:
 def _yaml(file: Path) -> dict:
     return YAML(typ="safe", pure=True).load(file.read_text())
 
-# %% ../../nbs/puzzles/06_model.ipynb #d14f8cbc
+# %% ../../nbs/puzzles/06_model.ipynb #dc970997
 def load(
     path: Path | str,  # a checkpoint folder of ours, or a .pth, .pt or .safetensors file of the original
     config: Path | str | None = None,  # of such a file
@@ -109,6 +109,8 @@ def load(
         arch = validate(about.get("arch"), ArchConfig, ("config", "arch"), saved.path / "meta.json")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    if placement.dtype == torch.float32:  # trained in bfloat16, which this machine would have to emulate
+        arch = arch.model_copy(update={"forward_dtype": "float32"})
     model = build(arch, about["size"], placement=placement)
     return checkpoint.load_weights(model, saved.weights, str(path)).eval(), saved.meta
 

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['BAR', 'ADDRESS', 'CELL_FILE', 'RUNNERS', 'PAGE', 'chapters', 'chapter', 'report_path', 'check_parameters',
-           'join_streams', 'clean_text', 'scrub', 'Stopper', 'end_with_parent', 'environment', 'command', 'run',
+           'join_streams', 'clean_text', 'scrub', 'Stopper', 'end_with_dvc', 'environment', 'command', 'run',
            'papermill_run', 'execute', 'code_of', 'extract_code', 'imported', 'module_file', 'acts', 'modules_of',
            'deps', 'sync_deps', 'plots_template', 'main']
 
-# %% ../../nbs/tools/00_stage.ipynb #eb35eaad
-import argparse, ast, ctypes, json, os, re, signal, sys, threading
+# %% ../../nbs/tools/00_stage.ipynb #65036303
+import argparse, ast, json, os, re, signal, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import resolve_name
 from pathlib import Path
@@ -156,16 +156,29 @@ class Stopper:
         if self.signal is not None:
             raise InterruptedError(self.signal.name)
 
-# %% ../../nbs/tools/00_stage.ipynb #d4aff811
-def end_with_parent():
-    "Ask Linux for a SIGTERM when the parent process dies; elsewhere do nothing."
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG; an exec keeps it
-        if os.getppid() != parent:  # it died just before
-            os.kill(os.getpid(), signal.SIGTERM)
+# %% ../../nbs/tools/00_stage.ipynb #fc190145
+def end_with_dvc(every: float = 0.5) -> bool:  # seconds between two looks; True where a DVC is there to be watched
+    "Send this process a SIGTERM when the `dvc` that started it, through whatever shells, ends."
+    import psutil
 
-# %% ../../nbs/tools/00_stage.ipynb #4bde0664
+    def is_dvc(process: psutil.Process) -> bool:
+        try:
+            return any(Path(word).stem == "dvc" for word in process.cmdline()[:3])  # dvc repro, python -m dvc repro, ...
+        except psutil.Error:  # it ended in the meantime, or belongs to somebody else
+            return False
+
+    dvc = next(filter(is_dvc, psutil.Process().parents()), None)
+
+    def watch():
+        while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(every)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if dvc is not None:
+        threading.Thread(target=watch, daemon=True).start()
+    return dvc is not None
+
+# %% ../../nbs/tools/00_stage.ipynb #dd85c109
 RUNNERS = ("host",)
 
 
@@ -198,7 +211,6 @@ def run(
         raise ConfigError(f"params.yaml: no profile {profile!r}; allowed: {', '.join(profiles())}")
     check_parameters(chapter(stage), {"profile": profile} if profile else {})
     line = command(stage, profile, setting("runner", "host"))
-    end_with_parent()
     sys.stdout.flush()
     os.chdir(root())
     os.execvpe(line[0], line, environment())
@@ -229,7 +241,7 @@ def _store(nb, target: Path, partial: Path) -> int:
     partial.unlink(missing_ok=True)
     return 0
 
-# %% ../../nbs/tools/00_stage.ipynb #5cd07529
+# %% ../../nbs/tools/00_stage.ipynb #71c7a709
 def execute(
     stage: str,                  # such as "sudoku_train"
     profile: str | None = None,  # such as "laptop"
@@ -242,6 +254,7 @@ def execute(
     partial = root() / "data" / ".partial" / target.relative_to(root() / "reports").with_name(f"{stage}.ipynb")
     partial.parent.mkdir(parents=True, exist_ok=True)
     stopper, error, nb = Stopper(grace).listen(), None, None
+    end_with_dvc()
     with ThreadPoolExecutor(1) as pool:
         try:
             nb = pool.submit(papermill_run, source, partial, given, stopper).result()
