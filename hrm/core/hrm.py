@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['ArchConfig', 'HRMConfig', 'HRMInner', 'HRM']
 
-# %% ../../nbs/core/07_hrm.ipynb #d6556ba1
+# %% ../../nbs/core/07_hrm.ipynb #7b2aee02
 import math
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -25,7 +26,7 @@ from .layers import Block, CastedEmbedding, CastedLinear, Rotary, SparseEmbeddin
 from .losses import IGNORE, act_loss
 from .recurrence import Carry, Gradient, Level, recur
 
-# %% ../../nbs/core/07_hrm.ipynb #43fae68f
+# %% ../../nbs/core/07_hrm.ipynb #3a433123
 class ArchConfig(Section):
     "What can be chosen freely, whatever the data. Names as in the original's arch config."
 
@@ -45,7 +46,7 @@ class ArchConfig(Section):
     forward_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: see `on`; float32 until then
     gradient: Gradient = "one_step"
     halting: Halting = "q"
-    causal: bool = False
+    causal: bool | Literal["H", "L"] = False  # which modules see the past only; "H" and "L" name one of them
 
     @model_validator(mode="after")
     def _heads_divide(self):
@@ -90,9 +91,13 @@ def _positions(inner: nn.Module, coordinates: Tensor | None, positions: int, gen
     inner.register_buffer("relations", relation_classes(coordinates, inner.prefix), persistent=False)
     return len(inner.relations)
 
-# %% ../../nbs/core/07_hrm.ipynb #49325923
+# %% ../../nbs/core/07_hrm.ipynb #cc725407
 class HRMInner(nn.Module):
     "Embedding, H-module, L-module and heads: one segment of the recurrence."
+
+    def block(self, level: str, **shape) -> Block:
+        "A block of the H- or L-module; a system with blocks of its own overrides it."
+        return Block(**shape)
 
     def __init__(
         self,
@@ -113,14 +118,14 @@ class HRMInner(nn.Module):
             self.q_head.bias.fill_(-5)
         if c.puzzle_emb_ndim:
             self.puzzle_emb = SparseEmbedding(c.num_puzzle_identifiers, c.puzzle_emb_ndim, self.dtype)
-        block = dict(hidden_size=c.hidden_size, num_heads=c.num_heads, expansion=c.expansion, rms_norm_eps=c.rms_norm_eps,
-                     causal=c.causal, relations=_positions(self, coordinates, positions, generator), generator=generator)
-        self.H_level = Level([Block(**block) for _ in range(c.H_layers)])
-        self.L_level = Level([Block(**block) for _ in range(c.L_layers)])
+        shape = dict(hidden_size=c.hidden_size, num_heads=c.num_heads, expansion=c.expansion, rms_norm_eps=c.rms_norm_eps,
+                     relations=_positions(self, coordinates, positions, generator), generator=generator)
+        self.H_level = Level([self.block("H", causal=c.causal in (True, "H"), **shape) for _ in range(c.H_layers)])
+        self.L_level = Level([self.block("L", causal=c.causal in (True, "L"), **shape) for _ in range(c.L_layers)])
         for name in ("H_init", "L_init"):  # where every row starts; never trained
             self.register_buffer(name, trunc_normal_(torch.empty(c.hidden_size), 1.0, generator))
 
-# %% ../../nbs/core/07_hrm.ipynb #118a7636
+# %% ../../nbs/core/07_hrm.ipynb #dec48e8b
 @patch
 def foresee(
     self: HRMInner,
@@ -128,21 +133,24 @@ def foresee(
     z_L: Tensor,  # [B, prefix + S, D]
     inputs: Tensor,  # [B, S] token ids
     puzzles: Tensor | None = None,  # [B, puzzle_emb_ndim]
+    valid: Tensor | None = None,  # [B, S] True where a token stands
 ) -> Tensor:  # q [B, 2] float32
     "The halting values after a segment, without the rest of the segment's results. Call it without gradients."
-    c, x, context = self.config, self.embed(inputs, puzzles), dict(rotary=self.rotary, relations=self.relations)
+    c, x, context = self.config, self.embed(inputs, puzzles), self._context(valid)
     if c.H_cycles > 1:
         z_H, z_L = recur(self.H_level, self.L_level, z_H, z_L, x, c.H_cycles - 1, c.L_cycles, **context)
     for _ in range(c.L_cycles):
         z_L = self.L_level(z_L, z_H + x, **context)
-    return self.q_head(self.H_level(z_H, z_L, first=1, **context)[:, 0]).float()
+    first = None if c.causal else 1
+    return self.q_head(self._read(self.H_level(z_H, z_L, first=first, **context), valid)).float()
 
-# %% ../../nbs/core/07_hrm.ipynb #d3777d9e
+# %% ../../nbs/core/07_hrm.ipynb #0109d50d
 @patch
 def embed(
     self: HRMInner,
     inputs: Tensor,  # [B, S] token ids
     puzzles: Tensor | None = None,  # [B, puzzle_emb_ndim] rows of the puzzle embedding
+    start: int = 0,  # position of the first of these
 ) -> Tensor:  # [B, prefix + S, D]
     "Tokens and puzzle embedding as one sequence, scaled by sqrt(D)."
     x = self.embed_tokens(inputs)
@@ -150,10 +158,28 @@ def embed(
         padded = F.pad(puzzles, (0, self.prefix * self.config.hidden_size - puzzles.shape[-1]))
         x = torch.cat((padded.view(len(x), self.prefix, -1), x), dim=1)
     if self.config.pos_encodings == "learned":
-        x = math.sqrt(0.5) * (x + self.embed_pos.embedding_weight.to(x.dtype))
+        x = math.sqrt(0.5) * (x + self.embed_pos.embedding_weight[start : start + x.shape[1]].to(x.dtype))
     return self.embed_scale * x
 
+# %% ../../nbs/core/07_hrm.ipynb #11d3eb43
+@patch
+def _context(self: HRMInner, valid: Tensor | None) -> dict:
+    "Keyword arguments of every block; `padding` only where something is padded, so that other calls stay as they are."
+    context = dict(rotary=self.rotary, relations=self.relations)
+    return context if valid is None else context | {"padding": F.pad(valid, (self.prefix, 0), value=True)}
 
+
+@patch
+def _read(self: HRMInner, z_H: Tensor, valid: Tensor | None) -> Tensor:
+    "[B, D] the state that the halting head reads."
+    if not self.config.causal:
+        return z_H[:, 0]
+    if valid is None:
+        return z_H[:, -1]
+    last = self.prefix - 1 + (valid * torch.arange(1, valid.shape[1] + 1, device=valid.device)).amax(-1)
+    return z_H.gather(1, last[:, None, None].expand(-1, 1, z_H.shape[2]))[:, 0]
+
+# %% ../../nbs/core/07_hrm.ipynb #d4dc495a
 @patch
 def forward(
     self: HRMInner,
@@ -161,13 +187,14 @@ def forward(
     z_L: Tensor,  # [B, prefix + S, D]
     inputs: Tensor,  # [B, S] token ids
     puzzles: Tensor | None = None,  # [B, puzzle_emb_ndim]
+    valid: Tensor | None = None,  # [B, S] True where a token stands; other positions are never seen
     trace: list | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # z_H, z_L (both with gradient), logits [B, S, V], q [B, 2] float32
     "One segment. The gradient reaches as far as `config.gradient` says."
     c = self.config
     z_H, z_L = recur(self.H_level, self.L_level, z_H, z_L, self.embed(inputs, puzzles), c.H_cycles, c.L_cycles,
-                     c.gradient, trace, rotary=self.rotary, relations=self.relations)
-    return z_H, z_L, self.lm_head(z_H[:, self.prefix :]), self.q_head(z_H[:, 0]).float()
+                     c.gradient, trace, **self._context(valid))
+    return z_H, z_L, self.lm_head(z_H[:, self.prefix :]), self.q_head(self._read(z_H, valid)).float()
 
 # %% ../../nbs/core/07_hrm.ipynb #cb6b1ccb
 class HRM(nn.Module):
@@ -203,16 +230,16 @@ class HRM(nn.Module):
         finally:
             self._run_by(*compiled)
 
-# %% ../../nbs/core/07_hrm.ipynb #0e1c0858
+# %% ../../nbs/core/07_hrm.ipynb #39ce324a
 @patch
 def start(
     self: HRM,
-    batch: dict[str, Tensor],  # inputs [B, S], labels [B, S], puzzle_identifiers [B]
+    batch: dict[str, Tensor],  # inputs [B, S], labels [B, S]; puzzle_identifiers [B] and valid [B, S] where there are any
 ) -> Carry:
     "A carry in which every slot has just taken its row of `batch`; on the device of the model."
     device = self.inner.H_init.device
     rows = len(batch["inputs"])
-    shape = (rows, self.inner.prefix + self.config.seq_len, self.config.hidden_size)
+    shape = (rows, self.inner.prefix + batch["inputs"].shape[1], self.config.hidden_size)
     empty = torch.zeros(shape, dtype=self.inner.dtype, device=device)
     carry = Carry(empty, empty, torch.zeros(rows, dtype=torch.int32, device=device),
                   torch.ones(rows, dtype=torch.bool, device=device),
@@ -229,7 +256,7 @@ def admit(
     "Give the halted slots new examples and the initial states."
     return carry.admit(rows, self.inner.H_init, self.inner.L_init)
 
-# %% ../../nbs/core/07_hrm.ipynb #0f9b9945
+# %% ../../nbs/core/07_hrm.ipynb #2452afd7
 @patch
 def forward(
     self: HRM,
@@ -240,16 +267,17 @@ def forward(
     "Run one segment. In training mode rows stop by the halting rule; in evaluation mode only at the end."
     c, data = self.config, carry.batch
     puzzles = self.inner.puzzle_emb(data["puzzle_identifiers"]) if c.puzzle_emb_ndim else None
+    known = (data["inputs"], puzzles, data.get("valid"))
     # no trace, no keyword: the compiled form is specialised on what it is called with
-    extra = () if trace is None else (trace,)
-    z_H, z_L, logits, q = (self.inner if extra else self.segment)(carry.z_H, carry.z_L, data["inputs"], puzzles, *extra)
+    run = self.segment if trace is None else partial(self.inner, trace=trace)
+    z_H, z_L, logits, q = run(carry.z_H, carry.z_L, *known)
     outputs = {"logits": logits, "q_halt": q[:, 0], "q_continue": q[:, 1]}
     carry = replace(carry, z_H=z_H.detach(), z_L=z_L.detach(), steps=carry.steps + 1)
     rule = c.halting if self.training else "fixed"
     halted = decide(outputs["q_halt"], outputs["q_continue"], carry.steps, c.halt_max_steps, rule, least)
     if self.training and c.halting == "q" and c.halt_max_steps > 1:
         with torch.no_grad():  # one segment ahead, for the value of going on
-            ahead = self.foresee(carry.z_H, carry.z_L, data["inputs"], puzzles)
+            ahead = self.foresee(carry.z_H, carry.z_L, *known)
         outputs["target_continue"] = continue_target(ahead[:, 0], ahead[:, 1], carry.steps, c.halt_max_steps)
     return replace(carry, halted=halted), outputs
 
