@@ -11,7 +11,7 @@ from hrm.core.device import pick
 from hrm.core.hrm import ArchConfig
 
 FOLDER = ROOT / "benchmarks"
-PROGRAMS = ("throughput", "exchange", "generator")
+PROGRAMS = ("throughput", "exchange", "generate", "generator")
 
 
 @pytest.fixture
@@ -55,3 +55,11 @@ def test_exchange_says_what_is_missing(program, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="exchange_easy_200.csv.*HRM_SHARED"):
         program("exchange").main(checkpoint=tmp_path, segments=None, seed=0, out=str(tmp_path / "exchange.json"))
     assert not (tmp_path / "exchange.json").exists()
+
+
+def test_generate_reads_the_same_text_both_ways(program, tmp_path):
+    generate = program("generate")
+    generate.main(tokens=6, repeats=1, device="cpu", out=str(tmp_path / "generate.json"))
+    record = json.loads((tmp_path / "generate.json").read_text())
+    assert [row["width"] for row in record["rows"]] == [128, 256] and all(row["largest_difference"] < 1e-4 for row in record["rows"])
+    assert record["figures"]["generate.cached_over_uncached"]["value"] == record["rows"][0]["whole_text"]["ratio"] > 0
