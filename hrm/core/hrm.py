@@ -196,9 +196,11 @@ def forward(
                      c.gradient, trace, **self._context(valid))
     return z_H, z_L, self.lm_head(z_H[:, self.prefix :]), self.q_head(self._read(z_H, valid)).float()
 
-# %% ../../nbs/core/07_hrm.ipynb #cb6b1ccb
+# %% ../../nbs/core/07_hrm.ipynb #9731d54e
 class HRM(nn.Module):
     "Hierarchical Reasoning Model with adaptive computation time; state-dict names as in the original."
+
+    Inner = HRMInner  # what runs a segment; a system with blocks of its own overrides it
 
     def __init__(
         self,
@@ -208,7 +210,7 @@ class HRM(nn.Module):
     ):
         super().__init__()
         self.config = config
-        self.inner = HRMInner(config, coordinates, generator)
+        self.inner = self.Inner(config, coordinates, generator)
         self._run_by(self.inner, self.inner.foresee)
 
     def _run_by(self, segment: Callable, foresee: Callable) -> None:
