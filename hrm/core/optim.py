@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['AdamATan2', 'SignSGD', 'OptimConfig', 'build', 'rate', 'average']
 
-# %% ../../nbs/core/08_optim.ipynb #70bc576e
+# %% ../../nbs/core/08_optim.ipynb #13fa7e30
 import math
 from collections.abc import Iterable
 from typing import Literal
 
 import torch
 import torch.distributed as dist
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -87,7 +87,7 @@ def _gather(tensor: Tensor) -> Tensor:
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
 
-# %% ../../nbs/core/08_optim.ipynb #84594916
+# %% ../../nbs/core/08_optim.ipynb #c39d3574
 class OptimConfig(Section):
     "Optimiser of one training run."
 
@@ -97,11 +97,18 @@ class OptimConfig(Section):
     weight_decay: float = Field(0.0, ge=0)
     clip: float | None = Field(None, gt=0)  # largest norm of the gradient of a group; None for no clipping
     warmup: int = Field(0, ge=0)  # optimizer steps of linear warm-up
-    schedule: Literal["constant", "cosine"] = "constant"
-    lr_min_ratio: float = Field(1.0, ge=0, le=1)  # where cosine ends, as a share of lr
+    schedule: Literal["constant", "cosine", "restarts"] = "constant"
+    lr_min_ratio: float = Field(1.0, ge=0, le=1)  # where a cosine ends, as a share of lr
+    period: int = Field(0, ge=0)  # steps of the first cosine of `restarts`; each one after it takes twice as long
     puzzle_emb_lr: float = Field(1e-2, ge=0)
     puzzle_emb_weight_decay: float = Field(0.0, ge=0)
     ema: float = Field(0.0, ge=0, lt=1)  # decay of the average of the weights; 0 for none
+
+    @model_validator(mode="after")
+    def _period(self):
+        if (self.schedule == "restarts") != (self.period > 0):
+            raise ValueError(f"schedule {self.schedule!r} with period {self.period}; allowed: a period with `restarts`, and only there")
+        return self
 
 # %% ../../nbs/core/08_optim.ipynb #bd489e69
 def build(
@@ -122,7 +129,7 @@ def build(
     tables = [module for module in model.modules() if isinstance(module, SparseEmbedding)]
     return optimizers + [SignSGD(t, config.puzzle_emb_lr, config.puzzle_emb_weight_decay) for t in tables]
 
-# %% ../../nbs/core/08_optim.ipynb #bbf3d69f
+# %% ../../nbs/core/08_optim.ipynb #8d1a1043
 def rate(
     step: int,  # 0 for the first optimizer step
     steps: int,  # of the whole run
@@ -134,6 +141,11 @@ def rate(
     if config.schedule == "constant":
         return 1.0
     progress = (step - config.warmup) / max(1, steps - config.warmup)
+    if config.schedule == "restarts":  # as torch's CosineAnnealingWarmRestarts with T_mult = 2
+        done, period = step - config.warmup, config.period
+        while done >= period:
+            done, period = done - period, 2 * period
+        progress = done / period
     return config.lr_min_ratio + (1 - config.lr_min_ratio) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 # %% ../../nbs/core/08_optim.ipynb #fb6d0873

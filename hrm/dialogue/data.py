@@ -80,7 +80,7 @@ def faults(
     seen.add(text)
     return [name for name, wrong in found.items() if wrong]
 
-# %% ../../nbs/dialogue/02_data.ipynb #0a71f95a
+# %% ../../nbs/dialogue/02_data.ipynb #4c74d399
 DAMAGE = ("turn lost", "order changed", "cut short", "slot changed", "copied")
 
 
@@ -102,8 +102,8 @@ def damage(
             elif kind == "cut short":
                 turns[place]["content"] = turns[place]["content"].split()[0]
             elif kind == "slot changed":
-                turns[-1 if chat.metadata["goal"] in turns[-1]["content"] else 0]["content"] = turns[-1]["content"].replace(
-                    chat.metadata["goal"], next(goal for goal in SLOTS["goal"] if goal != chat.metadata["goal"]))
+                other = next(goal for goal in SLOTS["goal"] if goal != chat.metadata["goal"])
+                turns[-1]["content"] = turns[-1]["content"].replace(chat.metadata["goal"], other)
             elif result:
                 turns = [dict(turn) for turn in result[int(rng.integers(len(result)))].turns]
         result.append(Chat(turns, chat.metadata, chat.id))
