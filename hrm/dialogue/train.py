@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'RunConfig', 'TrainConfig', 'ChatTask', 'run', 'run_all']
 
-# %% ../../nbs/dialogue/05_train.ipynb #67a37975
+# %% ../../nbs/dialogue/05_train.ipynb #414ec953
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ..core import checkpoint
 from ..core.config import ConfigError, Section, root, tree_hash
 from ..core.device import pick, seeded
 from ..core.hrm import HRM
@@ -26,7 +27,7 @@ from .data import Prepared, Tokens, prepare
 from .evaluate import check_leak, label_losses, text_loss
 from .model import LanguageArch, build
 
-# %% ../../nbs/dialogue/05_train.ipynb #8383cbdc
+# %% ../../nbs/dialogue/05_train.ipynb #25fdfb8b
 METRICS = ("loss", "per_character", "accuracy", "document_loss")
 
 
@@ -46,7 +47,9 @@ class RunConfig(Section):
     order: Literal["random", "sequential"] = "random"
     cross_entropy: Literal["softmax", "stablemax"] = "softmax"
     leak: Literal["error", "shown"] = "error"
-    after: str = ""  # an earlier run to go on from
+    after: str = ""  # an earlier run to go on from, optimizer and all
+    weights: str = ""  # an earlier run whose final weights this one starts with
+    rows: int = Field(0, ge=0)  # training conversations to use, from the front; 0 for all
     document_rows: int = Field(100, gt=0)  # last training rows: what the documents validate on
     device: str = "auto"
 
@@ -67,8 +70,11 @@ class TrainConfig(Section):
     def _order(self):
         names = list(self.runs)
         for number, (name, one) in enumerate(self.runs.items()):
-            if one.after and one.after not in names[:number]:
-                raise ValueError(f"runs.{name}.after: found {one.after!r}; allowed: a run that stands before it")
+            for key in ("after", "weights"):
+                if (earlier := getattr(one, key)) and earlier not in names[:number]:
+                    raise ValueError(f"runs.{name}.{key}: found {earlier!r}; allowed: a run that stands before it")
+            if one.after and one.weights:
+                raise ValueError(f"runs.{name}: found both after and weights; allowed: one of them")
         return self
 
 # %% ../../nbs/dialogue/05_train.ipynb #96ff4588
@@ -162,7 +168,7 @@ def load_state_dict(self: ChatTask, state: dict[str, Any]) -> None:
     self.stream.load_state_dict(state["stream"])
     self.generator.set_state(state["generator"])
 
-# %% ../../nbs/dialogue/05_train.ipynb #dbd673ac
+# %% ../../nbs/dialogue/05_train.ipynb #403e660a
 def run(
     name: str,  # of the run
     config: RunConfig,
@@ -175,26 +181,33 @@ def run(
     watch: Callable[[int, dict], None] | None = None,  # see `fit`
     keep: bool = False,  # see `fit`
     begin: Path | None = None,  # state of the run `after`
+    start: Path | None = None,  # finished folder of the run `weights`
 ) -> Result:
     "Train one model. Raises DataError or ConfigError before any work, LeakError at an evaluation, Stopped with the state saved."
-    if bool(config.after) != (begin is not None):
-        raise ConfigError(f"{name}: after {config.after!r}, but {'no state' if begin is None else 'a state'} to go on from was given")
+    for key, given in (("after", begin), ("weights", start)):
+        if bool(getattr(config, key)) != (given is not None):
+            raise ConfigError(f"{name}: {key} {getattr(config, key)!r}, but {'no' if given is None else 'an'} earlier run was given")
     folder = Path(data) / config.set
     made = prepare(folder, config.tokens, config.vocab_size or None, config.seq_len or None, config.byte_pairs)
     classes = config.vocab_size or made.tokenizer.size
     if classes < made.tokenizer.size:
         raise ConfigError(f"{name}: vocab_size: found {classes}; allowed: at least the {made.tokenizer.size} ids of {folder}")
+    if config.rows:
+        made.train = made.train[: config.rows]
     share(config.batch_size, *world())
     generator = seeded(seed)
     model = build(config.arch, classes, config.seq_len or made.longest, generator, pick(config.device))
     arch = model.config.model_dump(include=set(LanguageArch.model_fields))
     settings = config.model_dump(exclude={"loop"}) | {"system": "dialogue", "arch": arch, "seed": seed, "tokenizer": made.tokenizer.to_dict(),
                                                       "vocab_size": classes, "seq_len": model.config.seq_len, "entropies": made.entropies}
+    if start is not None:
+        checkpoint.load_weights(model, checkpoint.read(start / "final").weights, f"{name}: weights of {config.weights}")
+        settings["started_from"] = tree_hash(start / "final")
     task = ChatTask(model, made, config, generator)
     return fit(task, config.loop, out, resume or root() / "data" / "resume", name, settings, tree_hash(folder), tracking, progress, watch,
                keep, begin)
 
-# %% ../../nbs/dialogue/05_train.ipynb #5f066e0d
+# %% ../../nbs/dialogue/05_train.ipynb #c07844d7
 def run_all(
     config: TrainConfig,
     data: Path,
@@ -208,12 +221,13 @@ def run_all(
     "Train all runs of a section. Raises what `run` raises."
     wanted = set(only or config.runs)
     for name in reversed(config.runs):
-        wanted |= {config.runs[name].after} if name in wanted else set()
+        wanted |= {config.runs[name].after, config.runs[name].weights} if name in wanted else set()
     results: dict[str, Result] = {}
     for name, one in config.runs.items():
         if name in wanted:
-            begin = results[one.after].state if one.after else None
-            results[name] = run(name, one, config.seed, data, out / name, resume, tracking, progress, watch(name) if watch else None, True, begin)
+            begin, start = results[one.after].state if one.after else None, out / one.weights if one.weights else None
+            watcher = watch(name) if watch else None
+            results[name] = run(name, one, config.seed, data, out / name, resume, tracking, progress, watcher, True, begin, start)
     for result in results.values():
         result.forget()
     return results
