@@ -327,6 +327,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'hrm.dialogue.ablate': { 'hrm.dialogue.ablate.AblateConfig': ('dialogue/ablate.html#ablateconfig', 'hrm/dialogue/ablate.py'),
                                      'hrm.dialogue.ablate.AblateConfig._valid': ( 'dialogue/ablate.html#ablateconfig._valid',
                                                                                   'hrm/dialogue/ablate.py'),
+                                     'hrm.dialogue.ablate.AblateConfig.option_runs': ( 'dialogue/ablate.html#ablateconfig.option_runs',
+                                                                                       'hrm/dialogue/ablate.py'),
                                      'hrm.dialogue.ablate.AblateConfig.variant': ( 'dialogue/ablate.html#ablateconfig.variant',
                                                                                    'hrm/dialogue/ablate.py'),
                                      'hrm.dialogue.ablate.ablate': ('dialogue/ablate.html#ablate', 'hrm/dialogue/ablate.py'),

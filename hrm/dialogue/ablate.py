@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['changed', 'AblateConfig', 'ablate', 'differences', 'ensemble_loss']
 
-# %% ../../nbs/dialogue/06_ablate.ipynb #b9c400b8
+# %% ../../nbs/dialogue/06_ablate.ipynb #8dbb8690
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from ..core.config import Section, validate
 from ..core.hrm import HRM
 from ..core.stats import Estimate, holm
 from ..core.tokens import rows
-from .train import RunConfig, run
+from .train import RunConfig, TrainConfig, run
 
-# %% ../../nbs/dialogue/06_ablate.ipynb #60d52355
+# %% ../../nbs/dialogue/06_ablate.ipynb #f47c83bc
 def changed(
     values: Mapping[str, Any],
     change: Mapping[str, Any],  # nested; what it does not name stays
@@ -39,12 +39,19 @@ class AblateConfig(Section):
     seeds: int = Field(ge=2)  # 0, 1, ... for the base and every variant
     base: RunConfig
     variants: dict[str, dict[str, Any]]  # what differs from the base
+    options: dict[str, dict[str, Any]] = {}  # likewise, but one run each; they may build on each other
 
     @model_validator(mode="after")
     def _valid(self):
         for name in self.variants:
             self.variant(name)
+        self.option_runs()
         return self
+
+    def option_runs(self) -> TrainConfig:
+        "The options as runs of a training section. Raises `ConfigError` that names the key."
+        values = {"seed": 0, "runs": {name: changed(self.base.model_dump(), change) for name, change in self.options.items()}}
+        return validate(values, TrainConfig, ("dialogue", "ablate", "options"))
 
     def variant(self, name: str) -> RunConfig:
         "The base with one change. Raises `ConfigError` that names the key."
