@@ -7,7 +7,7 @@ __all__ = ['KEYWORDS', 'DAMAGE', 'Tokens', 'TERMS', 'generate', 'hold_out', 'doc
            'filter_scores', 'plain', 'expand_vocabulary', 'make_tokenizer', 'encode', 'occurring', 'slot_entropy',
            'entropies', 'statistics', 'DataConfig', 'split_own', 'make_sets', 'build', 'Prepared', 'prepare']
 
-# %% ../../nbs/dialogue/02_data.ipynb #3f7f9b75
+# %% ../../nbs/dialogue/02_data.ipynb #2c8df100
 import json
 import re
 from collections import Counter
@@ -22,7 +22,7 @@ from pydantic import Field
 from safetensors.torch import save
 from torch import Tensor
 
-from ..core.config import Section, write_atomic
+from ..core.config import ConfigError, Section, write_atomic
 from ..core.losses import bigram_entropy, bigram_loss, label_entropy
 from ..core.tokens import BytePairTokenizer, Tokenizer, WordTokenizer, characters, encode_chat, rows
 from .files import Chat, DataError, Report, read_chats, write_chats
@@ -290,7 +290,7 @@ def build(
         facts["own"]["rows_left_out"] = len(report.bad)
     return facts
 
-# %% ../../nbs/dialogue/02_data.ipynb #b1d826e3
+# %% ../../nbs/dialogue/02_data.ipynb #d570c22e
 @dataclass
 class Prepared:
     "A set in one vocabulary: rows of ids, and the entropies of its labels."
@@ -315,11 +315,13 @@ def prepare(
     longest: int | None = None,  # positions; what is longer is cut
     size: int = 512,  # of a vocabulary of byte pairs
 ) -> Prepared:
-    "Read a set and encode it. Raises `DataError` for missing files or a split that shares conversations."
+    "Read a set and encode it. Raises `DataError` for missing files or a split that shares conversations, `ConfigError` for too few classes."
     parts = [read_chats(Path(folder) / f"{part}.jsonl", strict=True)[0] for part in ("train", "held_out")]
     if shared := {json.dumps(chat.turns) for chat in parts[0]} & {json.dumps(chat.turns) for chat in parts[1]}:
         raise DataError(f"{folder}: {len(shared)} conversations are in both train.jsonl and held_out.jsonl; allowed: none")
     tokenizer = make_tokenizer(kind, parts[0], size)
+    if classes is not None and classes < tokenizer.size:
+        raise ConfigError(f"vocab_size: found {classes}; allowed: at least the {tokenizer.size} ids of {folder}")
     train, held_out = ([ids[: longest + 1] if longest else ids for ids in encode(chats, tokenizer, kind)] for chats in parts)
     found = entropies(rows(train), rows(held_out), parts[1], classes or tokenizer.size)
     labels = sum(len(ids) - 1 for ids in held_out)
