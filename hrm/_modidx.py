@@ -369,6 +369,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'hrm.dialogue.evaluate': { 'hrm.dialogue.evaluate.Continued': ('dialogue/evaluate.html#continued', 'hrm/dialogue/evaluate.py'),
                                        'hrm.dialogue.evaluate.Continued.coherent': ( 'dialogue/evaluate.html#continued.coherent',
                                                                                      'hrm/dialogue/evaluate.py'),
+                                       'hrm.dialogue.evaluate.EvaluateConfig': ( 'dialogue/evaluate.html#evaluateconfig',
+                                                                                 'hrm/dialogue/evaluate.py'),
                                        'hrm.dialogue.evaluate.LeakError': ('dialogue/evaluate.html#leakerror', 'hrm/dialogue/evaluate.py'),
                                        'hrm.dialogue.evaluate.causality_probe': ( 'dialogue/evaluate.html#causality_probe',
                                                                                   'hrm/dialogue/evaluate.py'),

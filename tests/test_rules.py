@@ -22,6 +22,10 @@ SECTIONS = {  # section of a profile -> the model that reads it
     "sudoku.data": "hrm.puzzles.data:DataConfig",
     "sudoku.train": "hrm.puzzles.train:TrainConfig",
     "sudoku.evaluate": "hrm.puzzles.evaluate:EvaluateConfig",
+    "dialogue.data": "hrm.dialogue.data:DataConfig",
+    "dialogue.train": "hrm.dialogue.train:TrainConfig",
+    "dialogue.ablate": "hrm.dialogue.ablate:AblateConfig",
+    "dialogue.evaluate": "hrm.dialogue.evaluate:EvaluateConfig",
 }
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb")
                    if not any(part.startswith((".", "_")) for part in path.relative_to(ROOT).parts))
