@@ -3,8 +3,10 @@
     python benchmarks/generate.py [--tokens 256] [--repeats 5] [--out reports/benchmarks/generate.json]
 
 One row of text. Two prices are measured: of a whole text, written token by token from the first to the last, and of a single
-token at the end of it. Without a cache the unpadded prefix is computed again for each token. The tokens are given, not drawn,
-so that both ways read the same text; their logits must agree before anything is timed. Cached and uncached take turns.
+token at the end of it. Without a cache the unpadded prefix is computed again for each token. With it there are two renderings:
+eager, and with the pass over one position compiled (where there is a C++ compiler; compiling is not counted, and its seconds are
+in the record). The tokens are given, not drawn, so that all ways read the same text; their logits must agree before anything is
+timed. The ways take turns.
 """
 import json
 import statistics
@@ -18,13 +20,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hrm.core.config import root, write_atomic
-from hrm.core.device import Placement, machine, machine_name, pick, seeded, threads
+from hrm.core.device import Placement, compiler, gemm_rate, machine, machine_name, pick, seeded, threads
 from hrm.core.generate import Decoder
 from hrm.core.hrm import HRM, ArchConfig, HRMConfig
 
 ARCH = ArchConfig(hidden_size=128, num_heads=4, H_layers=2, L_layers=2, H_cycles=2, L_cycles=2, expansion=4, pos_encodings="rope",
                   halt_max_steps=1, causal=True)
 VOCABULARY = 256
+WAYS = {"computed_again": {"cached": False}, "cached": {}, "cached_compiled": {"compiled": True}}
 
 
 def made(width: int, tokens: int, placement: Placement) -> HRM:
@@ -32,9 +35,9 @@ def made(width: int, tokens: int, placement: Placement) -> HRM:
     return HRM(HRMConfig(**arch.model_dump(), vocab_size=VOCABULARY, seq_len=tokens), generator=seeded(0)).to(placement.device).eval()
 
 
-def difference(model: HRM, text: Tensor) -> float:
-    "Largest difference of any logit between cached and uncached, over every 16th position and the last; raises above 1e-3 in float32."
-    cached, worst = Decoder(model), 0.0
+def difference(model: HRM, text: Tensor, way: dict) -> float:
+    "Largest difference of any logit to the uncached ones, over every 16th position and the last; raises above 1e-3 in float32."
+    cached, worst = Decoder(model, **way), 0.0
     for place in range(text.shape[1]):
         logits = cached.feed(text[:, place : place + 1])
         if place % 16 == 0 or place == text.shape[1] - 1:
@@ -45,10 +48,10 @@ def difference(model: HRM, text: Tensor) -> float:
     return worst
 
 
-def write(model: HRM, text: Tensor, cached: bool) -> tuple[float, float]:
+def write(model: HRM, text: Tensor, way: dict) -> tuple[float, float]:
     "Seconds for the whole text and for its last token."
     synchronize = torch.cuda.synchronize if text.is_cuda else lambda: None
-    decoder, stamps = Decoder(model, cached=cached), []
+    decoder, stamps = Decoder(model, **way), []
     for place in range(text.shape[1]):
         synchronize()
         stamps.append(time.perf_counter())
@@ -61,13 +64,16 @@ def write(model: HRM, text: Tensor, cached: bool) -> tuple[float, float]:
 def measure(width: int, tokens: int, repeats: int, placement: Placement) -> dict:
     "One line of the table: medians over the turns."
     model, text = made(width, tokens, placement), torch.randint(VOCABULARY, (1, tokens), generator=seeded(1)).to(placement.device)
-    row = {"width": width, "parameters": sum(p.numel() for p in model.parameters()), "largest_difference": difference(model, text)}
-    turns = [(write(model, text, True), write(model, text, False)) for _ in tqdm(range(repeats), f"width {width}", unit="turn")]
+    ways = {name: way for name, way in WAYS.items() if "compiled" not in way or compiler(placement.device)[0]}
+    began = time.perf_counter()
+    worst = max(difference(model, text, way) for name, way in ways.items() if name != "computed_again")
+    row = {"width": width, "parameters": sum(p.numel() for p in model.parameters()), "largest_difference": worst,
+           "seconds_to_begin": time.perf_counter() - began}
+    turns = [{name: write(model, text, way) for name, way in ways.items()} for _ in tqdm(range(repeats), f"width {width}", unit="turn")]
     for at, name in enumerate(("whole_text", "last_token")):
         count = tokens if name == "whole_text" else 1
-        cached, again = ([turn[way][at] for turn in turns] for way in (0, 1))
-        row[name] = {"cached": count / statistics.median(cached), "computed_again": count / statistics.median(again),
-                     "ratio": statistics.median(again) / statistics.median(cached)}
+        seconds = {way: statistics.median(turn[way][at] for turn in turns) for way in ways}
+        row[name] = {way: {"tokens_per_second": count / taken, "ratio": seconds["computed_again"] / taken} for way, taken in seconds.items()}
     return row
 
 
@@ -79,17 +85,20 @@ def main(
 ) -> None:
     """Tokens per second of a causal HRM, cached and computed again."""
     placement, used = pick(device), threads()
-    print(f"{machine_name()}, {used} threads, {placement.device}")
+    possible, reason = compiler(placement.device)
+    print(f"{machine_name()}, {used} threads, {placement.device}; {reason}")
+    rate = gemm_rate(placement.device, placement.dtype)
     rows = [measure(width, tokens, repeats, placement) for width in (128, 256)]
     for row in rows:
         for name in ("whole_text", "last_token"):
-            speed = row[name]
-            print(f"width {row['width']}, {name.replace('_', ' '):10}: {speed['cached']:7.1f} tokens/s cached, "
-                  f"{speed['computed_again']:6.1f} computed again, ratio {speed['ratio']:.1f}")
-    figure = {"value": rows[0]["whole_text"]["ratio"], "unit": "ratio", "low": None, "high": None, "n": repeats,
-              "stage": "benchmarks/generate", "profile": "laptop", "machine": machine_name()}
+            said = ", ".join(f"{way.replace('_', ' ')} {of['tokens_per_second']:.1f} tokens/s ({of['ratio']:.1f})" for way, of in row[name].items())
+            print(f"width {row['width']}, {name.replace('_', ' '):10}: {said}")
+    figures = {"generate.cached_over_uncached": "cached_compiled", "generate.cached_eager_over_uncached": "cached"}
     record = {"machine": machine(), "device": str(placement.device), "tokens": tokens, "repeats": repeats, "arch": ARCH.model_dump(), "rows": rows,
-              "figures": {"generate.cached_over_uncached": figure}}
+              "gemm_gflop_per_second": rate,
+              "figures": {name: {"value": rows[0]["whole_text"][way]["ratio"], "unit": "ratio", "low": None, "high": None, "n": repeats,
+                                 "stage": "benchmarks/generate", "profile": "laptop", "machine": machine_name()}
+                          for name, way in figures.items() if way in rows[0]["whole_text"]}}
     print(write_atomic(root() / out, json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"))
 
 

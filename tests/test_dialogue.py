@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from hrm.core import checkpoint
 from hrm.core.config import ConfigError
-from hrm.core.device import seeded
+from hrm.core.device import compiler, seeded
+from hrm.core.generate import ChatSession, Decoder, Sampling
 from hrm.core.losses import IGNORE, bigram_entropy, bigram_loss
 from hrm.core.tokens import (SPECIALS, BytePairTokenizer, CharacterTokenizer, WordTokenizer, decode_chat, encode_chat, rows,
                              tokenizer_from)
@@ -248,6 +249,31 @@ def test_padding_and_neighbours_change_no_loss(data):
             alone = label_losses(model, [sequence])[0][0]
             assert torch.allclose(together[row, : len(alone)], alone, atol=1e-5)
             assert not together[row, len(sequence) - 1 :].any()
+
+
+@pytest.mark.parametrize("arch", [ADAPTED, ARCH | {"window": 5, "convolution": 4, "dropout": 0.3}], ids=["phase 2", "window"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_decoding_with_convolution_and_window(arch, compiled):
+    if compiled and not compiler()[0]:
+        pytest.skip(compiler()[1])
+    model, text = build(LanguageArch(**arch), 11, 14, seeded(0)).eval(), torch.randint(11, (2, 14), generator=seeded(1))
+    with torch.no_grad():
+        carry = model.start({"inputs": text, "labels": text})
+        for _ in range(model.config.halt_max_steps):
+            carry, outputs = model(carry)
+    decoder, place = Decoder(model, rows=2, compiled=compiled), 0
+    for piece in text.split((2, 1, 3, *(1,) * 8), dim=1):
+        place += piece.shape[1]
+        torch.testing.assert_close(decoder.feed(piece), outputs["logits"][:, place - 1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_that_cannot_write_is_refused_before_the_first_reply():
+    tokenizer = WordTokenizer(("one", "two"))
+    model = build(LanguageArch(**ARCH | {"causal": "H"}), tokenizer.size, 12, seeded(0))
+    with pytest.raises(ValueError, match="found causal = 'H'"):
+        ChatSession(model, tokenizer, Sampling(), seeded(0))
+    with pytest.raises(ValueError, match="compiled: found True, but without a cache"):
+        Decoder(build(LanguageArch(**ARCH), tokenizer.size, 12, seeded(0)), cached=False, compiled=True)
 
 
 def test_attribution_of_a_causal_model_ends_at_the_present(data):

@@ -9,18 +9,44 @@ __all__ = ['COLORS', 'HELP', 'Decoder', 'Sampling', 'probabilities', 'stream', '
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
+from fastcore.basics import patch
 from pydantic import Field
 from torch import Tensor
 
 from .config import Section
+from .device import compiler, one_thread
 from .hrm import HRM
-from .layers import Cache
-from .recurrence import recur
+from .layers import Cache, Rotary
+from .recurrence import Level, recur
 from .tokens import ROLES, Tokenizer, encode_chat
+
+# %% ../../nbs/core/16_generate.ipynb #1232f32a
+@torch.compile(dynamic=True)  # when it is first called; a graph for each kind of module, whatever the length
+def _one_more(level: Level, state: Tensor, injection: Tensor, length: int, kept: list[Tensor], rotary: Rotary | None) -> Tensor:
+    "A module's states of one more position. The cache comes in pieces: its length must be a plain argument."
+    cache = Cache(kept[0].shape[2] - 1)
+    cache.length, cache.kept = length, kept
+    return level(state, injection, rotary=rotary, cache=cache)
+
+
+class _Compiled:
+    "A module that is compiled where it gets one position after others."
+
+    def __init__(self, level: Level):
+        self.level, self.tensors = level, 0  # tensors that a call keeps, known after the first
+
+    def __call__(self, state: Tensor, injection: Tensor, rotary: Rotary | None, cache: Cache) -> Tensor:
+        place = cache.place
+        if cache.length == 0 or state.shape[1] > 1:
+            state = self.level(state, injection, rotary=rotary, cache=cache)
+            self.tensors = cache.place - place
+            return state
+        cache.place += self.tensors
+        return _one_more(self.level, state.contiguous(), injection.contiguous(), cache.length, cache.kept[place : cache.place], rotary)
 
 # %% ../../nbs/core/16_generate.ipynb #e18eacd0
 class Decoder:
-    "Rows of text that a causal HRM continues. Raises `ValueError` for a model that sees the future."
+    "Rows of text that a causal HRM continues. Raises `ValueError` for a model that sees the future, or where nothing can be compiled."
 
     def __init__(
         self,
@@ -29,6 +55,7 @@ class Decoder:
         segments: int | None = None,  # by default as many as in training
         cached: bool = True,
         puzzle: int = 0,  # puzzle identifier of all rows, where the model has puzzle embeddings
+        compiled: bool = False,  # compile the modules for one more position; needs the cache
     ):
         config = model.config
         if config.causal is not True:
@@ -37,6 +64,11 @@ class Decoder:
             raise ValueError("relations are made for boards of a fixed length; found pos_encodings = 'relations'; allowed: rope, learned")
         self.model, self.segments = model.eval(), segments or config.halt_max_steps
         device = model.inner.H_init.device
+        possible, reason = compiler(device) if cached else (False, "without a cache there is no pass over one more position")
+        if compiled and not possible:
+            raise ValueError(f"compiled: found True, but {reason}")
+        levels = model.inner.H_level, model.inner.L_level
+        self.levels = tuple(map(_Compiled, levels)) if compiled else levels
         self.ids = torch.zeros(rows, 0, dtype=torch.long, device=device)
         self.puzzles = torch.full((rows,), puzzle, device=device) if config.puzzle_emb_ndim else None
         self.cache = Cache(config.seq_len + model.inner.prefix) if cached else None
@@ -46,10 +78,7 @@ class Decoder:
         "Tokens that still fit."
         return self.model.config.seq_len - self.ids.shape[1]
 
-# %% ../../nbs/core/16_generate.ipynb #1232f32a
-from fastcore.basics import patch
-
-
+# %% ../../nbs/core/16_generate.ipynb #5e0d1f7a
 @patch
 @torch.no_grad()
 def feed(
@@ -59,18 +88,20 @@ def feed(
     "Append tokens. Raises `ValueError` where they do not fit; nothing is appended then."
     if not 0 < ids.shape[1] <= self.room:
         raise ValueError(f"{ids.shape[1]} tokens for {self.room} places; the model was built for {self.model.config.seq_len}")
-    inner, c = self.model.inner, self.model.config
-    begun = self.cache is not None and self.cache.length > 0
+    inner, c, cache = self.model.inner, self.model.config, self.cache
+    begun = cache is not None and cache.length > 0
     self.ids = torch.cat((self.ids, ids.to(self.ids)), dim=1)
+    new = self.ids[:, -ids.shape[1] :] if begun else self.ids
     puzzles = None if begun or self.puzzles is None else inner.puzzle_emb(self.puzzles)
-    x = inner.embed(self.ids[:, -ids.shape[1] :] if begun else self.ids, puzzles, self.cache.length if begun else 0)
-    z_H, z_L = (start.to(x).expand(x.shape) for start in (inner.H_init, inner.L_init))
-    context = dict(rotary=inner.rotary) | ({} if self.cache is None else {"cache": self.cache})
-    for _ in range(self.segments):
-        z_H, z_L = recur(inner.H_level, inner.L_level, z_H, z_L, x, c.H_cycles, c.L_cycles, **context)
-    if self.cache is not None:
-        self.cache.advance(x.shape[1])
-    return inner.lm_head(z_H[:, -1]).float()
+    with one_thread(begun and new.numel() == 1):
+        x = inner.embed(new, puzzles, cache.length if begun else 0)
+        z_H, z_L = (start.to(x).expand(x.shape) for start in (inner.H_init, inner.L_init))
+        context = dict(rotary=inner.rotary) | ({} if cache is None else {"cache": cache})
+        for _ in range(self.segments):
+            z_H, z_L = recur(*self.levels, z_H, z_L, x, c.H_cycles, c.L_cycles, **context)
+        if cache is not None:
+            cache.advance(x.shape[1])
+        return inner.lm_head(z_H[:, -1]).float()
 
 # %% ../../nbs/core/16_generate.ipynb #485f174b
 class Sampling(Section):
@@ -145,8 +176,10 @@ class ChatSession:
         generator: torch.Generator,
         system: str = "",  # text of the system turn; none if empty
         most: int = 200,  # ids of a reply
+        **options,  # segments, cached, puzzle, compiled: see `Decoder`
     ):
-        self.model, self.tokenizer, self.sampling, self.generator, self.most = model, tokenizer, sampling, generator, most
+        self.model, self.tokenizer, self.sampling, self.generator, self.most, self.options = model, tokenizer, sampling, generator, most, options
+        Decoder(model, **options)  # a model that cannot write is refused now, not at the first reply
         self.turns: list[dict[str, str]] = []
         self.reset(system)
 
@@ -166,24 +199,26 @@ class ChatSession:
                 raise ValueError(f"found {len(ids)} ids in the last turn; allowed: fewer than {self.model.config.seq_len}, the model's length")
             del self.turns[first : first + 2]
 
-    def say(self, text: str) -> Iterator[str]:
-        "Take the user's turn and yield the reply in pieces as it is written. Raises `ValueError`, and then nothing was said."
-        self.turns.append({"role": "user", "content": text})
-        try:
-            prompt = torch.tensor([self._prompt()], device=self.model.inner.H_init.device)
-        except ValueError:
-            self.turns.pop()
-            raise
-        ends, ids, shown = {self.tokenizer.sos, self.tokenizer.eos, self.tokenizer.pad, *map(self.tokenizer.role, ROLES)}, [], ""
-        try:
-            for column in stream(Decoder(self.model), prompt, self.most, self.sampling, self.generator, ends):
-                ids += [int(column)] if int(column) not in ends else []
-                now = self.tokenizer.decode(ids)
-                if not now.endswith("\ufffd"):  # half of a character: wait for the rest
-                    yield now[len(shown) :]
-                    shown = now
-        finally:
-            self.turns.append({"role": "assistant", "content": shown})
+# %% ../../nbs/core/16_generate.ipynb #c41e90b2
+@patch
+def say(self: ChatSession, text: str) -> Iterator[str]:
+    "Take the user's turn and yield the reply in pieces as it is written. Raises `ValueError`, and then nothing was said."
+    self.turns.append({"role": "user", "content": text})
+    try:
+        prompt = torch.tensor([self._prompt()], device=self.model.inner.H_init.device)
+    except ValueError:
+        self.turns.pop()
+        raise
+    ends, ids, shown = {self.tokenizer.sos, self.tokenizer.eos, self.tokenizer.pad, *map(self.tokenizer.role, ROLES)}, [], ""
+    try:
+        for column in stream(Decoder(self.model, **self.options), prompt, self.most, self.sampling, self.generator, ends):
+            ids += [int(column)] if int(column) not in ends else []
+            now = self.tokenizer.decode(ids)
+            if not now.endswith("\ufffd"):  # half of a character: wait for the rest
+                yield now[len(shown) :]
+                shown = now
+    finally:
+        self.turns.append({"role": "assistant", "content": shown})
 
 # %% ../../nbs/core/16_generate.ipynb #73f3421b
 COLORS = {"system": "\x1b[33m", "user": "\x1b[36m", "assistant": "\x1b[32m"}

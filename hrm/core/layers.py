@@ -44,8 +44,7 @@ def rms_norm(
     eps: float = 1e-5,
 ) -> Tensor:  # [..., D], the dtype of `x`
     "Root-mean-square norm without a learned weight, computed in float32 (HRM, models/layers.py)."
-    x32 = x.float()
-    return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    return F.rms_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
 
 # %% ../../nbs/core/03_layers.ipynb #139466ba
 class CastedLinear(nn.Module):
@@ -99,8 +98,9 @@ class Rotary(nn.Module):
         frequencies = 1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
         angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
         angles = torch.cat((angles, angles), dim=-1)
+        sign = torch.ones(width).index_fill(0, torch.arange(width // 2), -1)  # of the half that takes the other's place
         self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
+        self.register_buffer("sin", angles.sin() * sign, persistent=False)
 
     def forward(
         self,
@@ -109,8 +109,7 @@ class Rotary(nn.Module):
     ) -> Tensor:  # [B, H, S, K]
         cos, sin = (table[start : start + x.shape[-2]] for table in (self.cos, self.sin))
         x32 = x.float()
-        first, second = x32.chunk(2, dim=-1)
-        return (x32 * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+        return (x32 * cos + x32.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
 
 # %% ../../nbs/core/03_layers.ipynb #c3490d3f
 def relation_classes(
@@ -145,8 +144,8 @@ class Cache:
         end = self.length + new.shape[2]
         if end > self.positions:
             raise ValueError(f"a cache of {self.positions} positions cannot take {end}")
-        if self.place == len(self.kept):
-            self.kept.append(new.new_zeros(*new.shape[:2], self.positions, new.shape[3]))
+        if self.place == len(self.kept):  # a place more than is used: the parts handed out are alike in layout, so they compile to one graph
+            self.kept.append(new.new_zeros(*new.shape[:2], self.positions + 1, new.shape[3]))
         kept = self.kept[self.place]
         self.place += 1
         kept[:, :, self.length : end] = new

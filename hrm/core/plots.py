@@ -7,7 +7,7 @@ __all__ = ['PALETTE', 'GREY', 'STYLE', 'new', 'series', 'reference', 'label', 'L
 
 # %% ../../nbs/core/13_plots.ipynb #36979850
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 import matplotlib
 import matplotlib.pyplot as plt
@@ -103,8 +103,9 @@ class Live:
         y: str,
         title: str,
         seconds: float = 5.0,  # between two drawings
+        levels: Mapping[str, float] | None = None,  # dashed lines to compare with, by their names
     ):
-        self.names, self.texts, self.seconds = names, (x, y, title), seconds
+        self.names, self.texts, self.seconds, self.levels = names, (x, y, title), seconds, levels or {}
         self.rows, self.handle, self.drawn = [], None, 0.0
 
     def __call__(self, step: int, row: dict) -> None:
@@ -118,6 +119,8 @@ class Live:
         for name in self.names:
             points = [(row["step"], row[name]) for row in self.rows if row.get(name) is not None]
             series(ax, *zip(*points), label=name) if points else None
+        for name, level in self.levels.items():
+            reference(ax, level, name)
         label(ax, *self.texts)
         if self.handle is None:
             self.handle = display(fig, display_id=True)

@@ -476,6 +476,23 @@ def _tracker(run: _Run, folder: Path, mode: str, decides: dict, watch: Callable 
     return tracker
 
 
+def _done(begin: Path | None, steps: int, name: str) -> int:
+    "Steps of the run to go on from. Raises ConfigError where nothing is left to do."
+    before = checkpoint.read(begin / "latest").meta["step"] if begin else 0
+    if before >= steps:
+        raise ConfigError(f"{name}: the run to go on from has {before} steps already; found steps: {steps}; allowed: more than that")
+    return before
+
+
+def _continue(run: _Run, folder: Path, begin: Path | None) -> None:
+    "Go on where this run stopped, or where the one before it ended."
+    if found := checkpoint.find(folder / "latest"):
+        run.load_state_dict(checkpoint.read(found).state())
+    elif begin:
+        run.load_state_dict(checkpoint.read(begin / "latest").state())
+        run.best = None  # this run has a folder of its own, and its own best checkpoint there
+
+
 def _timings(run: _Run, tflop: float) -> dict[str, Any]:
     "Seconds, speeds and memory: what differs from run to run."
     steps = run.config.steps
@@ -508,18 +525,12 @@ def fit(
     """
     rank, size = world()
     run = _Run.of(task, config)
-    before = checkpoint.read(begin / "latest").meta["step"] if begin else 0
-    if before >= config.steps:
-        raise ConfigError(f"{name}: the run to go on from has {before} steps already; found steps: {config.steps}; allowed: more than that")
+    before = _done(begin, config.steps, name)
     decides, meta = _identity(run, name, settings | ({"begin": begin.name} if begin else {}), data_hash)
     folder = Path(resume) / hash_of(decides)
     task.model.train()
     flops = _count(run)
-    if found := checkpoint.find(folder / "latest"):
-        run.load_state_dict(checkpoint.read(found).state())
-    elif begin:
-        run.load_state_dict(checkpoint.read(begin / "latest").state())
-        run.best = None  # this run has a folder of its own, and its own best checkpoint there
+    _continue(run, folder, begin)
     compiled, reason = _compile(task, config.compile, run.device)
     model = DistributedDataParallel(task.model, broadcast_buffers=False) if size > 1 else task.model
     tracker = _tracker(run, folder, tracking, decides, watch)

@@ -285,12 +285,13 @@ def chat_command(
     top_p: Annotated[float, typer.Option(min=1e-6, max=1, help="draw from the likeliest that reach this share")] = 0.9,
     most: Annotated[int, typer.Option(min=1, help="ids of a reply at most")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="seed of what is drawn")] = 0,
+    compiled: Annotated[bool, typer.Option("--compile", help="compile the pass over one token: slow to begin, fast afterwards")] = False,
 ):
     "Talk to a checkpoint; /help lists the commands. Lines may come from a pipe."
     from hrm.core.device import seeded
     from hrm.core.generate import ChatSession, Sampling, chat_loop
     model, tokenizer = _talker(checkpoint or root() / TALKER)
-    session = ChatSession(model, tokenizer, Sampling(temperature=temperature, top_k=top_k, top_p=top_p), seeded(seed), system, most)
+    session = ChatSession(model, tokenizer, Sampling(temperature=temperature, top_k=top_k, top_p=top_p), seeded(seed), system, most, compiled=compiled)
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     chat_loop(session, sys.stdin, lambda text: print(text, end="", flush=True), color)
 
