@@ -475,7 +475,7 @@ def _tracker(run: _Run, folder: Path, mode: str, decides: dict, watch: Callable 
         watch(json.loads(line)["step"], json.loads(line))
     return tracker
 
-
+# %% ../../nbs/core/11_train.ipynb #b7c2e6d4
 def _done(begin: Path | None, steps: int, name: str) -> int:
     "Steps of the run to go on from. Raises ConfigError where nothing is left to do."
     before = checkpoint.read(begin / "latest").meta["step"] if begin else 0
@@ -518,10 +518,8 @@ def fit(
     keep: bool = False,  # leave the finished state under `resume` until `Result.forget`, for a caller with several runs
     begin: Path | None = None,  # a finished state that was kept, to go on from with more steps
 ) -> Result:
-    """Train to the end, from the last state of the same run if there is one.
-
-    Raises Stopped after SIGINT or SIGTERM with the state saved, ConfigError where nothing is left to do. The weights in `best`, `final` and `step_N` are the
-    averaged ones where an average is kept.
+    """Train to the end, from the last state of the same run if there is one. Raises Stopped after SIGINT or SIGTERM with the state
+    saved, ConfigError where nothing is left to do. The weights in `best`, `final` and `step_N` are the averaged ones where an average is kept.
     """
     rank, size = world()
     run = _Run.of(task, config)
@@ -533,8 +531,7 @@ def fit(
     _continue(run, folder, begin)
     compiled, reason = _compile(task, config.compile, run.device)
     model = DistributedDataParallel(task.model, broadcast_buffers=False) if size > 1 else task.model
-    tracker = _tracker(run, folder, tracking, decides, watch)
-    with tracker:
+    with _tracker(run, folder, tracking, decides, watch) as tracker:
         bar = tqdm(total=config.steps, initial=run.step, desc=name, unit="step", disable=not progress or rank > 0)
         _drive(run, model, folder, meta, tracker, bar, watch)
         for kind in ("best", "final") if rank == 0 else ():
