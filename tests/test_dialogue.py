@@ -300,6 +300,29 @@ def test_going_on_gives_the_bits_of_an_unbroken_run(data, tmp_path):
     assert meta["config"]["system"] == "dialogue" and tokenizer == prepare(data / "expanded").tokenizer
 
 
+def test_a_run_that_goes_on_with_more_rows_sees_all_of_them(data, tmp_path):
+    easy = recipe(rows=5, arch={"halt_max_steps": 1})
+    seen = []
+
+    class Watched(ChatTask):
+        def rows(self, slots):
+            batch = super().rows(slots)
+            seen.extend(tuple(row.tolist()) for row in batch["inputs"])
+            return batch
+
+    made = prepare(data / "expanded")
+    config = recipe(batch_size=4, arch={"halt_max_steps": 1})
+    task = Watched(build(config.arch, made.tokenizer.size, made.longest, seeded(0)), made, config, seeded(0))
+    first = prepare(data / "expanded")
+    first.train = first.train[: easy.rows]
+    before = ChatTask(build(easy.arch, made.tokenizer.size, made.longest, seeded(0)), first, easy, seeded(3))
+    before.stream.take(7)  # into its second epoch
+    task.load_state_dict(before.state_dict())
+    for _ in range(-(-len(made.train) // 4)):
+        task.loss(task.model)
+    assert len({row[:60] for row in seen}) == len({tuple(ids[:60]) for ids in made.train})
+
+
 @pytest.mark.parametrize("change", [{}, {"arch": {"halting": "q", "halt_max_steps": 3, "halt_exploration_prob": 0.5}}, {"arch": {"dropout": 0.3}}])
 def test_a_stopped_run_resumes_to_the_same_bits(data, tmp_path, change):
     config = recipe(**change, loop={"steps": 7})

@@ -138,7 +138,7 @@ def gather_rows(
 
 # %% ../../nbs/core/11_train.ipynb #d48cfb1c
 class Stream:
-    "Row numbers in order, epoch after epoch; its state can be saved and restored."
+    "Row numbers in order, epoch after epoch; its state can be saved and restored. Raises ValueError for no rows."
 
     def __init__(
         self,
@@ -146,6 +146,8 @@ class Stream:
         generator: torch.Generator,
         shuffle: bool = True,
     ):
+        if rows < 1:
+            raise ValueError(f"a stream of {rows} rows; allowed: 1 or more")
         self.rows, self.generator, self.shuffle = rows, generator, shuffle
         self._begin()
 
@@ -171,7 +173,11 @@ class Stream:
         return {"order": self.order.clone(), "place": self.place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.order, self.place = state["order"], state["place"]
+        "Go on in the order that was saved; one over another number of rows is left, and a new order begins."
+        if len(state["order"]) == self.rows:
+            self.order, self.place = state["order"], state["place"]
+        else:
+            self._begin()
 
 # %% ../../nbs/core/11_train.ipynb #8e3e606e
 @contextmanager

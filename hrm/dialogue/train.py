@@ -165,8 +165,8 @@ def load_state_dict(self: ChatTask, state: dict[str, Any]) -> None:
     saved = state["carry"]
     own = saved and {name: tensor[self.mine].to(self.device) for name, tensor in saved.items()}
     self.carry = Carry.from_state_dict(own) if own else None
-    self.stream.load_state_dict(state["stream"])
     self.generator.set_state(state["generator"])
+    self.stream.load_state_dict(state["stream"])  # after the generator: with other rows than before it draws a new order
 
 # %% ../../nbs/dialogue/05_train.ipynb #5a5c382e
 def run(
