@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from torch import Tensor
 
-from .discover import Entry, Found, read
+from .discover import Entry, Found, chunks
 from ..core import checkpoint
 from ..core.checkpoint import CheckpointError
 from ..core.config import ConfigError
@@ -170,7 +170,7 @@ def _assume(facts: Mapping[str, Any]) -> dict[str, Any]:
     width = facts["intermediate_size"]
     expansion = next((e for e in (4.0, 2.0, 1.0, 3.0, 8.0, 6.0, 2.5, 3.5) if inner_width(facts["hidden_size"], e) == width), 1.5 * width / facts["hidden_size"])
     return {"num_heads": max(1, facts["hidden_size"] // 64), "H_cycles": 2, "L_cycles": 2, "expansion": expansion, "halt_max_steps": 16,
-            "seq_len": {12: 900, 11: 81, 6: 16}.get(facts["vocab_size"], 81)}
+            "seq_len": {12: 900, 11: 81, 8: 36, 6: 16}.get(facts["vocab_size"], 81)}
 
 
 FROM_SHAPES = ("hidden_size", "vocab_size", "H_layers", "L_layers", "puzzle_emb_ndim", "num_puzzle_identifiers", "pos_encodings")
@@ -305,15 +305,15 @@ def prune(
     name = next((n for n in found.entries if n.endswith("puzzle_emb.weights")), None)
     if name is None:
         raise CheckpointError(f"{found.path}: no puzzle embedding to prune")
+    pieces, used = [], []
+    for piece in chunks(found, name):
+        used.append(piece.ne(0).any(1))
+        pieces.append(piece[used[-1]])
+    used, rows = torch.cat(used), torch.cat((torch.zeros(1, *pieces[0].shape[1:], dtype=pieces[0].dtype), *pieces))
+    places = torch.where(used, used.cumsum(0), 0)
     with found.open() as get:
-        weights = {n: get(n) for n in found.entries}
-    table = weights[name]
-    used = torch.cat([piece.ne(0).any(1) for piece in table.split(4096)])
-    kept = used.nonzero().squeeze(1)
-    weights[name] = torch.cat((table.new_zeros(1, table.shape[1]), table[kept]))
-    places = torch.zeros(len(table), dtype=torch.long)
-    places[kept] = torch.arange(1, len(kept) + 1)
-    about = _with(found.about, len(kept) + 1) | {"step": found.step, "pruned": {"rows": len(kept) + 1, "of": len(table), "from": found.name}}
+        weights = {n: rows if n == name else get(n) for n in found.entries}
+    about = _with(found.about, len(rows)) | {"step": found.step, "pruned": {"rows": len(rows), "of": len(used), "from": found.name}}
     out = checkpoint.write(folder, weights, about)
     (out / "rows.json").write_text(json.dumps(places.tolist()) + "\n")
-    return {"rows": len(table), "kept": len(kept) + 1, "bytes": found.size, "pruned_bytes": (out / "model.safetensors").stat().st_size}
+    return {"rows": len(used), "kept": len(rows), "bytes": found.size, "pruned_bytes": (out / "model.safetensors").stat().st_size}
