@@ -33,7 +33,6 @@ class EvaluateConfig(Section):
     examples: int = Field(ge=1)  # held-out ones at most
     segments: int | None = Field(None, ge=1)  # by default as many as in training
     batch_size: int = Field(ge=1)
-    cross_entropy: Literal["stablemax", "softmax"]
     metric: Literal["loss", "token_accuracy", "exact_accuracy"]  # that decides
     last: int = Field(ge=1)  # checkpoints in which nothing more may happen, to be called converged
     delta: float = Field(ge=0)  # least improvement that counts

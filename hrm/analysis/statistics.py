@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .architecture import components, part_of
-from .discover import CHUNK, Entry, Found, Skipped, Unreadable, chunks
+from .discover import CHUNK, Entry, Found, Skipped, Unreadable, chunks, rows_of
 from ..core.config import write_atomic
 
 # %% ../../nbs/analysis/02_statistics.ipynb #ea12b613
@@ -148,11 +148,11 @@ class Rows:
 class _Family:
     "One tensor in several checkpoints, piece by piece."
 
-    def __init__(self, count: int):
-        self.moments = [Moments() for _ in range(count)]
+    def __init__(self, count: int, rows: int):
+        self.moments, self.seen = [Moments() for _ in range(count)], 0
         self.gram = torch.zeros(max(count - 1, 0), max(count - 1, 0), dtype=torch.float64)
         self.touched, self.ever, self.changed = [0] * count, [0] * count, [0] * max(count - 1, 0)
-        self.norms: list[list[Tensor]] = [[] for _ in range(count)]
+        self.norms = torch.zeros(count, rows)  # made at once: small results kept between large pieces would keep the heap from shrinking
 
     def add(
         self,
@@ -166,7 +166,8 @@ class _Family:
             self.moments[k].add_zeros((len(mask) - len(some)) * piece.shape[1])
             self.touched[k] += len(some)
             self.ever[k] += int(used[: k + 1].any(0).sum())
-            self.norms[k].append(some.norm(dim=1))
+            self.norms[k, self.seen : self.seen + len(mask)][mask] = some.norm(dim=1).float()
+        self.seen += used.shape[1]
         some = used.any(0)
         if len(pieces) > 1 and some.any():
             differences = torch.stack([piece[some].double() for piece in pieces]).diff(dim=0)
@@ -225,7 +226,7 @@ def _moves(gram: Tensor, norms: Sequence[float], steps: Sequence[int | None]) ->
 def _follow(survey: Survey, name: str, places: list[int], most: int) -> None:
     "Measure one tensor in neighbouring checkpoints that have it in one shape, and file the results."
     found = [survey.found[k] for k in places]
-    family, small = _Family(len(found)), found[0].entries[name].numel <= 8
+    family, small = _Family(len(found), rows_of(found[0].entries[name], most)[0]), found[0].entries[name].numel <= 8
     for pieces in zip(*(chunks(one, name, most) for one in found), strict=True):
         family.add(pieces)
         for k, piece in zip(places, pieces) if small else ():
@@ -237,9 +238,9 @@ def _follow(survey: Survey, name: str, places: list[int], most: int) -> None:
         survey.moves[k][name] = move
     if stats[0].kind == "sparse embedding":
         for at, k in enumerate(places):
-            norms = torch.cat(family.norms[at]) if family.norms[at] else torch.empty(0)
-            norms = norms[norms.isfinite()]
-            held = tuple(torch.quantile(norms, torch.tensor(CHANCES, dtype=norms.dtype)).tolist()) if len(norms) else ()
+            norms = family.norms[at]
+            norms = norms[norms.isfinite() & (norms > 0)]
+            held = tuple(quantiles(torch.bincount(bins(norms), minlength=2**16), CHANCES, norms.min().item(), norms.max().item())) if len(norms) else ()
             survey.rows[k][name] = Rows(found[at].entries[name].shape[0], family.touched[at], family.ever[at], family.changed[at - 1] if at else None, held)
 
 # %% ../../nbs/analysis/02_statistics.ipynb #25855d3c

@@ -317,7 +317,7 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="write the recommended (else the last) checkpoint without untrained puzzle rows into --out")] = False,
     config: OfficialConfig = None,
-    examples: Annotated[int, typer.Option(min=1, help="held-out examples at most")] = 200,
+    examples: Annotated[int, typer.Option(min=1, help="held-out examples at most")] = 64,
     segments: Segments = None,
     metric: Annotated[str, typer.Option(help="that decides: loss, token_accuracy or exact_accuracy")] = "loss",
     seed: Annotated[int, typer.Option(min=0, help="seed of the bootstrap")] = 0,
@@ -333,7 +333,7 @@ def inspect_command(
     from hrm.analysis.evaluate import read_examples
     from hrm.analysis.report import analyse, record, text, write
     held_out = read_examples(data, most=examples) if data else None
-    found = analyse(folder, pattern, held_out, read_config(config) if config else None, _cells, metric, seed=seed, segments=segments)
+    found = analyse(folder, pattern, held_out, read_config(config) if config else None, _cells, metric, seed=seed, segments=segments, batch_size=8)
     print(json.dumps(record(found), indent=1, ensure_ascii=False) if as_json else text(found))
     for path in write(found, out, date.today().isoformat()) if out else ():
         print(f"-> {path}", file=sys.stderr)
