@@ -215,6 +215,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'hrm.analysis.verdict.healthy': ('analysis/verdict.html#healthy', 'hrm/analysis/verdict.py'),
                                       'hrm.analysis.verdict.judge': ('analysis/verdict.html#judge', 'hrm/analysis/verdict.py'),
                                       'hrm.analysis.verdict.missing': ('analysis/verdict.html#missing', 'hrm/analysis/verdict.py'),
+                                      'hrm.analysis.verdict.neighbours': ('analysis/verdict.html#neighbours', 'hrm/analysis/verdict.py'),
                                       'hrm.analysis.verdict.recommend': ('analysis/verdict.html#recommend', 'hrm/analysis/verdict.py'),
                                       'hrm.analysis.verdict.use_cases': ('analysis/verdict.html#use_cases', 'hrm/analysis/verdict.py')},
             'hrm.core.checkpoint': { 'hrm.core.checkpoint.Checkpoint': ('core/checkpoint.html#checkpoint', 'hrm/core/checkpoint.py'),

@@ -74,8 +74,10 @@ def _facts(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     ndim, hidden = size("puzzle_emb.weights", 1), size("embed_tokens.embedding_weight", 1)
     facts = {"hidden_size": hidden, "vocab_size": size("embed_tokens.embedding_weight", 0), "H_layers": _layers(list(shapes), "H_level"),
              "L_layers": _layers(list(shapes), "L_level"), "intermediate_size": size(inside, 1), "puzzle_emb_ndim": ndim,
-             "num_puzzle_identifiers": size("puzzle_emb.weights", 0) or 1, "q_actions": size("q_head.weight", 0),
+             "q_actions": size("q_head.weight", 0),
              "pos_encodings": "relations" if bias else "learned" if "embed_pos.embedding_weight" in shapes else "rope"}
+    if ndim:
+        facts["num_puzzle_identifiers"] = size("puzzle_emb.weights", 0)
     if bias:
         facts |= {"num_heads": size(bias, 0), "relations": size(bias, 1)}
     if positions := size("embed_pos.embedding_weight", 0):
@@ -234,7 +236,7 @@ def diagram(
     pair = lambda a, b: [left + "    " + right for left, right in zip(_box(box[a], w), _box(box[b], w))]
     middle = lambda name: [" " * 14 + line for line in _box(box[name], 36)]
     arrow = lambda text: [" " * 32 + "|", f"{' ' * 32}v{f'   {text}' if text else ''}"]
-    lines = pair("puzzle", "token") + arrow("one position in front, then the tokens") + middle("L")
+    lines = pair("puzzle", "token") + arrow("puzzle positions in front, then the tokens") + middle("L")
     lines += [" " * 26 + "|           ^", " " * 26 + "v           |   several L-steps, then one H-step"] + middle("H")
     return "\n".join(lines + arrow("") + pair("lm", "q"))
 

@@ -342,7 +342,7 @@ def _once(found: list[Found]) -> tuple[list[Found], list[Skipped]]:
     kept, copies = [], []
     for one in sorted(found, key=lambda f: (f.step is None, f.step, not re.search(r"\d", f.name), f.name)):
         twin = next((k for k in kept if k.step == one.step and k.size == one.size and k.entries.keys() == one.entries.keys()
-                     and _digest(k) == _digest(one)), None)
+                     and (k.file.samefile(one.file) or _digest(k) == _digest(one))), None)
         if twin is None:
             kept.append(one)
         else:

@@ -248,11 +248,13 @@ def calibration(
 def ensemble(
     members: Sequence[Evaluation],  # with their probabilities kept
     labels: np.ndarray,  # [N, S]
+    weights: Sequence[float] | None = None,  # one per member; equal by default
 ) -> Evaluation:
-    "Average the probabilities of several checkpoints. Raises ValueError for one without probabilities."
+    "Average the probabilities of several checkpoints. Raises ValueError for one without probabilities, or weights that do not fit."
     if not members or any(one.chances is None for one in members):
         raise ValueError("ensemble: found members without probabilities; allowed: evaluations made with keep=True")
-    total = np.zeros_like(members[0].chances, dtype=np.float64)
-    for one in members:
-        total += one.chances
-    return _plain(" + ".join(one.name for one in members), (total / len(members)).astype(np.float32), labels)
+    weights = [1.0] * len(members) if weights is None else list(weights)
+    if len(weights) != len(members) or min(weights) < 0 or not sum(weights) > 0:
+        raise ValueError(f"ensemble: found weights {weights} for {len(members)} members; allowed: one each, none below 0, not all 0")
+    total = sum(weight * one.chances.astype(np.float64) for weight, one in zip(weights, members)) / sum(weights)
+    return _plain(" + ".join(one.name for one in members), total.astype(np.float32), labels)

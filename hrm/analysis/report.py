@@ -20,7 +20,7 @@ from .architecture import Architecture, components, configure, depth, diagram, r
 from .discover import Found, Skipped, discover
 from .evaluate import Evaluation, Examples, baselines, ensemble, evaluate, strongest
 from .statistics import Survey, by_kind, document_columns, motion, survey, write_document_files
-from .verdict import Check, Need, Use, Verdict, failures, health, healthy, judge, missing, recommend, use_cases
+from .verdict import Check, Need, Use, Verdict, failures, health, healthy, judge, missing, neighbours, recommend, use_cases
 from ..core.checkpoint import CheckpointError
 from ..core.config import ConfigError, write_atomic
 from ..core.device import pick
@@ -61,6 +61,7 @@ class Analysis:
     needs: list[Need]
     best: int | None                    # place of the recommended checkpoint
     wrong: list[dict] = field(default_factory=list)  # its failures
+    gains: list = field(default_factory=list)  # Estimate per pair of evaluated neighbours: the later less the earlier
 
 # %% ../../nbs/analysis/05_report.ipynb #5b3a5dab
 def differences(
@@ -155,6 +156,7 @@ def _conclude(a: Analysis, last: int, delta: float, seed: int, resamples: int) -
     a.checks = health(a.seen, a.architecture, [one.exact_accuracy for one in t.ones] if t else None)
     a.uses = use_cases([one.name for one in t.ones] if t else names, t and t.scores, t and (bar.name, bar.score(t.metric)),
                        t and t.together and (t.together.name, t.together.score(t.metric)), seed, resamples)
+    a.gains = neighbours(t.scores, seed, resamples) if t else []
     a.needs = missing(a.seen.found[-1])
     chosen = recommend(t.scores) if t else None
     if chosen is not None:
@@ -219,7 +221,7 @@ def record(
         "moves": moves, "verdict": a.verdict, "health": a.checks, "uses": a.uses, "missing": [need for need in a.needs if not need.where],
         "baselines": {name: {"loss": one.loss.mean().item(), "token_accuracy": one.token_accuracy.mean().item()} for name, one in t.known.items()} if t else None,
         "ensembles": {name: {"loss": one.loss.mean().item(), "exact_accuracy": one.exact_accuracy.mean().item()} for name, one in t.ensembles.items()} if t else None,
-        "failures": a.wrong})
+        "gains": a.gains, "failures": a.wrong})
 
 # %% ../../nbs/analysis/05_report.ipynb #047a1bba
 def show(value: Any, digits: int = 4) -> str:
@@ -236,18 +238,19 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "–"
     cell = lambda value: show(value).replace("|", "\\|").replace("\n", " ")
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
+    lines = [[cell(name) for name in rows[0]], ["---"] * len(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def text(
     a: Analysis,
+    timed: bool = False,  # say how long the evaluations took
 ) -> str:
     "The analysis in a screen."
     lines = [f"{a.architecture.kind} in {a.folder}: {len(a.seen.found)} checkpoints, {sum(e.numel for e in a.seen.found[-1].entries.values()):,} values"]
     for k, one in enumerate(a.seen.found):
         rows = next(iter(a.seen.rows[k].values()), None)
-        scores = next((f", loss {o.loss.mean():.4f}, tokens {o.token_accuracy.mean():.3f}, exact {o.exact_accuracy.mean():.3f}" for o in (a.tested.ones if a.tested else ()) if o.name == one.name), "")
+        scores = next((f", loss {o.loss.mean():.4f}, tokens {o.token_accuracy.mean():.3f}, exact {o.exact_accuracy.mean():.3f}{f', {o.seconds:.1f} s' * timed}" for o in (a.tested.ones if a.tested else ()) if o.name == one.name), "")
         moved = motion(a.seen)[k - 1]["relative"] if k else None
         lines.append(f"  {one.name}: step {show(one.step)}, {one.size / 2**20:.1f} MB, {len(one.entries)} tensors" + (f", {rows.touched:,} of {rows.rows:,} puzzle rows trained" if rows else "")
                      + (f", moved {moved:.3g} per 1000 steps" if moved is not None else "") + scores + (" <- recommended" if k == a.best else ""))
@@ -274,7 +277,7 @@ def _overview(a: Analysis) -> str:
     lines = [f"- {mark} **Training status**: {a.verdict.word} ({a.verdict.why})",
              f"- {mark} **Recommended checkpoint**: {s['recommended_checkpoint'] or 'none: there is no held-out metric to choose by'}",
              f"- {'[FAILED]' if s['health_status'] == 'UNHEALTHY' else '[DONE]'} **Model health**: {s['health_status']}",
-             f"- [DONE] **Weight evolution**: trained weights {show(s['trained_magnitude_change'], 3)} % in mean magnitude from first to last"]
+             f"- {'[DONE]' if s['trained_magnitude_change'] is not None and s['total_checkpoints'] > 1 else '[UNDETERMINED]'} **Weight evolution**: trained weights {show(s['trained_magnitude_change'], 3)} % in mean magnitude from first to last"]
     if s["puzzle_rows"]:
         lines.append(f"- [DONE] **Puzzle embedding**: {s['puzzle_rows_trained']:,} of {s['puzzle_rows']:,} rows were ever trained")
     return "\n".join(lines)
@@ -330,10 +333,12 @@ def _scores(a: Analysis) -> str:
     if not a.tested:
         return "No held-out examples were given, so nothing here says whether the model is good. Give a data set in the official layout: `hrm inspect FOLDER --data DATA`."
     t = a.tested
-    row = lambda name, one: {"": name, "loss, nats per label": float(one.loss.mean()), "tokens": float(one.token_accuracy.mean()), "exact": float(one.exact_accuracy.mean()),
-                             "segments": float(one.stops.mean()) if one.halt.size else None, "Brier score": one.means()["brier"] if one.halt.size else None}
-    tables = [markdown_table([row(o.name, o) for o in t.ones] + [row(f"baseline: {name}", o) for name, o in t.known.items()] + [row(f"ensemble: {name}", o) for name, o in t.ensembles.items()]),
-              f"{len(t.examples)} held-out examples; segments: where the halting head would stop, of {t.ones[0].halt.shape[1]}."]
+    gain = lambda k: show(None) if not 0 < k <= len(a.gains) or a.gains[k - 1] is None else f"{a.gains[k - 1].value:+.4f} [{a.gains[k - 1].low:+.4f}, {a.gains[k - 1].high:+.4f}]"
+    row = lambda name, one, k=0: {"": name, "loss, nats per label": float(one.loss.mean()), "tokens": float(one.token_accuracy.mean()), "exact": float(one.exact_accuracy.mean()),
+                             "segments": float(one.stops.mean()) if one.halt.size else None, "Brier score": one.means()["brier"] if one.halt.size else None,
+                                  f"gain in {t.metric} over the one before": gain(k)}
+    tables = [markdown_table([row(o.name, o, k) for k, o in enumerate(t.ones)] + [row(f"baseline: {name}", o) for name, o in t.known.items()] + [row(f"ensemble: {name}", o) for name, o in t.ensembles.items()]),
+              f"{len(t.examples)} held-out examples; segments: where the halting head would stop, of {t.ones[0].halt.shape[1]}. Gains: paired over the examples, above zero is better."]
     if a.wrong:
         tables += ["Failure cases of the recommended checkpoint, the worst first:", markdown_table(a.wrong)]
     return "\n\n".join(tables)

@@ -28,7 +28,7 @@ def bins(
     values: Tensor,  # [n] finite
 ) -> Tensor:  # [n] int64 from 0 to 65535, in the order of the values
     "The upper 16 bits of each float32, arranged so that the number grows with the value."
-    top = (values.float().view(torch.int32) >> 16).long()
+    top = ((values.float() + 0.0).view(torch.int32) >> 16).long()  # the sum makes one zero of two
     return torch.where(top < 0, -1 - top, top + 2**15)
 
 

@@ -334,7 +334,7 @@ def inspect_command(
     from hrm.analysis.report import analyse, record, text, write
     held_out = read_examples(data, most=examples) if data else None
     found = analyse(folder, pattern, held_out, read_config(config) if config else None, _cells, metric, seed=seed, segments=segments, batch_size=8)
-    print(json.dumps(record(found), indent=1, ensure_ascii=False) if as_json else text(found))
+    print(json.dumps(record(found), indent=1, ensure_ascii=False) if as_json else text(found, timed=True))
     for path in write(found, out, date.today().isoformat()) if out else ():
         print(f"-> {path}", file=sys.stderr)
     if prune:
