@@ -22,7 +22,8 @@ from hrm.analysis import document
 from hrm.analysis.architecture import components, configure, diagram, expected, prune, rebuild, recognise
 from hrm.analysis.discover import CHUNK, Entry, chunks, discover, look, read
 from hrm.analysis.evaluate import Examples, baselines, ensemble, evaluate, marked, read_examples
-from hrm.analysis.report import analyse, markdown, record, summary, text, write
+from hrm.analysis.folder import analyse, record, summary
+from hrm.analysis.report import markdown, text, write
 from hrm.analysis.statistics import CHANCES, Moments, TensorStats, bins, by_kind, document_columns, motion, quantiles, rows_from_sparsity, survey
 from hrm.analysis.verdict import healthy, judge, missing, recommend, use_cases
 from hrm.core import checkpoint

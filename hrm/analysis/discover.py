@@ -111,7 +111,7 @@ def plain(
         return None
     return value if value is None or isinstance(value, (bool, int, float)) else None
 
-
+# %% ../../nbs/analysis/00_discover.ipynb #9416d558
 def _tensors(value: Any) -> int:
     "How many tensors a dictionary holds."
     return sum(isinstance(one, Tensor) for one in value.values()) if isinstance(value, Mapping) else 0
@@ -349,7 +349,7 @@ def _once(found: list[Found]) -> tuple[list[Found], list[Skipped]]:
             copies.append(Skipped(one.path, f"the same bytes as {twin.name}"))
     return kept, copies
 
-
+# %% ../../nbs/analysis/00_discover.ipynb #d61e9a85
 def discover(
     folder: Path | str,  # or a single checkpoint
     pattern: str | None = None,  # such as "step_*" or "**/*.pth"; by default everything in the folder itself

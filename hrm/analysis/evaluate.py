@@ -133,7 +133,7 @@ def brier(one: Evaluation) -> float:
     "Mean squared error of the halting probability as a forecast of being right, over all segments (Brier, 1950)."
     return float(((one.halt - one.right) ** 2).mean())
 
-
+# %% ../../nbs/analysis/03_evaluate.ipynb #1e34dffa
 def chances_of(
     logits: Tensor,  # [..., V]
     cross_entropy: str,  # the one that the model was trained with

@@ -33,7 +33,7 @@ def _difference(a: np.ndarray, b: np.ndarray, seed: int, resamples: int):
     from hrm.core.stats import paired_bootstrap
     return paired_bootstrap(a, b, np.random.default_rng(seed), resamples=resamples)
 
-
+# %% ../../nbs/analysis/04_verdict.ipynb #895068d1
 def judge(
     scores: Sequence[np.ndarray] | None,  # per checkpoint, in order: [N], higher is better; None without examples
     last: int = 3,  # checkpoints in which nothing more may happen

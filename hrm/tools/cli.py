@@ -308,6 +308,7 @@ def _cells(config):
         raise ConfigError(f"relations of {config.seq_len} cells: {error}") from None
 
 
+# %% ../../nbs/tools/02_cli.ipynb #a1efe7b2
 @app.command("inspect")
 def inspect_command(
     folder: Annotated[Path, typer.Argument(help="folder of checkpoints, or a single one", show_default=False)],
@@ -331,7 +332,8 @@ def inspect_command(
         raise ConfigError(f"--metric: found {metric!r}; allowed: {', '.join(allowed)}")
     from hrm.analysis.architecture import prune as without, read_config
     from hrm.analysis.evaluate import read_examples
-    from hrm.analysis.report import analyse, record, text, write
+    from hrm.analysis.folder import analyse, record
+    from hrm.analysis.report import text, write
     held_out = read_examples(data, most=examples) if data else None
     found = analyse(folder, pattern, held_out, read_config(config) if config else None, _cells, metric, seed=seed, segments=segments, batch_size=8)
     print(json.dumps(record(found), indent=1, ensure_ascii=False) if as_json else text(found, timed=True))
