@@ -11,7 +11,7 @@ from hrm.core.device import pick
 from hrm.core.hrm import ArchConfig
 
 FOLDER = ROOT / "benchmarks"
-PROGRAMS = ("throughput", "exchange", "generate", "generator")
+PROGRAMS = ("throughput", "exchange", "generate", "generator", "checkpoints")
 
 
 @pytest.fixture
@@ -69,3 +69,17 @@ def test_generate_reads_the_same_text_both_ways(program, tmp_path):
             assert record["figures"][name]["value"] == whole[way]["ratio"] > 0
         else:
             assert name not in record["figures"]  # no C++ compiler
+
+
+def test_checkpoints_measures_fresh_processes(program, tmp_path, capsys):
+    checkpoint, hrm = importlib.import_module("hrm.core.checkpoint"), importlib.import_module("hrm.core.hrm")
+    config = hrm.HRMConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1, expansion=2, pos_encodings="rope", halt_max_steps=1, vocab_size=4, seq_len=4)
+    for step in (1, 2):
+        checkpoint.write(tmp_path / f"step_{step}", hrm.HRM(config).state_dict(), {"step": step})
+    program("checkpoints").main(folder=str(tmp_path), pattern="step_*", made=False, repeats=1, out=str(tmp_path / "record.json"))
+    record = json.loads((tmp_path / "record.json").read_text())
+    figures = record["figures"]
+    assert record["summary"]["total_checkpoints"] == 2 and record["runs"][0]["heavy"] == []
+    assert 0 < figures["checkpoints.seconds"]["value"] < 15 and 50 < figures["checkpoints.peak_mb"]["value"] < 400
+    with pytest.raises(SystemExit, match="--made"):
+        program("checkpoints").main(folder=str(tmp_path / "nowhere"), pattern="*", made=False, repeats=1, out=str(tmp_path / "none.json"))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STYLE', 'app', 'sudoku', 'dialogue', 'Profile', 'CHECKPOINT', 'Checkpoint', 'OfficialConfig', 'Segments', 'TALKER',
            'complete_profile', 'doctor_command', 'sudoku_data', 'sudoku_train', 'sudoku_evaluate', 'sudoku_solve',
-           'dialogue_data', 'dialogue_train', 'chat_command', 'main']
+           'dialogue_data', 'dialogue_train', 'chat_command', 'inspect_command', 'main']
 
 # %% ../../nbs/tools/02_cli.ipynb #ab0a6e4d
 import os, sys
@@ -294,6 +294,55 @@ def chat_command(
     session = ChatSession(model, tokenizer, Sampling(temperature=temperature, top_k=top_k, top_p=top_p), seeded(seed), system, most, compiled=compiled)
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     chat_loop(session, sys.stdin, lambda text: print(text, end="", flush=True), color)
+
+# %% ../../nbs/tools/02_cli.ipynb #4745d27f
+def _cells(config):
+    "Coordinates of the cells where the model looks at relations: those of a Sudoku board. Raises `ConfigError` for another length."
+    if config.pos_encodings != "relations":
+        return None
+    from hrm.puzzles.model import coordinates
+    from hrm.puzzles.rules import size_of
+    try:
+        return coordinates(size_of(config.seq_len))
+    except ValueError as error:
+        raise ConfigError(f"relations of {config.seq_len} cells: {error}") from None
+
+
+# %% ../../nbs/tools/02_cli.ipynb #a1efe7b2
+@app.command("inspect")
+def inspect_command(
+    folder: Annotated[Path, typer.Argument(help="folder of checkpoints, or a single one", show_default=False)],
+    pattern: Annotated[Optional[str], typer.Option(help="which of it, such as 'step_*' or '**/*.pth'  [default: everything in the folder itself]", show_default=False)] = None,
+    data: Annotated[Optional[Path], typer.Option(help="held-out examples: a data set in the official layout, or one part of it", exists=True, file_okay=False, show_default=False)] = None,
+    out: Annotated[Optional[Path], typer.Option(help="folder for the report, tables and JSON files", file_okay=False, show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="write the recommended (else the last) checkpoint without untrained puzzle rows into --out")] = False,
+    config: OfficialConfig = None,
+    examples: Annotated[int, typer.Option(min=1, help="held-out examples at most")] = 64,
+    segments: Segments = None,
+    metric: Annotated[str, typer.Option(help="that decides: loss, token_accuracy or exact_accuracy")] = "loss",
+    seed: Annotated[int, typer.Option(min=0, help="seed of the bootstrap")] = 0,
+):
+    "Analyse checkpoints of any origin: what they are, how they moved, what can be said of them. Nothing in them is executed."
+    import json
+    from datetime import date
+    if prune and out is None:
+        raise ConfigError("--prune: found no --out; allowed: together with a folder to write to")
+    if metric not in (allowed := ("loss", "token_accuracy", "exact_accuracy")):
+        raise ConfigError(f"--metric: found {metric!r}; allowed: {', '.join(allowed)}")
+    from hrm.analysis.architecture import prune as without, read_config
+    from hrm.analysis.evaluate import read_examples
+    from hrm.analysis.folder import analyse, record
+    from hrm.analysis.report import text, write
+    held_out = read_examples(data, most=examples) if data else None
+    found = analyse(folder, pattern, held_out, read_config(config) if config else None, _cells, metric, seed=seed, segments=segments, batch_size=8)
+    print(json.dumps(record(found), indent=1, ensure_ascii=False) if as_json else text(found, timed=True))
+    for path in write(found, out, date.today().isoformat()) if out else ():
+        print(f"-> {path}", file=sys.stderr)
+    if prune:
+        one = found.seen.found[-1 if found.best is None else found.best]
+        facts = without(one, out / "pruned" / one.path.stem)
+        print(f"-> {out / 'pruned' / one.path.stem}: {facts['kept']:,} of {facts['rows']:,} rows, {facts['pruned_bytes'] / 2**20:.1f} of {facts['bytes'] / 2**20:.1f} MB", file=sys.stderr)
 
 # %% ../../nbs/tools/02_cli.ipynb #10607187
 def main(
