@@ -28,6 +28,7 @@ SECTIONS = {  # section of a profile -> the model that reads it
     "dialogue.evaluate": "hrm.dialogue.evaluate:EvaluateConfig",
     "checkpoints.data": "hrm.puzzles.arc_data:DataConfig",
     "checkpoints.train": "hrm.puzzles.arc_train:TrainConfig",
+    "checkpoints.sweep": "hrm.tools.sweep:SweepConfig",
 }
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb")
                    if not any(part.startswith((".", "_")) for part in path.relative_to(ROOT).parts))
