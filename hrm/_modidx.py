@@ -553,6 +553,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'hrm/puzzles/arc_train.py'),
                                        'hrm.puzzles.arc_train._data': ('puzzles/arc_train.html#_data', 'hrm/puzzles/arc_train.py'),
                                        'hrm.puzzles.arc_train.as_batch': ('puzzles/arc_train.html#as_batch', 'hrm/puzzles/arc_train.py'),
+                                       'hrm.puzzles.arc_train.baselines': ('puzzles/arc_train.html#baselines', 'hrm/puzzles/arc_train.py'),
                                        'hrm.puzzles.arc_train.build': ('puzzles/arc_train.html#build', 'hrm/puzzles/arc_train.py'),
                                        'hrm.puzzles.arc_train.in_disguises': ( 'puzzles/arc_train.html#in_disguises',
                                                                                'hrm/puzzles/arc_train.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'model_config', 'build', 'RunConfig', 'TrainConfig', 'as_batch', 'ArcPuzzleTask', 'Measured', 'measure',
-           'solutions', 'passed', 'in_disguises', 'run', 'load']
+           'baselines', 'solutions', 'passed', 'in_disguises', 'run', 'load']
 
 # %% ../../nbs/puzzles/12_arc_train.ipynb #381e1140
 from collections.abc import Callable
@@ -153,6 +153,19 @@ def measure(
         last = (facts[name].float().cpu().numpy() for name in ("lm_rows", "accuracy", "exact"))
         parts.append((outputs["logits"].argmax(-1).to(torch.uint8).cpu().numpy(), *last, q, right, stops.argmax(1) + 1))
     return Measured(*map(np.concatenate, zip(*parts)))
+
+# %% ../../nbs/puzzles/12_arc_train.ipynb #6e8e2ece
+def baselines(
+    train: Examples,
+    questions: Examples,  # held out
+) -> dict[str, float]:
+    "Measures of answers that need no model, averaged over questions as in `measure`."
+    counts = np.bincount(train.labels[train.labels != PAD], minlength=VOCAB)
+    valid = questions.labels != PAD
+    mean = lambda values: float(((values * valid).sum(1) / valid.sum(1)).mean())
+    surprise = np.log(counts.sum() / np.maximum(counts, 0.5))  # nats; half a count for what never occurred
+    return {"frequencies_loss": mean(surprise[questions.labels]), "most_frequent_accuracy": mean(questions.labels == counts.argmax()),
+            "copy_accuracy": mean(questions.labels == questions.inputs)}
 
 # %% ../../nbs/puzzles/12_arc_train.ipynb #66d0d9c9
 def solutions(
