@@ -84,7 +84,7 @@ def draw_trials(
         found.setdefault(json.dumps(one, sort_keys=True), one)
     return list(found.values())
 
-# %% ../../nbs/tools/06_sweep.ipynb #9864ac32
+# %% ../../nbs/tools/06_sweep.ipynb #4a98bfb6
 def stage_section(
     stage: str,  # such as checkpoints_train
 ) -> tuple[str, type[Section]]:  # name of the section that the chapter reads, and its model
@@ -98,7 +98,7 @@ def stage_section(
             return name, getattr(importlib.import_module(origin[model]), model)
     raise ConfigError(f"stage {stage}: its chapter reads no section {name}; allowed: a stage with one, such as sudoku_train")
 
-
+# %% ../../nbs/tools/06_sweep.ipynb #5c1405fc
 class Ground(Section):
     "What every trial of a stage starts from."
     where: tuple[str, ...]  # keys that lead to the stage's section
