@@ -14,14 +14,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
@@ -74,12 +74,22 @@ class LoopConfig(Section):
     evaluate_every: int = Field(gt=0)
     log_every: int = Field(gt=0)
     keep_every: int = Field(0, ge=0)  # periodic checkpoints that stay; 0 for none
+    keep_at: tuple[int, ...] = ()  # more steps after which a checkpoint stays; the held-out part is measured there as well
+    keep_optimizer: bool = False  # put the optimizers' state beside the weights of every checkpoint
+    store: dict[str, Literal["float16", "bfloat16"]] = {}  # weights that a checkpoint holds in a narrower type, by name
     checkpoint_seconds: float = Field(60.0, ge=0)  # between training states; 0 writes one after every step
     accumulate: int = Field(1, gt=0)  # pieces of work per optimizer step
     amp: Literal["off", "bf16", "fp16"] = "off"  # for models that do not choose their own precision
     compile: Literal["auto", "on", "off"] = "auto"  # auto: where a C++ compiler or a GPU is found
     best: str = "exact_accuracy"  # held-out metric that decides which checkpoint is the best
     best_mode: Literal["max", "min"] = "max"
+
+    @model_validator(mode="after")
+    def _ascending(self):
+        steps = (0, *self.keep_at)
+        if any(a >= b for a, b in zip(steps, steps[1:])) or steps[-1] > self.steps:
+            raise ValueError(f"keep_at {list(self.keep_at)}; allowed: ascending steps from 1 to {self.steps}")
+        return self
 
 # %% ../../nbs/core/11_train.ipynb #ea129cf2
 def _attention(query, key, value, *args, out_shape=None, **kwargs) -> int:
@@ -266,6 +276,8 @@ class _Run:
 
     @classmethod
     def of(cls, task: Task, config: LoopConfig) -> "_Run":
+        if unknown := set(config.store) - set(task.model.state_dict()):
+            raise ConfigError(f"loop.store: found {', '.join(sorted(unknown))}; allowed: {', '.join(task.model.state_dict())}")
         scaler = torch.amp.GradScaler(next(task.model.parameters()).device.type, enabled=config.amp == "fp16")
         return cls(task, config, [_Group.of(part, own) for part, own in task.groups], scaler)
 
@@ -364,7 +376,34 @@ def _count(run: _Run) -> int:
     run.task.load_state_dict(saved)
     return flops
 
+# %% ../../nbs/core/11_train.ipynb #f03b6219
+def _second_name(source: str, target: str) -> str:
+    "Copy a file. Tensors, which nobody writes in place, get a second name instead where the file system allows it."
+    if source.endswith((".safetensors", ".pt")):
+        with suppress(OSError):
+            os.link(source, target)
+            return target
+    return shutil.copy2(source, target)
 
+
+def _clone(folder: Path, target: Path, ignore: Callable | None = None) -> None:
+    "Put a copy of a folder in its place: complete or not at all."
+    new = target.with_name(f".{target.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(folder, new, ignore=ignore, copy_function=_second_name)
+    shutil.rmtree(target, ignore_errors=True)
+    new.rename(target)
+
+
+def _stored(weights: dict[str, Tensor], store: dict[str, str]) -> dict[str, Tensor]:
+    "The weights as a checkpoint holds them. Raises OverflowError where a narrower type has no room for a value."
+    narrow = {name: weights[name].to(getattr(torch, dtype)) for name, dtype in store.items()}
+    for name, tensor in narrow.items():
+        if (tensor.isinf() & ~weights[name].isinf()).any():
+            raise OverflowError(f"store: {name} has values up to {weights[name].abs().max():.3g}, too large for {store[name]}")
+    return weights | narrow
+
+# %% ../../nbs/core/11_train.ipynb #f2e96a09
 def _evaluate(run: _Run, tracker: Tracker, folder: Path, meta: dict[str, Any]) -> dict[str, float]:
     "Evaluate, log, and write the checkpoints that are due."
     config, began = run.config, time.perf_counter()
@@ -374,16 +413,19 @@ def _evaluate(run: _Run, tracker: Tracker, folder: Path, meta: dict[str, Any]) -
         if config.best not in metrics:
             raise ConfigError(f"best: {config.best!r} is none of the held-out metrics {', '.join(metrics)}")
         tracker.log(run.step, **{f"held_out.{name}": value for name, value in metrics.items()})
-        value, weights = metrics[config.best], run.task.model.state_dict()
+        value, weights = metrics[config.best], _stored(run.task.model.state_dict(), config.store)
+        state = {"groups": [group.state_dict() for group in run.groups]} if config.keep_optimizer else None
         better = run.best is None or (value > run.best["value"] if config.best_mode == "max" else value < run.best["value"])
         if better:
             run.best = {"metric": config.best, "value": value, "step": run.step}
         about = meta | {"step": run.step, "metrics": metrics, "best": run.best}
-        due = {"best": better, "final": run.step == config.steps,
-               f"step_{run.step:06d}": bool(config.keep_every) and run.step % config.keep_every == 0}
-        for name, wanted in due.items():
-            if wanted:
-                checkpoint.write(folder / name, weights, about)
+        periodic = bool(config.keep_every) and run.step % config.keep_every == 0 or run.step in config.keep_at
+        due = {f"step_{run.step:06d}": periodic, "final": run.step == config.steps, "best": better}
+        first, *more = [folder / name for name, wanted in due.items() if wanted] or [None]
+        if first:
+            checkpoint.write(first, weights, about, state)
+        for other in more:
+            _clone(first, other)
     run.evaluate_seconds += time.perf_counter() - began
     return metrics
 
@@ -428,7 +470,7 @@ def _drive(run: _Run, model: nn.Module, folder: Path, meta: dict, tracker: Track
             run.train_seconds += time.perf_counter() - began
             if rank == 0 and (run.step % config.log_every == 0 or run.step == config.steps):
                 _report(run, tracker, bar, watch)
-            if run.step % config.evaluate_every == 0 or run.step == config.steps:
+            if run.step % config.evaluate_every == 0 or run.step == config.steps or run.step in config.keep_at:
                 run.metrics = _evaluate(run, tracker, folder, meta) if rank == 0 else {}
                 if dist.is_initialized():
                     dist.barrier()
@@ -455,14 +497,9 @@ def _compile(task: Task, wish: str, device: torch.device) -> tuple[bool, str]:
 
 
 def _publish(folder: Path, out: Path) -> None:
-    "Put a finished run in its place: complete or not at all. Process 0 does."
-    if world()[0]:
-        return
-    new = out.with_name(f".{out.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(folder, new, ignore=shutil.ignore_patterns("latest", ".*", "rank_*", "wandb"))
-    shutil.rmtree(out, ignore_errors=True)
-    new.rename(out)
+    "Put a finished run in its place. Process 0 does."
+    if world()[0] == 0:
+        _clone(folder, out, shutil.ignore_patterns("latest", ".*", "rank_*", "wandb"))
 
 
 def _identity(run: _Run, name: str, settings: dict, data_hash: str) -> tuple[dict, dict]:

@@ -69,7 +69,7 @@ class PuzzleTask(Task):
         self.groups = [(model, config.optim)]
         self.size, self.held_out = train.size, held_out.take(slice(config.evaluate_puzzles))
         self.device = model.inner.H_init.device
-        self.inputs, self.labels = (part.to(torch.uint8).to(self.device) for part in train.tokens())
+        self.inputs, self.labels = (part.to(self.device) for part in train.tokens(torch.uint8))
         self.stream = Stream(len(train), generator)
         rank, size = world()
         self.mine = share(config.batch_size, rank, size)

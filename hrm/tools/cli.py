@@ -295,6 +295,11 @@ def chat_command(
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     chat_loop(session, sys.stdin, lambda text: print(text, end="", flush=True), color)
 
+# %% ../../nbs/tools/02_cli.ipynb #cf66a06f
+from .sweep import app as sweeps
+
+app.add_typer(sweeps, name="sweep")
+
 # %% ../../nbs/tools/02_cli.ipynb #4745d27f
 def _cells(config):
     "Coordinates of the cells where the model looks at relations: those of a Sudoku board. Raises `ConfigError` for another length."

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BAR', 'ADDRESS', 'CELL_FILE', 'RUNNERS', 'PAGE', 'chapters', 'chapter', 'report_path', 'check_parameters',
            'join_streams', 'clean_text', 'scrub', 'Stopper', 'end_with_dvc', 'environment', 'command', 'run',
-           'papermill_run', 'execute', 'code_of', 'extract_code', 'imported', 'module_file', 'acts', 'modules_of',
-           'deps', 'sync_deps', 'plots_template', 'main']
+           'papermill_run', 'leave_metrics', 'execute', 'code_of', 'extract_code', 'imported', 'module_file', 'acts',
+           'modules_of', 'deps', 'sync_deps', 'plots_template', 'main']
 
 # %% ../../nbs/tools/00_stage.ipynb #65036303
 import argparse, ast, json, os, re, signal, sys, threading, time
@@ -234,12 +234,25 @@ def papermill_run(
         stdout_file=sys.stdout, stderr_file=sys.stderr, on_cell_start=stopper.before_cell)
 
 
-def _store(nb, target: Path, partial: Path) -> int:
+def _store(nb, target: Path, partial: Path) -> None:
     "Write the scrubbed notebook in one step and drop the partial one."
     import nbformat
     write_atomic(target, nbformat.writes(scrub(nb, str(root()))) + "\n")
     partial.unlink(missing_ok=True)
-    return 0
+
+# %% ../../nbs/tools/00_stage.ipynb #fbc33cc1
+def leave_metrics(
+    stage: str,                  # such as "sudoku_train"
+    profile: str | None = None,  # such as "laptop"
+) -> Path | None:                # the copy, if there is one
+    "Copy the metrics of a stage that ran as a trial into the trial's folder, where that folder awaits this stage."
+    project, experiment = os.environ.get("DVC_ROOT"), os.environ.get("DVC_EXP_NAME")
+    folder = os.environ.get("HRM_TRIAL") or (project and experiment and os.path.join(project, "data", "trials", experiment))
+    metrics = report_path(stage, profile).with_name("metrics.json")
+    if not folder or not metrics.is_file() or not (asked := Path(folder) / "trial.json").is_file():
+        return None
+    about = json.loads(asked.read_text(encoding="utf-8"))
+    return write_atomic(asked.with_name("metrics.json"), metrics.read_bytes()) if (about["stage"], about["profile"]) == (stage, profile) else None
 
 # %% ../../nbs/tools/00_stage.ipynb #71c7a709
 def execute(
@@ -266,7 +279,9 @@ def execute(
     if error is not None:
         print(f"{error}\n{stage}: failed; as far as it came: {partial.relative_to(root())}", file=sys.stderr)
         return 1
-    return _store(nb, target, partial)
+    _store(nb, target, partial)
+    leave_metrics(stage, profile)
+    return 0
 
 # %% ../../nbs/tools/00_stage.ipynb #8126a620
 def code_of(
