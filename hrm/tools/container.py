@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUNNERS', 'IMAGE', 'GPU_ARGS', 'RUN_ARGS', 'PLACE', 'PASSED', 'PASSED_GROUPS', 'START', 'Wish', 'runner', 'wish',
            'container_name', 'container_line', 'attend', 'Host', 'look_at_host', 'shared_memory', 'judge_host',
-           'judge_passthrough', 'clear_away', 'run_in_container', 'build_line', 'build']
+           'judge_passthrough', 'clear_away', 'run_in_container', 'build_line', 'engine', 'build']
 
 # %% ../../nbs/tools/06_container.ipynb #b77d59e0
 import json, os, platform, shlex, shutil, signal, subprocess, sys
@@ -167,9 +167,9 @@ def shared_memory(
             return size / 2**30
     return 64 / 1024
 
-# %% ../../nbs/tools/06_container.ipynb #8b500c87
-START = {"docker": "start it (systemctl start docker), or add yourself to the group docker, or set HRM_RUNNER=podman",
-         "podman": "see podman info; as root it needs runc or crun, without root also newuidmap"}
+# %% ../../nbs/tools/06_container.ipynb #939a8e84
+START = {"docker": "Start it (systemctl start docker), or add yourself to the group docker, or set HRM_RUNNER=podman.",
+         "podman": "See podman info; as root it needs runc or crun, without root also newuidmap."}
 
 
 def judge_host(
@@ -181,7 +181,7 @@ def judge_host(
     if not host.program:
         return [Finding("engine", "error", f"{engine} is not installed", f"Install {engine}, or set HRM_RUNNER to host.")]
     if host.answer is None:
-        return [Finding("engine", "error", f"{engine} is installed, but no engine answers: {host.trouble}", START[engine].capitalize() + ".")]
+        return [Finding("engine", "error", f"{engine} is installed, but no engine answers: {host.trouble.rstrip(' .?')}", START[engine])]
     found = [Finding("engine", "ok", f"{engine} {host.answer}")]
     if host.image:
         found.append(Finding("image", "ok", host.wanted.image + (f", CUDA {host.image_cuda}" if host.image_cuda else "")))
@@ -270,14 +270,22 @@ def build_line(
     return [engine, "build", *form, "--file", str(folder / "docker" / "Dockerfile"), *argument, "--tag", image, *extra, str(folder)]
 
 
+def engine() -> str:
+    "The engine that stages use; while they run on the host, the first of docker and podman that answers. Raises `ConfigError`."
+    where = runner()
+    answers = [name for name in RUNNERS[1:] if where == "host" and look_at_host(wish(name)).answer is not None]
+    if where == "host" and not answers:
+        raise ConfigError("container: neither docker nor podman answers; install one of them, and see hrm doctor")
+    return where if where != "host" else answers[0]
+
+
 def build(
     base: str | None = None,
-    engine: str | None = None,    # None for the first of docker and podman that answers
     extra: tuple[str, ...] = (),
-) -> int:                         # exit code of the engine
-    "Build the image with an engine that answers. Raises `ConfigError` where there is none."
-    for name in [engine] if engine else [runner()] if runner() != "host" else ["docker", "podman"]:
-        found = judge_host(look_at_host(replace(wish(name), gpu_args=())))[0]
-        if found.state == "ok":
-            return subprocess.run(build_line(name, base, wish(name).image, extra=extra)).returncode
-    raise ConfigError(f"container: {found.text}. {found.hint}")
+) -> int:  # exit code of the engine
+    "Build the image. Raises `ConfigError` where no engine answers."
+    name = engine()
+    found = judge_host(look_at_host(replace(wish(name), gpu_args=())))[0]
+    if found.state != "ok":
+        raise ConfigError(f"runner {name}: {found.text}. {found.hint}")
+    return subprocess.run(build_line(name, base, wish(name).image, extra=extra)).returncode
