@@ -331,7 +331,7 @@ def test_a_stopped_training_resumes_in_the_container_and_ends_like_the_hosts(lon
 
 @pytest.mark.container
 def test_torchrun_with_two_processes_in_the_container(longer, variables):
-    line = (BIN / "hrm", "container", "run", "python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "hrm.tools.cli", "train", "--profile", "smoke",
+    line = (BIN / "hrm", "container", "run", "python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--", "hrm.tools.cli", "train", "--profile", "smoke",
             "--run", "4x4", "--out", "pair", "--resume", "pair_resume")
     done = shell(*line, cwd=longer, **variables)
     assert done.stdout.count("4x4: 60 steps") == 1, done.stdout

@@ -26,6 +26,7 @@ SECTIONS = {  # section of a profile -> the model that reads it
     "dialogue.train": "hrm.dialogue.train:TrainConfig",
     "dialogue.ablate": "hrm.dialogue.ablate:AblateConfig",
     "dialogue.evaluate": "hrm.dialogue.evaluate:EvaluateConfig",
+    "blackwell.benchmark": "hrm.core.benchmark:BenchmarkConfig",
 }
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb")
                    if not any(part.startswith((".", "_")) for part in path.relative_to(ROOT).parts))

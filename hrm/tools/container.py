@@ -120,7 +120,7 @@ class Host:
     shm_gib: float = 0.0        # the host's shared memory
     folder_is_mine: bool = True # may the caller write into the project's folder
 
-
+# %% ../../nbs/tools/06_container.ipynb #360c8a0b
 def _ask(*line: str) -> tuple[bool, str]:
     "Whether a program succeeds within 30 seconds, and what it says."
     try:
@@ -151,7 +151,7 @@ def look_at_host(
     found = dict(one.split("=", 1) for one in json.loads(variables) or [] if "=" in one) if there else {}
     return replace(host, answer=said, image=there, image_cuda=found.get("CUDA_VERSION"))
 
-# %% ../../nbs/tools/06_container.ipynb #dd311afa
+# %% ../../nbs/tools/06_container.ipynb #b1e1fb88
 def shared_memory(
     host: Host,
 ) -> float:  # GiB
@@ -167,7 +167,7 @@ def shared_memory(
             return size / 2**30
     return 64 / 1024
 
-# %% ../../nbs/tools/06_container.ipynb #939a8e84
+# %% ../../nbs/tools/06_container.ipynb #dab6036d
 START = {"docker": "Start it (systemctl start docker), or add yourself to the group docker, or set HRM_RUNNER=podman.",
          "podman": "See podman info; as root it needs runc or crun, without root also newuidmap."}
 
@@ -196,7 +196,7 @@ def judge_host(
         found.append(Finding("owner", "error", "the project's folder is not yours to write", "An earlier container wrote as root: chown -R it back."))
     return found + judge_passthrough(host)
 
-
+# %% ../../nbs/tools/06_container.ipynb #341f0395
 def judge_passthrough(
     host: Host,
 ) -> list[Finding]:
@@ -217,7 +217,7 @@ def judge_passthrough(
                              f"Update the host's driver to {least} or later, or build on an image with CUDA 12.8: hrm container build --base 25.02."))
     return found
 
-# %% ../../nbs/tools/06_container.ipynb #6728e87d
+# %% ../../nbs/tools/06_container.ipynb #ae0080f5
 def clear_away(
     engine: str,
     name: str,
@@ -250,7 +250,7 @@ def run_in_container(
         print(f"{engine} could not start the container (exit code {code}); its flags: HRM_RUN_ARGS, HRM_GPU_ARGS", file=sys.stderr)
     return code
 
-# %% ../../nbs/tools/06_container.ipynb #2042cebf
+# %% ../../nbs/tools/06_container.ipynb #e437c8ab
 def build_line(
     engine: str,
     base: str | None = None,  # such as 25.10, or an image's full name; None for the Dockerfile's own
