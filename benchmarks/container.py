@@ -6,7 +6,7 @@ NVIDIA's image has 20 GB and wants a network. The base that is made instead has 
 this machine's release from this machine's mirror, a torch whose version is not the one of the lock, pip settings and a list
 of pins that get in the way, a user with id 1000, an entry point of its own. `docker/Dockerfile` is then built on it
 unchanged, without a network, from the wheels that the lock names. podman and runc do the work; their images and settings
-stand in a temporary folder and nothing of them is left. It needs root, podman, runc, catatonit and mmdebstrap.
+stand in a temporary folder and nothing of them is left. It needs root, podman, runc, catatonit and mmdebstrap. `HRM_WORKSHOP` names a folder to keep base and image in for the next time.
 """
 import json
 import os

@@ -11,7 +11,7 @@ from hrm.core.device import pick
 from hrm.core.hrm import ArchConfig
 
 FOLDER = ROOT / "benchmarks"
-PROGRAMS = ("throughput", "exchange", "generate", "generator")
+PROGRAMS = ("throughput", "exchange", "generate", "generator", "container")
 
 
 @pytest.fixture

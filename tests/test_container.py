@@ -253,6 +253,8 @@ def test_exit_codes_come_through(project, variables, shop, monkeypatch):
     assert done.returncode == 1 and "as it should" in done.stderr and (project / "data/.partial/smoke/failing/failing.ipynb").exists()
     done = shell(BIN / "hrm", "container", "run", "sh", "-c", "exit 75", cwd=project, ok=False, **variables)
     assert done.returncode == 75
+    done = subprocess.run([BIN / "hrm", "container", "run", "cat"], cwd=project, env=environment(**variables), input="a word", capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "a word")
     shell(sys.executable, "-m", "dvc", "init", "--no-scm", "-q", cwd=project)
     done = shell(sys.executable, "-m", "dvc", "repro", "failing", cwd=project, ok=False, **variables)
     assert done.returncode and "exited with 1" in done.stdout + done.stderr

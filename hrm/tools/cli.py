@@ -74,7 +74,7 @@ def container_run(context: typer.Context):
     from hrm.tools.container import engine, run_in_container
     if not context.args:
         raise ConfigError("hrm container run: found no program; allowed: a program and its arguments")
-    raise typer.Exit(run_in_container(list(context.args), engine()))
+    raise typer.Exit(run_in_container(list(context.args), engine(), held=False))
 
 # %% ../../nbs/tools/02_cli.ipynb #cb11190e
 @sudoku.command("data")

@@ -63,9 +63,10 @@ PASSED_GROUPS = ("WANDB_", "NCCL_", "TORCH_", "TORCHINDUCTOR_", "TORCHDYNAMO_")
 def container_name(
     folder: Path,  # the project's
     words: list[str],  # what runs
+    held: bool = True, # is it a stage
 ) -> str:
-    "One name for one piece of work in one folder, so that two of it cannot run at once."
-    return f"hrm-{hash_of([str(folder), words])[:12]}"
+    "One name for one stage in one folder, so that two of it cannot run at once; a name of its own for any other program."
+    return f"hrm-{hash_of([str(folder), words])[:12]}" + ("" if held else f"-{os.getpid()}")
 
 
 def container_line(
@@ -73,27 +74,31 @@ def container_line(
     words: list[str],  # the program and its arguments, as they would stand on the host
     folder: Path,      # the project's
     user: tuple[int, int],  # user and group that own what is written
+    held: bool = True, # does the caller hold the standard input open as a sign of life
 ) -> list[str]:        # the engine's program and arguments
     "The line that runs something in the container. Raises `ConfigError` for a folder that the engine cannot be told."
     if "," in str(folder):
         raise ConfigError(f"{folder}: found a comma in the project's folder; allowed: a path without one, for {wanted.engine} reads it as a divider")
     passed = [name for name in sorted(os.environ) if name in PASSED or name.startswith(PASSED_GROUPS)]
     keep_id = ["--userns=keep-id"] if wanted.engine == "podman" and os.geteuid() else []  # without root, podman would map ids
-    return [wanted.engine, "run", "--rm", "--init", "--interactive", "--name", container_name(folder, words),
+    caller = ["--env", "HRM_CALLER=stdin"] if held else []
+    return [wanted.engine, "run", "--rm", "--init", "--interactive", "--name", container_name(folder, words, held),
             "--user", f"{user[0]}:{user[1]}", *keep_id,
             "--mount", f"type=bind,source={folder},target={PLACE}", "--workdir", PLACE,
-            "--env", f"HRM_ROOT={PLACE}", "--env", "HRM_RUNNER=host", "--env", "HRM_CALLER=stdin", "--env", "USER=hrm",
+            "--env", f"HRM_ROOT={PLACE}", "--env", "HRM_RUNNER=host", "--env", "USER=hrm", *caller,
             *(word for name in passed for word in ("--env", name)), *wanted.gpu_args, *wanted.run_args, wanted.image, *words]
 
-# %% ../../nbs/tools/06_container.ipynb #9fa7f84e
+# %% ../../nbs/tools/06_container.ipynb #43f732b2
 def attend(
-    line: list[str],  # an engine's client and its arguments
-) -> int:             # the container's exit code; 128 + signal if the client was killed
-    "Run the client with an open pipe to it, pass signals on, and wait."
-    child = subprocess.Popen(line, stdin=subprocess.PIPE, start_new_session=True)
+    line: list[str],    # an engine's client and its arguments
+    held: bool = True,  # hold its standard input open as a sign of life; else it has ours
+) -> int:               # the container's exit code; 128 + signal if the client was killed
+    "Run the client, pass signals on, and wait."
+    child = subprocess.Popen(line, stdin=subprocess.PIPE if held else None, start_new_session=held)
 
     def pass_on(number, frame=None):
-        child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+        if held or number != signal.SIGINT:  # from the terminal it has reached the client already
+            child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     end_with_dvc()
@@ -236,16 +241,17 @@ def clear_away(
 def run_in_container(
     words: list[str],  # the program and its arguments, as they would stand on the host
     engine: str,       # docker or podman
+    held: bool = True, # a stage, which ends when its caller does; else a program that may read the terminal
 ) -> int:              # exit code of what ran
     "Check first, run then. Raises `ConfigError` with one line for each thing that is missing."
     wanted = wish(engine)
     wrong = [finding for finding in judge_host(look_at_host(wanted)) if finding.state == "error"]
     if wrong:
         raise ConfigError(f"runner {engine}: " + "\n".join(f"{finding.text}. {finding.hint}" for finding in wrong))
-    line = container_line(wanted, words, root(), (os.getuid(), os.getgid()))
-    clear_away(engine, container_name(root(), words))
+    line = container_line(wanted, words, root(), (os.getuid(), os.getgid()), held)
+    clear_away(engine, container_name(root(), words, held))
     sys.stdout.flush()
-    code = attend(line)
+    code = attend(line, held)
     if code in (125, 126, 127):
         print(f"{engine} could not start the container (exit code {code}); its flags: HRM_RUN_ARGS, HRM_GPU_ARGS", file=sys.stderr)
     return code
