@@ -12,6 +12,7 @@ from hrm.core.hrm import ArchConfig
 
 FOLDER = ROOT / "benchmarks"
 PROGRAMS = ("throughput", "exchange", "generate", "generator", "checkpoints")
+PROGRAMS = ("throughput", "exchange", "generate", "generator", "container")
 
 
 @pytest.fixture

@@ -1,0 +1,183 @@
+"The hardware table and the findings about machines that are not here, from records of what they say of themselves."
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hrm.core.benchmark import against, attention_rates, copy_rate, fastest
+from hrm.core.config import ConfigError, validate
+from hrm.core.hardware import CARDS, driver_for, false_alarm, find_card, install_line, least_seconds, served_by
+from hrm.core.preflight import TROUBLES, Bench, describe, driver_version, judge
+from hypothesis import given
+from hypothesis import strategies as st
+
+RECORDS = Path(__file__).parent / "machines"
+SPARE = {"place", "system", "Python", "processor", "torch", "driver", "GPU", "precision", "TF32", "attention", "compile", "memory", "disk", "shared memory", "folder"}
+
+
+def recorded(name: str, **changes) -> Bench:
+    return validate(json.loads((RECORDS / f"{name}.json").read_text()) | changes, Bench)
+
+
+def findings(bench: Bench) -> dict:
+    found = judge(bench)
+    assert len({f.name for f in found}) == len(found), "two findings of one name"
+    assert all(f.hint for f in found if f.state != "ok") and not any(f.hint for f in found if f.state == "ok")
+    assert all(len(line) < 220 for f in found for line in str(f).splitlines())
+    return {f.name: f for f in found}
+
+
+def wrong(bench: Bench) -> dict[str, str]:
+    return {name: f.state for name, f in findings(bench).items() if f.state != "ok"}
+
+
+def test_a_sound_card():
+    found = findings(recorded("rtx5090"))
+    assert set(found) == SPARE | {"GPU code", "GPU memory", "NVML"} and {f.state for f in found.values()} == {"ok"}
+    assert found["GPU"].text == "NVIDIA GeForce RTX 5090, compute capability 12.0" and found["GPU code"].text == "runs sm_120"
+    assert found["attention"].text == "float32: efficient, bfloat16: flash" and found["precision"].text.startswith("bfloat16")
+    assert found["TF32"].text == "off for float32 products (highest)"
+
+
+def test_an_old_driver_is_told_before_anything_about_torch():
+    found = findings(recorded("b200_old_driver"))
+    assert wrong(recorded("b200_old_driver")) == {"driver": "error", "GPU": "error"}
+    assert found["driver"].text == "570.86.10, but CUDA 13.0 needs 580 or later" and "580" in found["driver"].hint
+    assert "See the driver" in found["GPU"].hint
+    assert "driver" not in wrong(recorded("b200_old_driver", cuda="12.8", torch="2.10.0+cu128"))
+
+
+def test_spark_in_nvidias_container():
+    bench = recorded("gb10_container")
+    found = findings(bench)
+    assert wrong(bench) == {"shared memory": "error"} and "--ipc=host" in found["shared memory"].hint
+    assert found["GPU code"].text == "runs sm_120; torch's warning that 12.1 is too new can be ignored"
+    assert "no memory figure from it" in found["NVML"].text and found["GPU memory"].text.startswith("119.7 GiB shared with the processor")
+    assert found["TF32"].text == "on for float32 products (TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1)"
+    assert found["place"].text == "in a container" and "/usr/local/cuda/bin/ptxas" in found["compile"].text
+    assert wrong(recorded("gb10_container", ptxas=None, shm_gib=16.0)) == {"compile": "error"}
+
+
+def test_a_wheel_without_code_for_the_card():
+    found = findings(recorded("wheel_without_blackwell"))
+    assert wrong(recorded("wheel_without_blackwell")) == {"GPU code": "error", "NVML": "note"}
+    assert "no code for capability 12.0" in found["GPU code"].text and found["GPU code"].hint == "In a fresh environment: pip install -r requirements.lock"
+    older = findings(recorded("wheel_without_blackwell", driver="570.124.06"))["GPU code"]
+    assert "torch==2.10.*" in older.hint
+
+
+def test_plain_pip_on_a_spark_before_torch_2_11():
+    assert wrong(recorded("gb10_cpu_wheel")) == {"GPU": "error"}
+    assert "built without CUDA" in findings(recorded("gb10_cpu_wheel"))["GPU"].text
+
+
+def test_no_gpu_is_no_fault():
+    assert wrong(recorded("cpu_only")) == {"compile": "note"}
+    assert findings(recorded("cpu_only"))["GPU"].text == "none; the smoke and laptop profiles need none"
+
+
+def test_two_cards_and_an_assembler_that_knows_neither():
+    bench = recorded("b300_two")
+    assert {"GPU 0", "GPU 1", "GPU code 0", "GPU code 1", "GPU memory 0", "GPU memory 1"} <= set(findings(bench))
+    assert findings(bench)["GPU code 1"].text.startswith("runs sm_100") and wrong(bench) == {"compile": "error"}
+    assert wrong(recorded("b300_two", triton="3.7.1")) == {}
+
+
+@pytest.mark.parametrize("change, name", [({"disk_gb": 0.5}, "disk"), ({"writable": False}, "folder"), ({"python": [3, 10]}, "Python"), ({"shm_gib": 0.0625}, "shared memory")])
+def test_room(change, name):
+    assert wrong(recorded("rtx5090", **change)) == {name: "error"}
+
+
+def test_a_record_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match="unknown key"):
+        recorded("rtx5090", colour="green")
+    with pytest.raises(ConfigError, match="capability"):
+        validate(json.loads((RECORDS / "rtx5090.json").read_text()) | {"gpus": [{"name": "x", "capability": "12.0", "memory_gib": 1.0, "memory_from": "torch", "bf16": True, "nvml": "ok"}]}, Bench)
+
+
+def test_this_machine_describes_itself():
+    bench = describe()
+    assert validate(json.loads(bench.model_dump_json()), Bench) == bench
+    assert set(findings(bench)) >= SPARE
+
+
+def test_doctor_as_json_and_its_exit_code():
+    done = subprocess.run([Path(sys.executable).parent / "hrm", "doctor", "--json"], cwd=ROOT, capture_output=True, text=True)
+    told = json.loads(done.stdout)
+    assert validate(told["bench"], Bench).torch == told["machine"]["torch"]
+    assert done.returncode == int("error" in {f["state"] for f in told["findings"]})
+    assert {"engine", "dvc", "project", *SPARE} <= {f["name"] for f in told["findings"]}
+
+
+def test_judging_needs_no_torch():
+    program = "import sys, hrm.core.preflight, hrm.tools.container; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("text, version", [
+    ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build", "580.95.05"),
+    ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.10  Wed Jan 15", "570.86.10"), ("nothing of the kind", None)])
+def test_driver_version(text, version, tmp_path, monkeypatch):
+    (tmp_path / "version").write_text(text + "\nGCC version: 12.2.0\n")
+    monkeypatch.setattr("hrm.core.preflight.DRIVER_FILE", tmp_path / "version")
+    assert driver_version() == version
+
+
+# The rules
+
+NUMBERS = [(7, 5), (8, 0), (8, 6), (9, 0), (10, 0), (10, 3), (11, 0), (12, 0), (12, 1)]
+
+
+@given(st.sampled_from(NUMBERS), st.lists(st.sampled_from(NUMBERS), max_size=6), st.lists(st.sampled_from(NUMBERS), max_size=2))
+def test_same_major_rule_by_brute_force(card, binaries, sources):
+    entries = tuple(f"sm_{a}{b}" for a, b in binaries) + tuple(f"compute_{a}{b}" for a, b in sources)
+    exact = sorted(n for n in binaries if n[0] == card[0] and n[1] <= card[1])
+    translated = sorted(n for n in sources if n <= card)
+    expected = "sm_%d%d" % exact[-1] if exact else "compute_%d%d" % translated[-1] if translated else None
+    assert served_by(card, entries) == expected
+    assert false_alarm(card, entries) == (bool(exact) and exact[-1] != card)
+
+
+def test_other_makers_names_serve_nothing():
+    assert served_by((9, 0), ("gfx90a", "gfx942")) is None and served_by((9, 0), ()) is None
+
+
+def test_every_card_is_found_by_its_own_name_and_served_by_its_install_line():
+    wheels = {"x86_64": ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"), "aarch64": ("sm_80", "sm_90", "sm_100", "sm_110", "sm_120")}
+    for card in CARDS:
+        assert find_card(f"NVIDIA {card.name}") is card
+        arch = "aarch64" if card.unified or card.name.startswith("GB") else "x86_64"
+        assert install_line(card, arch) and served_by(card.capability, wheels[arch])
+        assert driver_for("13.0", card) == 580 and card.driver in (570, 575, 580)
+
+
+@given(st.floats(1, 1e18), st.floats(1, 1e15), st.sampled_from(CARDS))
+def test_roofline(flop, moved, card):
+    least = least_seconds(card, flop, moved)
+    assert least >= moved / card.bandwidth / 1e9 and least >= flop / card.bf16 / 1e12
+    assert least_seconds(card, flop, moved, "fp8") <= least <= least_seconds(card, flop, moved, "fp32")
+
+
+def test_troubles_are_all_told():
+    assert len({symptom for symptom, *_ in TROUBLES}) == len(TROUBLES) >= 6
+    for word in ("unauthorized", "device driver", "root", "insufficient", "space", "syntax"):
+        assert any(word in symptom for symptom, *_ in TROUBLES), word
+
+
+# The benchmark's arithmetic
+
+def test_rates_from_a_known_clock(monkeypatch):
+    import torch
+    ticks = iter(range(1000))
+    monkeypatch.setattr("hrm.core.benchmark.time.perf_counter", lambda: next(ticks) / 1.0)
+    cpu = torch.device("cpu")
+    assert fastest(lambda: None, cpu, 3) == 1.0
+    assert copy_rate(cpu, 5, 2) == pytest.approx(2 * 5e6 / 1e9)
+    assert attention_rates(cpu, 2, 16, heads=1, width=8, tries=1)["math"] == pytest.approx(7 * 2 * 2 * 16**2 * 8 / 1e12)
+
+
+def test_against_the_data_sheet():
+    rows = {row["what"]: row for row in against({"fp32": 50.0, "bf16": 100.0, "copy": 896.0}, find_card("NVIDIA GeForce RTX 5090"))}
+    assert rows["copy"]["share"] == 0.5 and rows["copy"]["unit"] == "GB/s" and rows["bf16"]["ceiling"] == 209.5
