@@ -11,8 +11,7 @@ from hrm.core.device import pick
 from hrm.core.hrm import ArchConfig
 
 FOLDER = ROOT / "benchmarks"
-PROGRAMS = ("throughput", "exchange", "generate", "generator", "checkpoints")
-PROGRAMS = ("throughput", "exchange", "generate", "generator", "container")
+PROGRAMS = ("throughput", "exchange", "generate", "generator", "checkpoints", "container")
 
 
 @pytest.fixture
