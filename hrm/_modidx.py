@@ -415,6 +415,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'hrm.core.plots.label': ('core/plots.html#label', 'hrm/core/plots.py'),
                                 'hrm.core.plots.new': ('core/plots.html#new', 'hrm/core/plots.py'),
                                 'hrm.core.plots.reference': ('core/plots.html#reference', 'hrm/core/plots.py'),
+                                'hrm.core.plots.references': ('core/plots.html#references', 'hrm/core/plots.py'),
                                 'hrm.core.plots.series': ('core/plots.html#series', 'hrm/core/plots.py')},
             'hrm.core.preflight': { 'hrm.core.preflight.Bench': ('core/preflight.html#bench', 'hrm/core/preflight.py'),
                                     'hrm.core.preflight.Finding': ('core/preflight.html#finding', 'hrm/core/preflight.py'),
