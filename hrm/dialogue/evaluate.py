@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -187,8 +188,9 @@ def looked_at(
     model: HRM,
     sequence: Sequence[int],
     reach: int = 12,  # positions to both sides
+    places: Sequence[int] | None = None,  # predicting positions to ask; by default all that have so many to both sides
 ) -> tuple[np.ndarray, np.ndarray]:  # [2 reach + 1] offsets, and the mean share of each in the gradient
-    "Which positions the logits of the right labels depend on, by the norm of the gradient. The model is left in evaluation mode."
+    "Which positions the logits of the right labels depend on, by the norm of the gradient. Leaves the model in evaluation mode."
     model.eval()
     inner, c = model.inner, model.config
     data = rows([sequence])
@@ -202,10 +204,11 @@ def looked_at(
         z_H = inner.H_level(z_H, z_L, **inner._context(None))
     chosen = inner.lm_head(z_H[:, inner.prefix :]).float().gather(-1, labels[..., None])[0, :, 0]
     offsets, share = np.arange(-reach, reach + 1), np.zeros(2 * reach + 1)
-    for place in range(reach, len(chosen) - reach):
+    places = range(reach, len(chosen) - reach) if places is None else places
+    for place in places:
         norms = torch.autograd.grad(chosen[place], x, retain_graph=True)[0][0, inner.prefix :].norm(dim=-1)
-        share += (norms / norms.sum().clamp_min(1e-30))[place - reach : place + reach + 1].cpu().numpy()
-    return offsets, share / max(1, len(chosen) - 2 * reach)
+        share += F.pad(norms / norms.sum().clamp_min(1e-30), (reach, reach))[place : place + 2 * reach + 1].cpu().numpy()
+    return offsets, share / max(1, len(places))
 
 # %% ../../nbs/dialogue/04_evaluate.ipynb #220df44e
 def gradient_probe(
