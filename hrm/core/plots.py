@@ -65,7 +65,7 @@ def series(
         ax.fill_between(x, low, high, color=line.get_color(), alpha=0.22, linewidth=0)
     return ax
 
-
+# %% ../../nbs/core/13_plots.ipynb #e83f60a7
 def reference(
     ax: Axes,
     y: float,

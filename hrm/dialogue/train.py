@@ -20,9 +20,8 @@ from ..core.config import ConfigError, Section, root, tree_hash
 from ..core.device import pick, seeded
 from ..core.hrm import HRM
 from ..core.optim import OptimConfig
-from ..core.recurrence import Carry
 from ..core.tokens import rows
-from ..core.train import LoopConfig, Result, Stream, Task, fit, gather_rows, share, world
+from ..core.train import CarryTask, LoopConfig, Result, fit, gather_rows, share, world
 from .data import Prepared, Tokens, prepare
 from .evaluate import check_leak, label_losses, text_loss
 from .model import LanguageArch, build
@@ -78,7 +77,7 @@ class TrainConfig(Section):
         return self
 
 # %% ../../nbs/dialogue/05_train.ipynb #96ff4588
-class ChatTask(Task):
+class ChatTask(CarryTask):
     "HRM on conversations for the core's training loop."
 
     def __init__(
@@ -88,15 +87,11 @@ class ChatTask(Task):
         config: RunConfig,
         generator: torch.Generator,  # on the CPU; of order, dropout and exploration
     ):
-        self.model, self.data, self.config, self.generator = model, data, config, generator
-        self.groups = [(model, config.optim)]
-        self.device = model.inner.H_init.device
-        self.stream = Stream(len(data.train), generator, config.order == "random")
-        self.mine = share(config.batch_size, *world())
+        super().__init__(model, config.optim, config.batch_size, len(data.train), generator, config.order == "random")
+        self.data, self.config = data, config
         self.together = config.arch.halting == "fixed"
         unseen = config.padding == "seen" or (config.arch.causal is True and self.together)
         self.left_out = {"valid"} if unseen else set()
-        self.carry: Carry | None = None
 
     def rows(
         self,
@@ -107,7 +102,7 @@ class ChatTask(Task):
         batch = rows([self.data.train[row] for row in taken], None if self.together else self.model.config.seq_len)
         if self.model.config.puzzle_emb_ndim:
             batch["puzzle_identifiers"] = torch.zeros(len(taken), dtype=torch.long)
-        own = (slots >= self.mine.start) & (slots < self.mine.stop)
+        own = self.own(slots)
         return {name: value[own].to(self.device) for name, value in batch.items() if name not in self.left_out}
 
 # %% ../../nbs/dialogue/05_train.ipynb #5c9f807f
@@ -144,29 +139,6 @@ def evaluate(self: ChatTask) -> dict[str, float]:
         check_leak(loss, self.data.entropies)
     return {"loss": loss, "per_character": loss * self.data.per_character, "document_loss": text_loss(seen, seen_labels),
             "accuracy": right[labels != -100].double().mean().item()}
-
-
-@patch
-def compile(self: ChatTask) -> None:
-    "Compile the segment and the look ahead."
-    self.model.compile_segment()
-
-
-@patch
-def state_dict(self: ChatTask) -> dict[str, Any]:
-    "Carry of all processes, place in the stream, generator."
-    carry = None if self.carry is None else {name: gather_rows(t).clone() for name, t in self.carry.state_dict().items()}
-    return {"carry": carry, "stream": self.stream.state_dict(), "generator": self.generator.get_state()}
-
-
-@patch
-def load_state_dict(self: ChatTask, state: dict[str, Any]) -> None:
-    "The inverse; each process takes its rows of the carry."
-    saved = state["carry"]
-    own = saved and {name: tensor[self.mine].to(self.device) for name, tensor in saved.items()}
-    self.carry = Carry.from_state_dict(own) if own else None
-    self.generator.set_state(state["generator"])
-    self.stream.load_state_dict(state["stream"])  # after the generator: with other rows than before it draws a new order
 
 # %% ../../nbs/dialogue/05_train.ipynb #5a5c382e
 def run(

@@ -104,7 +104,7 @@ class ArcPuzzleTask(PuzzleTask):
     ) -> dict[str, Tensor]:  # this process's part of the k new rows
         "The next examples."
         taken = self.stream.take(len(slots)).to(self.device)
-        taken = taken[((slots >= self.mine.start) & (slots < self.mine.stop)).to(self.device)]
+        taken = taken[self.own(slots).to(self.device)]
         return as_batch(self.inputs[taken], self.labels[taken], self.identifiers[taken])
 
     def evaluate(self) -> dict[str, float]:

@@ -19,8 +19,7 @@ from ..core.config import ConfigError, Section, root, tree_hash
 from ..core.device import pick, seeded
 from ..core.hrm import HRM, ArchConfig
 from ..core.optim import OptimConfig
-from ..core.recurrence import Carry
-from ..core.train import LoopConfig, Result, Stream, Task, fit, gather_rows, share, world
+from ..core.train import CarryTask, LoopConfig, Result, fit, gather_rows, share, world
 from .data import Puzzles, load_official
 from .evaluate import METRICS, at_segment, rollout, score
 from .model import build
@@ -54,7 +53,7 @@ class TrainConfig(Section):
     runs: dict[str, RunConfig]
 
 # %% ../../nbs/puzzles/08_train.ipynb #e3b5ef1b
-class PuzzleTask(Task):
+class PuzzleTask(CarryTask):
     "HRM on puzzles for the core's training loop."
 
     def __init__(
@@ -65,15 +64,9 @@ class PuzzleTask(Task):
         config: RunConfig,
         generator: torch.Generator,  # on the CPU; of order, symmetries and exploration
     ):
-        self.model, self.config, self.generator = model, config, generator
-        self.groups = [(model, config.optim)]
-        self.size, self.held_out = train.size, held_out.take(slice(config.evaluate_puzzles))
-        self.device = model.inner.H_init.device
+        super().__init__(model, config.optim, config.batch_size, len(train), generator)
+        self.config, self.size, self.held_out = config, train.size, held_out.take(slice(config.evaluate_puzzles))
         self.inputs, self.labels = (part.to(self.device) for part in train.tokens(torch.uint8))
-        self.stream = Stream(len(train), generator)
-        rank, size = world()
-        self.mine = share(config.batch_size, rank, size)
-        self.carry: Carry | None = None
 
     def rows(
         self,
@@ -82,7 +75,7 @@ class PuzzleTask(Task):
         "The next examples, under new symmetries."
         taken = self.stream.take(len(slots)).to(self.device)
         symmetry = draw_symmetry(len(slots), self.size, self.generator, self.device) if self.config.augment else None
-        own = ((slots >= self.mine.start) & (slots < self.mine.stop)).to(self.device)
+        own = self.own(slots).to(self.device)
         pair = (source[taken].long() for source in (self.inputs, self.labels))
         inputs, labels = (apply_symmetry(tokens, symmetry) if symmetry else tokens for tokens in pair)
         return {"inputs": inputs[own], "labels": labels[own], "puzzle_identifiers": torch.zeros_like(taken[own])}
@@ -137,29 +130,6 @@ def evaluate(self: PuzzleTask) -> dict[str, float]:
     with self.model.eagerly():  # compiling for another shape takes longer than the evaluation
         result = rollout(self.model, self.held_out.tokens()[0])
     return {name: float(value) for name, value in score(at_segment(result), self.held_out).mean().items()}
-
-
-@patch
-def compile(self: PuzzleTask) -> None:
-    "Compile the segment and the look ahead."
-    self.model.compile_segment()
-
-
-@patch
-def state_dict(self: PuzzleTask) -> dict[str, Any]:
-    "Carry of all processes, place in the stream, generator."
-    carry = None if self.carry is None else {name: gather_rows(t).clone() for name, t in self.carry.state_dict().items()}
-    return {"carry": carry, "stream": self.stream.state_dict(), "generator": self.generator.get_state()}
-
-
-@patch
-def load_state_dict(self: PuzzleTask, state: dict[str, Any]) -> None:
-    "The inverse; each process takes its rows of the carry."
-    saved = state["carry"]
-    own = saved and {name: tensor[self.mine].to(self.device) for name, tensor in saved.items()}
-    self.carry = Carry.from_state_dict(own) if own else None
-    self.stream.load_state_dict(state["stream"])
-    self.generator.set_state(state["generator"])
 
 # %% ../../nbs/puzzles/08_train.ipynb #94b0abdd
 def run(
