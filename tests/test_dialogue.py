@@ -19,7 +19,8 @@ from hrm.core.tokens import (SPECIALS, BytePairTokenizer, CharacterTokenizer, Wo
 from hrm.core.train import LoopConfig
 from hrm.core.optim import OptimConfig
 from hrm.dialogue.data import DataConfig, build as build_data, damage, document_filter, encode, faults, filter_scores, make_sets, prepare, slot_entropy
-from hrm.dialogue.evaluate import LeakError, causality_probe, check_leak, gradient_probe, label_losses, looked_at, text_loss
+from hrm.dialogue.ablate import AblateConfig
+from hrm.dialogue.evaluate import LeakError, _chat, causality_probe, check_leak, gradient_probe, label_losses, looked_at, text_loss
 from hrm.dialogue.files import Chat, DataError, read_chats, write_chats
 from hrm.dialogue.grammar import SLOTS, Combination, combinations, conversation, entropy, first_fault, parse
 from hrm.dialogue.model import PHASE_0, PHASE_2, STEP_3, LanguageArch, LanguageConfig, LanguageHRM, build, load, parameters
@@ -207,6 +208,46 @@ def test_empty_and_missing_files(tmp_path):
             read_chats(tmp_path / name)
 
 
+def row(**change) -> str:
+    return json.dumps({"messages": [{"role": "user", "content": "one two"}, {"role": "assistant", "content": "three"}]} | change) + "\n"
+
+
+def test_what_cannot_be_written_again_is_left_out_of_a_row(tmp_path):
+    deep = "[" * 700 + "]" * 700
+    (tmp_path / "a.jsonl").write_text(row(id="\ud800") + row(metadata={"a": "\ud800"}) + row(id="fine", metadata={"template": "chatml"})
+                                      + row(metadata=0).replace('"metadata": 0', f'"metadata": {{"a": {deep}}}'))
+    chats, report = read_chats(tmp_path / "a.jsonl")
+    assert [(chat.id, chat.metadata) for chat in chats] == [("", {}), ("", {}), ("fine", {"template": "chatml"}), ("", {"a": json.loads(deep)})] \
+        or [chat.metadata for chat in chats] == [{}, {}, {"template": "chatml"}, {}]
+    assert [line for _, line, reason in report.odd if "left out" in reason][:2] == [1, 2]
+    assert read_chats(write_chats(tmp_path / "b.jsonl", chats))[0] == chats
+
+
+def test_layouts_and_files_that_say_nothing(tmp_path):
+    (tmp_path / "good.jsonl").write_text(row(conversation="id7") + '{"messages": [{"content": "no role"}]}\n')
+    (tmp_path / "empty.jsonl").write_bytes(b"\n\n")
+    chats, report = read_chats([tmp_path / "empty.jsonl", tmp_path / "good.jsonl"])
+    assert len(chats) == 1 and [reason for _, _, reason in report.bad] == ["no rows in this file", "turn 1: found no 'role'; allowed: role and content"]
+    with pytest.raises(DataError, match="empty.jsonl: no rows"):
+        read_chats([tmp_path / "empty.jsonl", tmp_path / "good.jsonl"], strict=True)
+
+
+@pytest.mark.parametrize("metadata", [{"template": "chatml"}, {"strategy": ["x"]}, {"template": ["x"]}])
+def test_metadata_of_others_are_not_taken_for_ours(tmp_path, metadata):
+    turns = [[{"role": "user", "content": f"say {word}"}, {"role": "assistant", "content": word}] for word in ("one", "two", "three")]
+    source = write_chats(tmp_path / "own.jsonl", [Chat(turn, metadata) for turn in turns])
+    facts = build_data(DataConfig(seed=0, basic=4, expanded=6, held_out=4, source=str(source)), tmp_path / "data")
+    assert facts["own"]["train"]["strategy_values"] == 0
+    assert "floor" not in prepare(tmp_path / "data" / "own").entropies
+
+
+def test_sets_that_would_not_be_halves_are_refused():
+    with pytest.raises(ValueError, match="held_out 3; allowed: an even number"):
+        DataConfig(seed=0, basic=10, expanded=10, held_out=3)
+    with pytest.raises(ValueError, match="expanded 30 with basic 10"):
+        DataConfig(seed=0, basic=10, expanded=30, held_out=4)
+
+
 def test_writing_and_reading_again(tmp_path):
     chats = [Chat(conversation(one), one._asdict(), str(i)) for i, one in enumerate(combinations()[:5])]
     assert read_chats(write_chats(tmp_path / "a.jsonl", chats))[0] == chats
@@ -276,11 +317,67 @@ def test_a_model_that_cannot_write_is_refused_before_the_first_reply():
         Decoder(build(LanguageArch(**ARCH), tokenizer.size, 12, seeded(0)), cached=False, compiled=True)
 
 
+def test_a_turn_that_is_too_long_changes_nothing_and_others_vocabularies_are_refused():
+    tokenizer = WordTokenizer(("one", "two", "three"))
+    model = build(LanguageArch(**ARCH), tokenizer.size, 16, seeded(0))
+    session = ChatSession(model, tokenizer, Sampling(), seeded(0), most=2)
+    list(session.say("one two"))
+    before = [dict(turn) for turn in session.turns]
+    with pytest.raises(ValueError, match="in the last turn; allowed: fewer than 16"):
+        list(session.say("one " * 20))
+    assert session.turns == before
+    with pytest.raises(ValueError, match="system and the last turn"):
+        list(ChatSession(model, tokenizer, Sampling(), seeded(0), system="two " * 20).say("one"))
+    with pytest.raises(ValueError, match="10 outputs and a tokenizer of 9 ids"):
+        ChatSession(model, WordTokenizer(("one", "two")), Sampling(), seeded(0))
+
+
 def test_attribution_of_a_causal_model_ends_at_the_present(data):
     made = prepare(data / "expanded")
     model = build(LanguageArch(**ARCH), made.tokenizer.size, made.longest, seeded(0))
     offsets, share = looked_at(model, made.held_out[0])
     assert share[offsets > 0].max() == 0 and share.sum() > 0.3
+
+
+def test_what_stands_between_the_turns_is_a_fault(data):
+    made = prepare(data / "expanded")
+    tokenizer, ids = made.tokenizer, list(made.held_out[0])
+    eos = [place for place, i in enumerate(ids) if i == tokenizer.eos]
+    assert _chat(ids, tokenizer)[1] is None and _chat(ids + [tokenizer.unk] * 3, tokenizer)[1] is None  # after the ninth turn: not looked at
+    stray = ids[: eos[0] + 1] + [ids[3]] + ids[eos[0] + 1 :]
+    assert _chat(stray, tokenizer) == (_chat(ids, tokenizer)[0], "ids that belong to no turn")
+    assert _chat(ids[: eos[2]] + ids[eos[2] + 1 :], tokenizer)[1] == "ids that belong to no turn"
+    assert _chat(ids[: eos[2]] + [tokenizer.unk, tokenizer.pad] + ids[eos[2] :], tokenizer)[1] is not None
+
+
+def test_the_halting_head_reads_the_last_word_in_training(data):
+    made = prepare(data / "expanded")
+    config = recipe(arch={"halt_max_steps": 1})
+    model = build(config.arch, made.tokenizer.size, made.longest, seeded(0))
+    made.train = [ids[: 20 + number % 7] for number, ids in enumerate(made.train)]
+    task = ChatTask(model, made, config, seeded(1))
+    batch = task.rows(torch.arange(4))
+    assert batch["valid"].any(1).all() and not batch["valid"].all()
+    torch.nn.init.normal_(model.inner.q_head.weight, generator=seeded(2))
+    with torch.no_grad():
+        together = model.eval()(model.start(batch))[1]["q_halt"]
+        for number, length in enumerate(batch["valid"].sum(1).tolist()):
+            alone = model(model.start({name: value[number : number + 1, :length] for name, value in batch.items()}))[1]["q_halt"]
+            assert alone.item() == pytest.approx(together[number].item(), abs=1e-4)
+
+
+def test_variants_with_other_weights_see_the_same_rows(data, tmp_path, monkeypatch):
+    orders = []
+    monkeypatch.setattr("hrm.dialogue.train.fit", lambda task, *_, **__: orders.append(task.stream.order.tolist()) or type("R", (), {"metrics": {}})())
+    for change in ({}, {"convolution": 3}, {"hidden_size": 64}):
+        run("x", recipe(arch=change), 3, data, tmp_path / "out", tmp_path / "resume", progress=False)
+    assert orders[0] == orders[1] == orders[2] != sorted(orders[0])
+
+
+def test_a_change_of_a_number_into_a_section_names_the_key():
+    base = recipe().model_dump()
+    with pytest.raises(ValueError, match="variants.odd.batch_size: found"):
+        AblateConfig(seeds=2, base=base, variants={"odd": {"batch_size": {"x": 1}}})
 
 
 # --- training

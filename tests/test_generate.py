@@ -138,6 +138,13 @@ def test_sampling_keeps_what_it_says(top_k, top_p):
             assert kept[i] == pytest.approx(row[i] / sum(row[j] for j in chosen), rel=1e-4)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1e-39, 1e-7, 1e-4])
+def test_hardly_any_temperature_takes_the_likeliest(temperature):
+    logits = torch.randn(5, 11, generator=seeded(3)) * 50
+    assert torch.equal(probabilities(logits, Sampling(temperature=temperature)).argmax(-1), logits.argmax(-1))
+    assert complete(made(), TEXT[:, :2], 0, Sampling(temperature=temperature), seeded(0)) == [[], []]
+
+
 def test_draws_follow_the_probabilities():
     model = made()
     prompt = TEXT[:1, :3].expand(4000, -1)

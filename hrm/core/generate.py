@@ -117,10 +117,10 @@ def probabilities(
     sampling: Sampling,
 ) -> Tensor:  # [B, V] sums to one
     "The distribution that is drawn from."
-    if sampling.temperature == 0:
+    if sampling.temperature < 1e-6:  # as good as zero, and safe to divide by above
         return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float()
     order = logits.argsort(dim=-1, descending=True, stable=True)
-    ordered = (logits / sampling.temperature).softmax(-1).gather(-1, order)
+    ordered = ((logits - logits.amax(-1, keepdim=True)) / sampling.temperature).softmax(-1).gather(-1, order)
     if sampling.top_k:
         ordered[:, sampling.top_k :] = 0
         ordered = ordered / ordered.sum(-1, keepdim=True)
@@ -161,7 +161,9 @@ def complete(
     **options,  # segments, cached, puzzle: see `Decoder`
 ) -> list[list[int]]:  # what each row wrote, its stop token included
     "Continue rows to their ends."
-    columns = list(stream(Decoder(model, len(prompt), **options), prompt, most, sampling, generator, stop))
+    columns = list(stream(Decoder(model, len(prompt), **options), prompt, most, sampling, generator, stop)) if most > 0 else []
+    if not columns:
+        return [[] for _ in prompt]
     return [[token for token in row if token >= 0] for row in torch.stack(columns, dim=1).tolist()]
 
 # %% ../../nbs/core/16_generate.ipynb #9ca3d1c0
@@ -180,6 +182,8 @@ class ChatSession:
     ):
         self.model, self.tokenizer, self.sampling, self.generator, self.most, self.options = model, tokenizer, sampling, generator, most, options
         Decoder(model, **options)  # a model that cannot write is refused now, not at the first reply
+        if model.config.vocab_size != tokenizer.size:
+            raise ValueError(f"found a model of {model.config.vocab_size} outputs and a tokenizer of {tokenizer.size} ids; allowed: as many")
         self.turns: list[dict[str, str]] = []
         self.reset(system)
 
@@ -189,15 +193,15 @@ class ChatSession:
         self.turns = [{"role": "system", "content": system}] if system else []
 
     def _prompt(self) -> list[int]:
-        "The conversation as ids, with room for a reply. Raises `ValueError` if the last turn alone is too long."
-        while True:
-            ids = encode_chat(self.tokenizer, self.turns, "assistant")
-            if len(ids) < self.model.config.seq_len:
-                return ids
-            first = int(self.turns[0]["role"] == "system")
-            if len(self.turns) - first < 3:
-                raise ValueError(f"found {len(ids)} ids in the last turn; allowed: fewer than {self.model.config.seq_len}, the model's length")
-            del self.turns[first : first + 2]
+        "The conversation as ids, with room for a reply; forgets the oldest turns. Raises `ValueError` if system and last turn are too long."
+        turns, most = list(self.turns), self.model.config.seq_len
+        while len(ids := encode_chat(self.tokenizer, turns, "assistant")) >= most:
+            first = int(turns[0]["role"] == "system")
+            if len(turns) - first < 3:
+                raise ValueError(f"found {len(ids)} ids in the {'system and the ' * first}last turn; allowed: fewer than {most}, the model's length")
+            del turns[first : first + 2]
+        self.turns = turns
+        return ids
 
 # %% ../../nbs/core/16_generate.ipynb #c41e90b2
 @patch

@@ -29,7 +29,8 @@ def changed(
     change: Mapping[str, Any],  # nested; what it does not name stays
 ) -> dict[str, Any]:
     "Nested dictionaries with some entries replaced."
-    nested = {key: changed(values.get(key) or {}, new) for key, new in change.items() if isinstance(new, Mapping)}
+    nested = {key: changed(values.get(key) or {}, new) for key, new in change.items()
+              if isinstance(new, Mapping) and isinstance(values.get(key), Mapping | None)}
     return {**values, **change, **nested}
 
 

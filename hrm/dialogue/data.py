@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['KEYWORDS', 'DAMAGE', 'Tokens', 'TERMS', 'generate', 'hold_out', 'document_filter', 'faults', 'damage',
-           'filter_scores', 'plain', 'expand_vocabulary', 'make_tokenizer', 'encode', 'occurring', 'slot_entropy',
-           'entropies', 'statistics', 'DataConfig', 'split_own', 'make_sets', 'build', 'Prepared', 'prepare']
+           'filter_scores', 'plain', 'expand_vocabulary', 'make_tokenizer', 'encode', 'occurring', 'generated',
+           'slot_entropy', 'entropies', 'statistics', 'DataConfig', 'split_own', 'make_sets', 'build', 'Prepared',
+           'prepare']
 
 # %% ../../nbs/dialogue/02_data.ipynb #2c8df100
 import json
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import save
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from ..core.config import ConfigError, Section, write_atomic
 from ..core.losses import bigram_entropy, bigram_loss, label_entropy
 from ..core.tokens import BytePairTokenizer, Tokenizer, WordTokenizer, characters, encode_chat, rows
 from .files import Chat, DataError, Report, read_chats, write_chats
-from .grammar import SLOTS, Combination, combinations, conversation, entropy, first_fault, mentions
+from .grammar import SLOTS, Combination, combinations, conversation, entropy, first_fault, mentions, parse
 
 # %% ../../nbs/dialogue/02_data.ipynb #beb56d11
 def generate(
@@ -181,6 +182,13 @@ def occurring(sequences: Iterable[Sequence[int]]) -> set[int]:
     return {i for sequence in sequences for i in sequence}
 
 # %% ../../nbs/dialogue/02_data.ipynb #ffd28bf1
+def generated(
+    chat: Chat,
+) -> bool:
+    "Whether a conversation is what its metadata say, in the words of the grammar."
+    return first_fault(chat.turns) is None and chat.metadata == parse(chat.turns)._asdict()
+
+
 def slot_entropy(
     chats: Sequence[Chat],
 ) -> float:
@@ -203,7 +211,7 @@ def entropies(
     found = label_entropy(labels, classes) | {
         "bigram": bigram_entropy(inputs, labels),
         "bigram_table": bigram_loss((train["inputs"], train["labels"]), (inputs, labels), classes)}
-    if all("template" in chat.metadata for chat in chats):
+    if all(map(generated, chats)):
         per = int((labels != -100).sum()) / len(chats)
         found |= {"floor": entropy(sorted({chat.metadata["template"] for chat in chats})) / per, "leak_bound": slot_entropy(chats) / per}
     return found
@@ -215,7 +223,7 @@ def statistics(
 ) -> dict[str, Any]:
     "Conversations, slot values covered, turns, words, ids, characters."
     words = [word for chat in chats for turn in chat.turns for word in turn["content"].split()]
-    covered = {f"{name}_values": len({chat.metadata[name] for chat in chats if name in chat.metadata}) for name in SLOTS}
+    covered = {f"{name}_values": len({chat.metadata[name] for chat in chats if isinstance(chat.metadata.get(name), str)}) for name in SLOTS}
     return {"conversations": len(chats), "different": len({json.dumps(chat.turns) for chat in chats}), **covered,
             "mean_turns": float(np.mean([len(chat.turns) for chat in chats])), "words": len(words), "different_words": len(set(words)),
             "mean_ids": float(np.mean([len(s) for s in sequences])), "longest_ids": max(map(len, sequences)),
@@ -232,6 +240,14 @@ class DataConfig(Section):
     source: str = ""  # a file of the user's own conversations, JSON lines
     strict: bool = False  # stop at a bad row of that file
     own_held_out: float = Field(0.1, gt=0, lt=1)  # share of the user's conversations
+
+    @model_validator(mode="after")
+    def _halves(self):
+        if self.held_out % 2:
+            raise ValueError(f"held_out {self.held_out}; allowed: an even number, half of it from each template")
+        if self.expanded > 2 * self.basic:
+            raise ValueError(f"expanded {self.expanded} with basic {self.basic}; allowed: at most twice as many, for half of them are of template A")
+        return self
 
 
 def split_own(chats: Sequence[Chat], share: float, rng: np.random.Generator) -> tuple[list[Chat], list[Chat]]:
@@ -325,4 +341,5 @@ def prepare(
     train, held_out = ([ids[: longest + 1] if longest else ids for ids in encode(chats, tokenizer, kind)] for chats in parts)
     found = entropies(rows(train), rows(held_out), parts[1], classes or tokenizer.size)
     labels = sum(len(ids) - 1 for ids in held_out)
-    return Prepared(tokenizer, train, held_out, parts[1], found, labels / sum(characters(chat.turns) for chat in parts[1]))
+    said = [[turn | {"content": plain(turn["content"])} for turn in chat.turns] if kind == "document" else chat.turns for chat in parts[1]]
+    return Prepared(tokenizer, train, held_out, parts[1], found, labels / sum(map(characters, said)))

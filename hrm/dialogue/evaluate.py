@@ -21,7 +21,7 @@ from ..core.generate import Sampling, complete
 from ..core.hrm import HRM
 from ..core.losses import IGNORE, softmax_cross_entropy
 from ..core.stats import Estimate, bootstrap
-from ..core.tokens import Tokenizer, decode_chat, rows
+from ..core.tokens import Tokenizer, decode_chat, encode_chat, rows
 from .files import Chat
 from .grammar import SLOTS, SPEAKERS, first_fault
 
@@ -77,8 +77,8 @@ def check_leak(
     "Raise `LeakError` for a loss below what the slot frequencies of the split can explain; nothing to check without a floor."
     bound = entropies.get("leak_bound")
     if bound is not None and loss < bound:
-        raise LeakError(f"leak: held-out loss {loss:.4f} nats per label is below {bound:.4f}, the least that a model can reach which sees "
-                        f"the past alone (floor {entropies['floor']:.4f}, less what the slot frequencies of this split explain)")
+        raise LeakError(f"leak: held-out loss {loss:.4f} nats per label is below {bound:.4f}: the floor is {entropies['floor']:.4f}, "
+                        "and the slot frequencies of this split explain no more than the difference")
 
 # %% ../../nbs/dialogue/04_evaluate.ipynb #5997c946
 def slot_scores(
@@ -150,9 +150,17 @@ def continue_chats(
             part = alike[start : start + batch]
             prompt = torch.tensor([prompts[number] for number in part], device=model.inner.H_init.device)
             written = complete(model, prompt, model.config.seq_len - length, sampling, generator, **options)
-            found |= {number: decode_chat(tokenizer, prompts[number] + text)[: len(SPEAKERS)] for number, text in zip(part, written)}
-    chats = [found[number] for number in range(len(prompts))]
-    return Continued(chats, [first_fault(turns) for turns in chats])
+            found |= {number: _chat(prompts[number] + text, tokenizer) for number, text in zip(part, written)}
+    chats, faults = zip(*(found[number] for number in range(len(prompts))))
+    return Continued(list(chats), list(faults))
+
+
+def _chat(ids: list[int], tokenizer: Tokenizer) -> tuple[list[dict[str, str]], str | None]:
+    "The nine turns of a text, and what is wrong with it; whatever stands between or beside the turns is."
+    turns = decode_chat(tokenizer, ids)[: len(SPEAKERS)]
+    ends = [place for place, i in enumerate(ids) if i == tokenizer.eos][: len(SPEAKERS)]
+    whole = encode_chat(tokenizer, turns) == ids[: ends[-1] + 1 if ends else 0]
+    return turns, first_fault(turns) or (None if whole else "ids that belong to no turn")
 
 # %% ../../nbs/dialogue/04_evaluate.ipynb #dcac5278
 @torch.no_grad()

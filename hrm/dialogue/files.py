@@ -7,7 +7,6 @@ __all__ = ['LAYOUTS', 'NAMES', 'LONGEST', 'DataError', 'Chat', 'Report', 'read_c
 
 # %% ../../nbs/dialogue/01_files.ipynb #eaf837ca
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -83,7 +82,9 @@ def _turn(turn: Any, keys: tuple[str, str], number: int) -> dict[str, str]:
     where = f"turn {number}"
     if not isinstance(turn, Mapping):
         raise DataError(f"{where}: {type(turn).__name__}; allowed: an object with {keys[0]} and {keys[1]}")
-    role = turn.get(keys[0])
+    if keys[0] not in turn:
+        raise DataError(f"{where}: found no {keys[0]!r}; allowed: {keys[0]} and {keys[1]}")
+    role = turn[keys[0]]
     if not isinstance(role, str) or role.strip().lower() not in NAMES:
         raise DataError(f"{where}: unknown role {role!r}; allowed: {', '.join(NAMES)}")
     return {"role": NAMES[role.strip().lower()], "content": _content(turn.get(keys[1]), where)}
@@ -110,21 +111,28 @@ def _row(text: str) -> tuple[Chat, str]:
         raise DataError("not JSON that can be read: nested too deeply") from None
     if not isinstance(row, dict):
         raise DataError(f"found {type(row).__name__}; allowed: an object with one of {', '.join(LAYOUTS)}")
-    key = next((key for key in LAYOUTS if key in row), None)
+    present = [key for key in LAYOUTS if key in row]
+    key = next((key for key in present if isinstance(row[key], list)), present[0] if present else None)
     if key is None:
         raise DataError(f"found the keys {', '.join(map(str, row)) or 'none'}; allowed: one of {', '.join(LAYOUTS)}")
     if not isinstance(row[key], list) or not row[key]:
         found = "no turns" if row[key] == [] else type(row[key]).__name__
         raise DataError(f"{key}: found {found}; allowed: a list of turns")
     turns = [_turn(turn, LAYOUTS[key], number) for number, turn in enumerate(row[key], 1)]
-    about = row.get("metadata")
-    return Chat(turns, about if isinstance(about, dict) and _finite(about) else {}, str(row.get("id", ""))), _remark(turns)
+    about, name = row.get("metadata"), str(row.get("id", ""))
+    remarks = ["the id cannot be written as UTF-8 and is left out"] * (not _plain(name))
+    remarks += ["metadata that cannot be written again are left out"] * (about is not None and not (isinstance(about, dict) and _plain(about)))
+    remarks += [_remark(turns)] if _remark(turns) else []
+    return Chat(turns, about if isinstance(about, dict) and _plain(about) else {}, name if _plain(name) else ""), ", ".join(remarks)
 
-
-def _finite(value: Any) -> bool:
-    "Whether a value can be written as JSON again: no NaN, no infinity."
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return not (isinstance(value, float) and not math.isfinite(value)) and all(map(_finite, inside))
+# %% ../../nbs/dialogue/01_files.ipynb #d60f2b91
+def _plain(value: Any) -> bool:
+    "Whether a value can be written as JSON again: no NaN, no half surrogate, no endless nesting."
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _remark(turns: list[dict[str, str]]) -> str:
@@ -146,6 +154,7 @@ def read_chats(
     for path in [Path(paths)] if isinstance(paths, (str, Path)) else map(Path, paths):
         if not path.is_file():
             raise DataError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; allowed: a file of JSON lines")
+        before = report.good + len(report.bad)
         with open(path, "rb") as file:
             for line, raw in enumerate(file, 1):
                 raw = (raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw).strip()
@@ -161,6 +170,10 @@ def read_chats(
                 chats.append(chat)
                 report.good += 1
                 report.odd += [(str(path), line, remark)] * bool(remark)
+        if report.good + len(report.bad) == before:
+            if strict:
+                raise DataError(f"{path}: no rows; allowed: JSON lines")
+            report.bad.append((str(path), 1, "no rows in this file"))
     if not chats:
         raise DataError(f"{paths}: no usable conversation; allowed: JSON lines with one of {', '.join(LAYOUTS)}\n{report.text()}".rstrip())
     return chats, report

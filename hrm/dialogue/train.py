@@ -90,8 +90,7 @@ class ChatTask(CarryTask):
         super().__init__(model, config.optim, config.batch_size, len(data.train), generator, config.order == "random")
         self.data, self.config = data, config
         self.together = config.arch.halting == "fixed"
-        unseen = config.padding == "seen" or (config.arch.causal is True and self.together)
-        self.left_out = {"valid"} if unseen else set()
+        self.left_out = {"valid"} if config.padding == "seen" else set()
 
     def rows(
         self,
@@ -165,8 +164,8 @@ def run(
     if config.rows:
         made.train = made.train[: config.rows]
     share(config.batch_size, *world())
-    generator = seeded(seed)
-    model = build(config.arch, classes, config.seq_len or made.longest, generator, pick(config.device))
+    generator = seeded(2 * seed + 1)  # not that of the weights: a variant with other weights sees the same rows
+    model = build(config.arch, classes, config.seq_len or made.longest, seeded(2 * seed), pick(config.device))
     arch = model.config.model_dump(include=set(LanguageArch.model_fields))
     settings = config.model_dump(exclude={"loop"}) | {"system": "dialogue", "arch": arch, "seed": seed, "tokenizer": made.tokenizer.to_dict(),
                                                       "vocab_size": classes, "seq_len": model.config.seq_len, "entropies": made.entropies}
@@ -174,8 +173,10 @@ def run(
         checkpoint.load_weights(model, checkpoint.read(start / "final").weights, f"{name}: weights of {config.weights}")
         settings["started_from"] = tree_hash(start / "final")
     task = ChatTask(model, made, config, generator)
-    return fit(task, config.loop, out, resume or root() / "data" / "resume", name, settings, tree_hash(folder), tracking, progress, watch,
-               keep, begin)
+    result = fit(task, config.loop, out, resume or root() / "data" / "resume", name, settings, tree_hash(folder), tracking, progress, watch,
+                 keep, begin)
+    result.metrics["entropies"] = made.entropies
+    return result
 
 # %% ../../nbs/dialogue/05_train.ipynb #c07844d7
 def run_all(

@@ -148,9 +148,11 @@ def sudoku_train(
 
 # %% ../../nbs/tools/02_cli.ipynb #889bed80
 def _told(name: str, result) -> str:
-    "What a finished run has to say, in two lines."
+    "What a finished run has to say, in a few lines."
     best, seconds = result.metrics["best"], result.timings["train_seconds"]
     held_out = ", ".join(f"{key} {value:.4f}" for key, value in result.metrics["held_out"].items())
+    if known := result.metrics.get("entropies"):
+        held_out += "\n  nats per label without a model: " + ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in known.items())
     return (f"{name}: {result.metrics['steps']} steps, {result.metrics['tflop']:.3g} TFLOP, {seconds:.1f} s of training; held out: {held_out}\n"
             f"  best {best['metric']} {best['value']:.4f} at step {best['step']} -> {result.folder / 'best'}")
 
@@ -256,9 +258,9 @@ def dialogue_data(
     from hrm.dialogue.data import DataConfig, build
     from hrm.dialogue.files import read_chats
     config = section(profile, "dialogue.data", DataConfig)
-    if source is not None:
-        config = config.model_copy(update={"source": str(source), "strict": strict})
-        print(read_chats(source, strict)[1].text(), file=sys.stderr)
+    config = config.model_copy(update={"strict": strict or config.strict} | ({"source": str(source)} if source is not None else {}))
+    if config.source:
+        print(read_chats(config.source, config.strict)[1].text(), file=sys.stderr)
     folder = out or root() / "data" / profile / "dialogue" / "data"
     for name, facts in build(config, folder).items():
         print(f"{name}: {facts['train']['conversations']} conversations to train on, {facts['held_out']['conversations']} held out, "
@@ -306,7 +308,10 @@ def _talker(path: Path):
     if system != "dialogue":
         raise ConfigError(f"{path}: found system {system!r} in meta.json; allowed: dialogue")
     from hrm.dialogue.model import load
-    return load(path)[:2]
+    model, tokenizer, meta = load(path)
+    if meta["config"].get("tokens") == "document":
+        raise ConfigError(f"{path}: found tokens 'document' in meta.json, a recipe that loses the role markers; allowed: a checkpoint with roles")
+    return model, tokenizer
 
 
 @app.command("chat")
