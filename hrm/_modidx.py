@@ -74,6 +74,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'hrm.analysis.discover.chunks': ('analysis/discover.html#chunks', 'hrm/analysis/discover.py'),
                                        'hrm.analysis.discover.container': ('analysis/discover.html#container', 'hrm/analysis/discover.py'),
                                        'hrm.analysis.discover.discover': ('analysis/discover.html#discover', 'hrm/analysis/discover.py'),
+                                       'hrm.analysis.discover.inside': ('analysis/discover.html#inside', 'hrm/analysis/discover.py'),
                                        'hrm.analysis.discover.look': ('analysis/discover.html#look', 'hrm/analysis/discover.py'),
                                        'hrm.analysis.discover.plain': ('analysis/discover.html#plain', 'hrm/analysis/discover.py'),
                                        'hrm.analysis.discover.read': ('analysis/discover.html#read', 'hrm/analysis/discover.py'),

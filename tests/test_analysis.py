@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from hrm.analysis import document
 from hrm.analysis.architecture import components, configure, diagram, expected, prune, rebuild, recognise
-from hrm.analysis.discover import CHUNK, Entry, chunks, discover, look, read
+from hrm.analysis.discover import CHUNK, Entry, chunks, discover, look, read, step_of
 from hrm.analysis.evaluate import Examples, baselines, ensemble, evaluate, marked, read_examples
 from hrm.analysis.folder import analyse, record, summary
 from hrm.analysis.report import markdown, text, write
@@ -229,6 +229,10 @@ def test_checkpoints_stand_in_the_order_of_their_steps(tmp_path):
         torch.save({"w": torch.full((2,), float(step))}, tmp_path / f"checkpoints_hrm_v9_optimized_step_{step}")
     assert [one.step for one in discover(tmp_path)[0]] == [20, 180, 904, 1083, 7566]
     assert [one.step for one in discover(tmp_path, "*_9*")[0]] == [904]
+
+
+def test_a_step_in_the_name_counts_more_than_an_epoch_in_the_record():
+    assert [step_of("model_step_500.pt", {"epoch": 2}), step_of("best.pt", {"epoch": 2}), step_of("model_step_500.pt", {"epoch": 2, "global_step": 40})] == [500, 2, 40]
 
 
 def test_copies_count_once_and_differing_ones_both(tmp_path):
@@ -504,6 +508,13 @@ def test_pruning_leaves_every_logit_as_it_was(tmp_path_factory, used, dtype):
     assert torch.equal(a, b)
 
 
+def test_pruning_adds_no_row_where_all_are_used(tmp_path):
+    checkpoint.write(tmp_path / "step_1", state(rows=20), {"step": 1})
+    facts = prune(look(tmp_path / "step_1"), tmp_path / "pruned")
+    assert (facts["rows"], facts["kept"]) == (20, 20) and json.loads((tmp_path / "pruned" / "rows.json").read_text()) == list(range(20))
+    assert torch.equal(read(look(tmp_path / "pruned"), "inner.puzzle_emb.weights"), read(look(tmp_path / "step_1"), "inner.puzzle_emb.weights"))
+
+
 def test_trm_is_counted_by_its_keys():
     told = json.loads(shared("data/checkpoints/trm_released_keys.json").read_text())
     names = checkpoint.official_names({key: tuple(shape) for key, shape in told["keys"].items()})
@@ -644,6 +655,15 @@ def test_missing_information_is_found_where_it_is(tmp_path):
     assert len([need for need in missing(bare) if not need.where]) == 5
     (tmp_path / "log.jsonl").write_text("{}\n")
     assert [need.where for need in missing(bare) if need.what == "loss curves"] == ["log.jsonl beside it"]
+
+
+@pytest.mark.parametrize("beside, what", [
+    ({"metadata": {"by": "x"}, "config": {"evaluate_every": 5, "evaluate_puzzles": 9}}, ["hyperparameters"]), ({"search": {"a": 1}, "kwargs": {"b": 1}, "interval_s": 3}, []),
+    ({"dataset_name": "arc", "val_loss": 0.5}, ["validation metrics", "data set"]), ({"held_out.loss": 0.5, "training_args": {"lr": 1}}, ["validation metrics", "hyperparameters"]),
+    ({"best_accuracy": 0.5, "hyper_parameters": {"a": 1}, "train_data_path": "x"}, ["validation metrics", "hyperparameters", "data set"])])
+def test_only_whole_words_count_as_information(tmp_path, beside, what):
+    torch.save({"model": state(), **beside}, tmp_path / "one_step_1.pt")
+    assert [need.what for need in missing(look(tmp_path / "one_step_1.pt")) if need.where] == what
 
 
 def test_checkpoints_of_another_form_are_named_and_not_evaluated(tmp_path):
