@@ -20,7 +20,8 @@ from hrm.core.train import LoopConfig
 from hrm.core.optim import OptimConfig
 from hrm.dialogue.data import DataConfig, build as build_data, damage, document_filter, encode, faults, filter_scores, make_sets, prepare, slot_entropy
 from hrm.dialogue.ablate import AblateConfig
-from hrm.dialogue.evaluate import LeakError, _chat, causality_probe, check_leak, gradient_probe, label_losses, looked_at, text_loss
+from hrm.dialogue.evaluate import given as given_ids
+from hrm.dialogue.evaluate import LeakError, _chat, causality_probe, check_leak, continue_chats, gradient_probe, label_losses, looked_at, text_loss
 from hrm.dialogue.files import Chat, DataError, read_chats, write_chats
 from hrm.dialogue.grammar import SLOTS, Combination, combinations, conversation, entropy, first_fault, parse
 from hrm.dialogue.model import PHASE_0, PHASE_2, STEP_3, LanguageArch, LanguageConfig, LanguageHRM, build, load, parameters
@@ -348,6 +349,15 @@ def test_what_stands_between_the_turns_is_a_fault(data):
     assert _chat(stray, tokenizer) == (_chat(ids, tokenizer)[0], "ids that belong to no turn")
     assert _chat(ids[: eos[2]] + ids[eos[2] + 1 :], tokenizer)[1] == "ids that belong to no turn"
     assert _chat(ids[: eos[2]] + [tokenizer.unk, tokenizer.pad] + ids[eos[2] :], tokenizer)[1] is not None
+
+
+def test_a_conversation_as_long_as_the_model_is_written_to_its_last_word(data, monkeypatch):
+    made = prepare(data / "expanded")
+    longest = max(made.held_out, key=len)
+    model = build(LanguageArch(**ARCH), made.tokenizer.size, len(longest) - 1, seeded(0))
+    rest = iter(longest[len(given_ids(longest, made.tokenizer)) :])
+    monkeypatch.setattr("hrm.core.generate.probabilities", lambda logits, _: torch.nn.functional.one_hot(torch.tensor([next(rest)]), logits.shape[-1]).float())
+    assert continue_chats(model, made.tokenizer, [longest], Sampling(), seeded(0)).faults == [None]
 
 
 def test_the_halting_head_reads_the_last_word_in_training(data):

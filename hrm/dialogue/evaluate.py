@@ -149,7 +149,7 @@ def continue_chats(
         for start in range(0, len(alike), batch):
             part = alike[start : start + batch]
             prompt = torch.tensor([prompts[number] for number in part], device=model.inner.H_init.device)
-            written = complete(model, prompt, model.config.seq_len - length, sampling, generator, **options)
+            written = complete(model, prompt, model.config.seq_len + 1 - length, sampling, generator, **options)  # the last one is never fed
             found |= {number: _chat(prompts[number] + text, tokenizer) for number, text in zip(part, written)}
     chats, faults = zip(*(found[number] for number in range(len(prompts))))
     return Continued(list(chats), list(faults))
