@@ -20,12 +20,12 @@ from safetensors.torch import save_file
 
 from hrm.analysis import document
 from hrm.analysis.architecture import components, configure, diagram, expected, prune, rebuild, recognise
-from hrm.analysis.discover import CHUNK, Entry, chunks, discover, look, read
+from hrm.analysis.discover import CHUNK, Entry, chunks, discover, look, read, step_of
 from hrm.analysis.evaluate import Examples, baselines, ensemble, evaluate, marked, read_examples
-from hrm.analysis.folder import analyse, record, summary
+from hrm.analysis.folder import analyse, late_change, record, summary
 from hrm.analysis.report import markdown, text, write
 from hrm.analysis.statistics import CHANCES, Moments, TensorStats, bins, by_kind, document_columns, motion, quantiles, rows_from_sparsity, survey
-from hrm.analysis.verdict import healthy, judge, missing, recommend, use_cases
+from hrm.analysis.verdict import Use, Verdict, healthy, judge, missing, recommend, use_cases
 from hrm.core import checkpoint
 from hrm.core.checkpoint import CheckpointError
 from hrm.core.config import ConfigError
@@ -229,6 +229,10 @@ def test_checkpoints_stand_in_the_order_of_their_steps(tmp_path):
         torch.save({"w": torch.full((2,), float(step))}, tmp_path / f"checkpoints_hrm_v9_optimized_step_{step}")
     assert [one.step for one in discover(tmp_path)[0]] == [20, 180, 904, 1083, 7566]
     assert [one.step for one in discover(tmp_path, "*_9*")[0]] == [904]
+
+
+def test_a_step_in_the_name_counts_more_than_an_epoch_in_the_record():
+    assert [step_of("model_step_500.pt", {"epoch": 2}), step_of("best.pt", {"epoch": 2}), step_of("model_step_500.pt", {"epoch": 2, "global_step": 40})] == [500, 2, 40]
 
 
 def test_copies_count_once_and_differing_ones_both(tmp_path):
@@ -504,6 +508,13 @@ def test_pruning_leaves_every_logit_as_it_was(tmp_path_factory, used, dtype):
     assert torch.equal(a, b)
 
 
+def test_pruning_adds_no_row_where_all_are_used(tmp_path):
+    checkpoint.write(tmp_path / "step_1", state(rows=20), {"step": 1})
+    facts = prune(look(tmp_path / "step_1"), tmp_path / "pruned")
+    assert (facts["rows"], facts["kept"]) == (20, 20) and json.loads((tmp_path / "pruned" / "rows.json").read_text()) == list(range(20))
+    assert torch.equal(read(look(tmp_path / "pruned"), "inner.puzzle_emb.weights"), read(look(tmp_path / "step_1"), "inner.puzzle_emb.weights"))
+
+
 def test_trm_is_counted_by_its_keys():
     told = json.loads(shared("data/checkpoints/trm_released_keys.json").read_text())
     names = checkpoint.official_names({key: tuple(shape) for key, shape in told["keys"].items()})
@@ -646,6 +657,15 @@ def test_missing_information_is_found_where_it_is(tmp_path):
     assert [need.where for need in missing(bare) if need.what == "loss curves"] == ["log.jsonl beside it"]
 
 
+@pytest.mark.parametrize("beside, what", [
+    ({"metadata": {"by": "x"}, "config": {"evaluate_every": 5, "evaluate_puzzles": 9}}, ["hyperparameters"]), ({"search": {"a": 1}, "kwargs": {"b": 1}, "interval_s": 3}, []),
+    ({"dataset_name": "arc", "val_loss": 0.5}, ["validation metrics", "data set"]), ({"held_out.loss": 0.5, "training_args": {"lr": 1}}, ["validation metrics", "hyperparameters"]),
+    ({"best_accuracy": 0.5, "hyper_parameters": {"a": 1}, "train_data_path": "x"}, ["validation metrics", "hyperparameters", "data set"])])
+def test_only_whole_words_count_as_information(tmp_path, beside, what):
+    torch.save({"model": state(), **beside}, tmp_path / "one_step_1.pt")
+    assert [need.what for need in missing(look(tmp_path / "one_step_1.pt")) if need.where] == what
+
+
 def test_checkpoints_of_another_form_are_named_and_not_evaluated(tmp_path):
     series(tmp_path)
     checkpoint.write(tmp_path / "step_000001", {name: tensor for name, tensor in state().items() if "q_head" not in name} | {"inner.more": torch.ones(2)}, {"step": 1})
@@ -654,6 +674,101 @@ def test_checkpoints_of_another_form_are_named_and_not_evaluated(tmp_path):
     assert [one.name for one in found.tested.ones] == ["step_000010", "step_000020", "step_000040", "step_000080"]
     assert found.seen.found[found.best].name == found.tested.ones[recommend(found.tested.scores)].name
     assert text(found) and record(found)["checkpoints"][0]["scores"] is None
+
+
+def learned(folder: Path, steps=(1, 2, 3), extra: str = "") -> Path:
+    "a/, b/, c/model.pth; b is the only one whose head is not noise."
+    for step, name in zip(steps, "abc"):
+        weights = state()
+        if name != "b":
+            weights["inner.lm_head.weight"] = 3 * torch.randn(weights["inner.lm_head.weight"].shape, generator=seeded(step))
+        else:
+            weights["inner.lm_head.weight"] = torch.zeros_like(weights["inner.lm_head.weight"])
+        (folder / name).mkdir(parents=True)
+        torch.save({"model": weights | ({"inner.more": torch.ones(2)} if name == extra else {}), "step": step, "config": {"arch": ARCH, "seq_len": 9}}, folder / name / "model.pth")
+    return folder
+
+
+def test_files_of_one_name_are_told_apart(tmp_path, hrm):
+    (learned(tmp_path / "run") / "a" / "bad.pth").write_bytes(b"PK\x03\x04")
+    (tmp_path / "run" / "b" / "bad.pth").write_bytes(b"PK\x03\x04")
+    found = analyse(tmp_path / "run", "**/*.pth", made_examples(), last=1, resamples=100)
+    told = record(found)
+    assert (found.best, told["summary"]["recommended_checkpoint"], set(told["skipped"])) == (1, "b/model.pth", {"a/bad.pth", "b/bad.pth"})
+    assert all(c["scores"]["loss"] == pytest.approx(one.loss.mean(), rel=1e-6) for c, one in zip(told["checkpoints"], found.tested.ones))
+    assert text(found).count("<- recommended") == 1 and "b/model.pth: step 2" in text(found).split("<- recommended")[0].splitlines()[-1]
+    assert "12 of 20" not in text(found) and hrm(tmp_path / "run", "--pattern", "**/*.pth", "--data", data_set(tmp_path / "data"), "--out", tmp_path / "out", "--prune")[0] == 0
+    assert json.loads((tmp_path / "out" / "pruned" / "model" / "meta.json").read_text())["pruned"]["from"] == "b/model.pth"
+
+
+def test_one_odd_file_among_namesakes_costs_only_itself(tmp_path):
+    found = analyse(learned(tmp_path, extra="a"), "**/*.pth", made_examples(), last=1, resamples=100)
+    assert found.odd.keys() == {"a/model.pth"} and [one.name for one in found.tested.ones] == ["b/model.pth", "c/model.pth"] and markdown(found)
+
+
+def test_a_stranger_does_not_decide_the_model(tmp_path):
+    torch.save({"vae.weight": torch.ones(3, 3)}, series(tmp_path) / "vae.pth")
+    found = analyse(tmp_path, examples=made_examples(), last=1, resamples=100)
+    assert found.architecture.kind == "HRM" and len(found.tested.ones) == 4 and not found.odd and summary(found)["training_steps"] == 80
+    assert [(one.path.name, "no model known here" in one.reason) for one in found.skipped] == [("vae.pth", True)]
+
+
+@pytest.mark.parametrize("config, asked, meaning, assumed", [
+    ({}, None, "stablemax", True), ({"cross_entropy": "softmax"}, None, "softmax", False), ({"cross_entropy": "softmax"}, "stablemax", "stablemax", False),
+    ({"arch": ARCH | {"loss": {"loss_type": "softmax_cross_entropy"}}}, None, "softmax", False), ({}, "softmax", "softmax", False)])
+def test_what_the_logits_mean_is_said_or_named_as_assumed(tmp_path, config, asked, meaning, assumed):
+    checkpoint.write(tmp_path / "step_1", state(), {"step": 1, "config": {"arch": ARCH, "seq_len": 9} | config})
+    found, examples = analyse(tmp_path, examples=made_examples(), cross_entropy=asked, resamples=100), made_examples()
+    alone = evaluate(rebuild(look(tmp_path / "step_1"), CONFIG), examples, "a", 1, cross_entropy=meaning)
+    assert found.tested.ones[0].loss == pytest.approx(alone.loss, rel=1e-3) and ("cross_entropy" in found.assumed) == assumed
+    assert ("cross_entropy" in text(found)) == assumed
+
+
+def test_logits_of_unknown_meaning_are_refused(tmp_path, hrm):
+    checkpoint.write(tmp_path / "run" / "step_1", state(), {"step": 1, "config": {"arch": ARCH, "seq_len": 9, "cross_entropy": "focal"}})
+    for words in ((), ("--cross-entropy", "hinge")):
+        code, out, err = hrm(tmp_path / "run", "--data", data_set(tmp_path / f"data{len(words)}"), *words)
+        assert code == 2 and "allowed: stablemax, softmax" in err and ("hinge" if words else "focal") in err
+    assert hrm(tmp_path / "run", "--data", tmp_path / "data0", "--cross-entropy", "softmax")[0] == 0
+
+
+def test_the_printed_loading_example_runs(tmp_path):
+    for folder, pattern in ((series(tmp_path / "run"), None), (learned(tmp_path / "files"), "**/*.pth")):
+        for examples in (None, made_examples()):
+            found = analyse(folder, pattern, examples, last=1, resamples=100)
+            page, ran = markdown(found), {}
+            exec(page[page.index("```python") + 9 :].split("```")[0], ran)
+            assert isinstance(ran["model"], HRM) and ran["found"].path == found.seen.found[-1 if found.best is None else found.best].path
+    torch.save({"vae.weight": torch.ones(3, 3)}, tmp_path / "vae.pth")
+    page, ran = markdown(analyse(tmp_path / "vae.pth")), {}
+    exec(page[page.index("```python") + 9 :].split("```")[0], ran)
+    assert ran["known"].kind == "unknown" and "model" not in ran
+
+
+def test_the_change_over_the_last_steps_is_that_of_the_trained_weights(tmp_path):
+    for step, scale in ((1000, 1.0), (5000, 2.0), (6500, 3.0), (7000, 4.0)):
+        checkpoint.write(tmp_path / f"step_{step}", {name: scale * tensor for name, tensor in state().items()}, {"step": step})
+    found = analyse(tmp_path)
+    assert late_change(found) == (5000, pytest.approx(100)) and late_change(found, 600)[1] == pytest.approx(100 / 3) and late_change(found, 10) is None
+    assert "from step 5,000 on" in markdown(found) and summary(found)["late_magnitude_change"] == pytest.approx(100)
+
+
+def test_the_report_names_sweep_times_and_date_where_they_are_known(tmp_path):
+    checkpoint.write(tmp_path / "step_1", state(), {"step": 1, "config": {"arch": ARCH, "seq_len": 9, "sweep": "runs/sweep-7"}})
+    found = analyse(tmp_path, examples=made_examples(), resamples=100)
+    page = markdown(found, "2025-01-02", timed=True)
+    assert "Sweep: runs/sweep-7" in page and "Sweep: mine" in markdown(found, sweep="mine") and "Analysis date: 2025-01-02" in page and "arXiv:2506.21734" in page
+    assert "| seconds |" in page and "seconds" not in markdown(found).split("## Held-out")[1].split("##")[0]
+    assert record(found, timed=True)["checkpoints"][0]["scores"]["seconds"] > 0 and "seconds" not in record(found)["checkpoints"][0]["scores"]
+
+
+@pytest.mark.parametrize("word, advised", [("DIVERGING", "does not carry over"), ("CONVERGED", "no figure here asks for it")])
+def test_advice_to_regularise_follows_the_verdict(tmp_path, word, advised):
+    found = analyse(series(tmp_path, (1, 2)), examples=made_examples(), last=1, resamples=100)
+    found.verdict = Verdict(word, "made here")
+    assert advised in markdown(found)
+    found.uses[0] = Use("Production", "none", "no better than copy")
+    assert "Tune hyperparameters: no better than copy" in markdown(found)
 
 
 # The document

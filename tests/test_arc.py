@@ -177,6 +177,15 @@ def test_solutions_have_to_fit_the_questions(tmp_path):
         read_arc(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize("depth", [900, 5_000, 200_000])
+@pytest.mark.parametrize("around", ["{}", '{{"t1": {{"train": {}, "test": [1]}}}}'])
+def test_deeply_nested_files_are_refused(tmp_path, depth, around):
+    file = tmp_path / "deep.json"
+    file.write_text(around.format("[" * depth + "]" * depth))
+    with pytest.raises(DataError, match="deep.json"):
+        read_arc(file)
+
+
 # Generated tasks
 
 def test_rules_by_hand_and_by_brute_force():

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from copies import BIN, ROOT, copy_project, environment, shell
 from hrm.core.config import ConfigError
-from hrm.tools import container
+from hrm.tools import container, stage
 from ruamel.yaml import YAML
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -58,6 +58,20 @@ def test_compose_and_runner_ask_for_the_same():
     assert f"ARG BASE_IMAGE={service['build']['args']['BASE_IMAGE'].removeprefix('${BASE_IMAGE:-').removesuffix('}')}\n" in text
 
 
+def test_the_lines_of_the_compose_file_can_be_typed(tmp_path):
+    "In bash, where UID is read-only: every line of the header runs, and compose is told who calls."
+    file = ROOT / "docker" / "compose.yaml"
+    lines = [line[4:] for line in file.read_text().splitlines() if line.startswith("#   ")]
+    guide = "".join("".join(cell["source"]) for cell in json.loads((ROOT / "nbs/chapters/31_blackwell_guide.ipynb").read_text())["cells"])
+    asked = YAML(typ="safe").load(file.read_text())["services"]["hrm"]["user"]
+    assert asked == "${HRM_UID:-1000}:${HRM_GID:-1000}" and lines[0] in guide
+    client = tmp_path / "docker"
+    client.write_text(f'#!/bin/sh\necho "{asked}"\n')
+    client.chmod(0o755)
+    done = subprocess.run(["bash", "-ec", "\n".join(lines)], capture_output=True, text=True, env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert done.stderr == "" and done.stdout.split() == [f"{os.getuid()}:{os.getgid()}"] * (len(lines) - 1)
+
+
 # What is asked for, and what is missing
 
 @pytest.fixture
@@ -87,6 +101,60 @@ def test_no_secret_stands_in_the_line(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "abc123")
     line = container.container_line(container.Wish("docker"), ["python"], Path("/p"), (1000, 1000))
     assert "WANDB_API_KEY" in line and not any("abc123" in word for word in line)
+
+
+def environment_of(line: list[str]) -> list[str]:
+    return [word for before, word in zip(line, line[1:]) if before == "--env"]
+
+
+def test_the_hosts_caches_stay_on_the_host(monkeypatch):
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TORCH_HOME", "WANDB_CACHE_DIR", "TORCH_LOGS", "WANDB_DIR"):
+        monkeypatch.setenv(name, "x")
+    passed = environment_of(container.container_line(container.Wish("docker"), ["python"], Path("/p"), (1, 1)))
+    assert {"TORCH_LOGS", "WANDB_DIR"} <= set(passed) and not {"TORCHINDUCTOR_CACHE_DIR", "TORCH_HOME", "WANDB_CACHE_DIR"} & set(passed)
+
+
+def test_float32_products_are_those_of_the_host(monkeypatch):
+    "NVIDIA's image sets this to 1: the container's line and a stage's environment set it back."
+    name = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
+    monkeypatch.delenv(name, raising=False)
+    line = lambda: environment_of(container.container_line(container.Wish("docker"), ["python"], Path("/p"), (1, 1)))
+    assert f"{name}=0" in line() and stage.environment()[name] == "0"
+    monkeypatch.setenv(name, "1")  # the user's own word, for programs that are no stages
+    assert name in line() and f"{name}=0" not in line() and stage.environment()[name] == "0"
+
+
+@pytest.mark.parametrize("size, gib", [("1g", 1), ("512m", 0.5), ("1GiB", 1), ("1t", 1024), ("2048kb", 2 / 1024), ("67108864", 1 / 16), ("64b", 64 / 2**30), ("1.5 g", 1.5)])
+def test_shared_memory_is_read_as_engines_do(size, gib):
+    assert container.shared_memory(container.Host(container.Wish("docker", run_args=("--shm-size", size)))) == gib
+
+
+@pytest.mark.parametrize("size", ["much", "1x", "", "g", "-1g"])
+def test_a_size_that_is_none_names_the_variable(size):
+    with pytest.raises(ConfigError, match=f"HRM_RUN_ARGS: found --shm-size={size}; allowed: a size such as 512m"):
+        container.shared_memory(container.Host(container.Wish("docker", run_args=(f"--shm-size={size}",))))
+
+
+def test_no_image_is_advised_that_the_project_cannot_use():
+    host = container.Host(container.Wish("docker", gpu_args=("--gpus", "all")), answer="28", image=True, image_cuda="13.0", gpu=True, driver="570.86", handed_over=True)
+    driver = next(f for f in container.judge_passthrough(host) if f.state == "error")
+    assert "580 or later" in driver.hint and "--base" not in driver.hint
+
+
+@pytest.mark.parametrize("code, left", [(0, True), (3, False)])
+def test_a_trial_in_the_container_leaves_its_metrics(code, left, settings, tmp_path, monkeypatch):
+    "The container sees the workspace alone; whoever waited for it copies what came out."
+    work, trial = tmp_path / "work", tmp_path / "trials" / "t"
+    for folder in (work / "nbs" / "chapters", work / "reports" / "smoke" / "environment", trial):
+        folder.mkdir(parents=True)
+    shutil.copy(stage.chapter("environment"), work / "nbs" / "chapters")
+    shutil.copy(ROOT / "params.yaml", work)
+    (work / "reports/smoke/environment/metrics.json").write_text('{"a": 1}')
+    (trial / "trial.json").write_text('{"stage": "environment", "profile": "smoke"}')
+    settings(HRM_RUNNER="docker", HRM_ROOT=str(work), HRM_TRIAL=str(trial))
+    monkeypatch.setattr(container, "run_in_container", lambda words, engine: code)
+    assert stage.run("environment", "smoke") == code
+    assert (trial / "metrics.json").exists() == left
 
 
 def test_runner_is_in_no_stage_and_no_fingerprint():

@@ -3,13 +3,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
 from hrm.core.benchmark import against, attention_rates, copy_rate, fastest
 from hrm.core.config import ConfigError, validate
 from hrm.core.hardware import CARDS, driver_for, false_alarm, find_card, install_line, least_seconds, served_by
-from hrm.core.preflight import TROUBLES, Bench, describe, driver_version, judge
+from hrm.core.preflight import TROUBLES, Bench, _gpu, describe, driver_version, judge
+from hrm.tools.doctor import doctor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,7 +57,7 @@ def test_spark_in_nvidias_container():
     assert wrong(bench) == {"shared memory": "error"} and "--ipc=host" in found["shared memory"].hint
     assert found["GPU code"].text == "runs sm_120; torch's warning that 12.1 is too new can be ignored"
     assert "no memory figure from it" in found["NVML"].text and found["GPU memory"].text.startswith("119.7 GiB shared with the processor")
-    assert found["TF32"].text == "on for float32 products (TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1)"
+    assert found["TF32"].text == "on for float32 products (TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1; stages set it to 0)"
     assert found["place"].text == "in a container" and "/usr/local/cuda/bin/ptxas" in found["compile"].text
     assert wrong(recorded("gb10_container", ptxas=None, shm_gib=16.0)) == {"compile": "error"}
 
@@ -90,6 +92,78 @@ def test_room(change, name):
     assert wrong(recorded("rtx5090", **change)) == {name: "error"}
 
 
+def thor(**changes) -> Bench:
+    gpu = {"name": "NVIDIA Thor", "capability": [11, 0], "memory_gib": 122.8, "memory_from": "torch", "bf16": True, "nvml": "ok"}
+    return recorded("gb10_container", **({"gpus": [gpu], "shm_gib": 16.0, "ptxas": None, "ptxas_runs": False} | changes))
+
+
+def test_the_torch_that_is_advised_is_one_that_helps():
+    had = thor(torch="2.11.0+cu130", triton="3.6.0")
+    assert wrong(had) == {"compile": "error"} and findings(had)["compile"].hint.endswith("install torch 2.12 or later.")
+    assert wrong(thor(torch="2.12.0+cu130", triton="3.7.1")) == {}
+    spark = recorded("gb10_container", ptxas=None, ptxas_runs=False, shm_gib=16.0)
+    assert findings(spark)["compile"].hint.endswith("install torch 2.11 or later.")
+
+
+def test_an_assembler_that_is_not_there():
+    bench = recorded("gb10_container", ptxas="/nowhere/ptxas", ptxas_runs=False, shm_gib=16.0)
+    assert wrong(bench) == {"compile": "error"} and "/nowhere/ptxas" in findings(bench)["compile"].text
+
+
+def test_the_assembler_is_looked_at(tmp_path, monkeypatch):
+    program = tmp_path / "ptxas"
+    monkeypatch.setenv("TRITON_PTXAS_PATH", str(program))
+    assert (describe().ptxas, describe().ptxas_runs) == (str(program), False)
+    program.touch(0o644)
+    assert not describe().ptxas_runs
+    program.chmod(0o755)
+    assert describe().ptxas_runs
+
+
+def test_an_old_driver_is_not_answered_with_an_older_image():
+    cause = "CUDA driver version is insufficient for CUDA runtime version"
+    assert "12.8" not in next(mend for symptom, *_, mend in TROUBLES if symptom == cause)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    "torch sees a GB10 first and an older card second; the driver's library counts the other way round."
+    import torch
+    current, cards = [0], [("NVIDIA GB10", 12, 1, "aaaa"), ("NVIDIA Tesla T4", 7, 5, "bbbb")]
+    told = {"GPU-aaaa": 119 * 2**30, "GPU-bbbb": 15 * 2**30}
+    free = SimpleNamespace(total=120 * 2**30)
+
+    class device:
+        def __init__(self, index): self.index = index
+        def __enter__(self): current.append(self.index)
+        def __exit__(self, *_): current.pop()
+
+    facts = lambda i: SimpleNamespace(name=cards[i][0], major=cards[i][1], minor=cards[i][2], uuid=cards[i][3], total_memory=free.total)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", facts)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (0, free.total))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: cards[current[-1]][1] >= 8)
+    library = SimpleNamespace(nvmlInit=lambda: None, NVMLError=RuntimeError, nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+                              nvmlDeviceGetHandleByIndex=lambda i: ["GPU-bbbb", "GPU-aaaa"][i],
+                              nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(total=told[handle]))
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    return SimpleNamespace(told=told, torch=free)
+
+
+def test_each_gpu_has_its_own_memory_and_types(two_gpus):
+    assert [(gpu.memory_gib, gpu.memory_from, gpu.bf16) for gpu in map(_gpu, (0, 1))] == [(119.0, "driver library", True), (15.0, "driver library", False)]
+
+
+def test_an_answer_of_nothing_is_no_answer(two_gpus, monkeypatch):
+    monkeypatch.setattr("hrm.core.device.machine", lambda: {"memory_gib": 119.7})
+    two_gpus.told["GPU-aaaa"] = 0
+    assert (_gpu(0).memory_gib, _gpu(0).memory_from) == (120.0, "torch")
+    two_gpus.torch.total = 0
+    assert (_gpu(0).memory_gib, _gpu(0).memory_from) == (119.7, "system")
+    two_gpus.told["GPU-bbbb"] = 0  # has memory of its own: the system's says nothing of it
+    assert _gpu(1).memory_gib is None
+
+
 def test_a_record_that_is_none_is_refused():
     with pytest.raises(ConfigError, match="unknown key"):
         recorded("rtx5090", colour="green")
@@ -109,6 +183,21 @@ def test_doctor_as_json_and_its_exit_code():
     assert validate(told["bench"], Bench).torch == told["machine"]["torch"]
     assert done.returncode == int("error" in {f["state"] for f in told["findings"]})
     assert {"engine", "dvc", "project", *SPARE} <= {f["name"] for f in told["findings"]}
+
+
+@pytest.mark.parametrize("runner", ["host", "docker"])
+@pytest.mark.parametrize("flags", ["'open", "--shm-size=much"])
+def test_flags_that_cannot_be_read_are_no_good_health(runner, flags, tmp_path, monkeypatch, capsys):
+    client = tmp_path / "docker"
+    client.write_text("#!/bin/sh\necho '[]'\n")
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("HRM_RUNNER", runner)
+    monkeypatch.setenv("HRM_RUN_ARGS", flags)
+    assert doctor(as_json=True) == 1
+    found = {f["name"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
+    assert found["engine"]["state"] == "error" and found["engine"]["text"].startswith("HRM_RUN_ARGS: found ")
+    assert set(found) >= SPARE | {"project"}, "the machine was not looked at"
 
 
 def test_judging_needs_no_torch():
@@ -153,6 +242,15 @@ def test_every_card_is_found_by_its_own_name_and_served_by_its_install_line():
         assert driver_for("13.0", card) == 580 and card.driver in (570, 575, 580)
 
 
+@pytest.mark.parametrize("name, row", [
+    ("NVIDIA GeForce RTX 5060", (19.2, 8, 448)), ("NVIDIA GeForce RTX 5060 Ti", (23.7, 16, 448)), ("NVIDIA GeForce RTX 5050", (13.2, 8, 320)),
+    ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", (126.0, 96, 1792)), ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", None),
+    ("NVIDIA RTX PRO 6000 Blackwell Server Edition", None), ("NVIDIA GeForce RTX 5090 Laptop GPU", None), ("NVIDIA GeForce RTX 5090 D", None)])
+def test_a_card_has_its_own_rates_or_none(name, row):
+    card = find_card(name)
+    assert (card and (card.fp32, card.memory, card.bandwidth)) == row
+
+
 @given(st.floats(1, 1e18), st.floats(1, 1e15), st.sampled_from(CARDS))
 def test_roofline(flop, moved, card):
     least = least_seconds(card, flop, moved)
@@ -181,3 +279,13 @@ def test_rates_from_a_known_clock(monkeypatch):
 def test_against_the_data_sheet():
     rows = {row["what"]: row for row in against({"fp32": 50.0, "bf16": 100.0, "copy": 896.0}, find_card("NVIDIA GeForce RTX 5090"))}
     assert rows["copy"]["share"] == 0.5 and rows["copy"]["unit"] == "GB/s" and rows["bf16"]["ceiling"] == 209.5
+
+
+def test_attention_and_the_step_have_ceilings_too():
+    measured, kinds = {"flash, bfloat16": 41.9, "step, 64 boards": 10.48, "copy": 896.0, "unknown": 1.0}, {"flash, bfloat16": "bf16", "step, 64 boards": "fp32"}
+    rows = {row["what"]: row for row in against(measured, find_card("NVIDIA GeForce RTX 5090"), kinds)}
+    assert rows["flash, bfloat16"]["share"] == pytest.approx(0.2) and rows["step, 64 boards"]["share"] == pytest.approx(0.1, rel=1e-3)
+    assert rows["step, 64 boards"]["unit"] == "TFLOP/s" and rows["copy"]["ceiling"] == 1792 and rows["unknown"]["share"] is None
+    assert all(row["ceiling"] is None for row in against(measured, None, kinds))
+    kept = json.loads((ROOT / "nbs/chapters/30_blackwell_benchmark.ipynb").read_text())["cells"][-1]["source"]
+    assert '"against": [*rows, *attended, *stepped]' in "".join(kept)

@@ -29,7 +29,7 @@ def config(**changes) -> SweepConfig:
 @pytest.fixture(autouse=True)
 def plain(monkeypatch):
     monkeypatch.chdir(ROOT)
-    for name in ("HRM_ROOT", "HRM_TRIAL", "WANDB_SWEEP_ID", "DVC_ROOT", "DVC_EXP_NAME"):
+    for name in ("HRM_ROOT", "HRM_TRIAL", "HRM_RUNNER", "WANDB_SWEEP_ID", "DVC_ROOT", "DVC_EXP_NAME"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -143,6 +143,20 @@ def test_what_wandb_fills_in_comes_back_as_it_was():
 def test_other_command_lines_are_refused(words):
     with pytest.raises(ConfigError, match="allowed"):
         parse_values(words)
+
+
+def test_the_value_that_cannot_be_read_is_shown():
+    for words in (["--a", "["], ["--a=["]):
+        with pytest.raises(ConfigError, match=r"--a: found '\['; allowed: a number"):
+            parse_values(words)
+
+
+def test_an_agents_trial_is_refused_in_a_container(monkeypatch):
+    "Its workplace consists of links, which lead nowhere inside."
+    monkeypatch.setenv("HRM_RUNNER", "podman")
+    monkeypatch.setattr(sweeps, "trial_folder", lambda *_: pytest.fail("work was started"))
+    with pytest.raises(ConfigError, match="runner: found 'podman'; allowed for an agent's trial: host"):
+        sweeps.run_trial("checkpoints_data", "smoke", {"seed": 1})
 
 
 # params.yaml is put back

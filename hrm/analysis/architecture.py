@@ -311,8 +311,9 @@ def prune(
     for piece in chunks(found, name):
         used.append(piece.ne(0).any(1))
         pieces.append(piece[used[-1]])
-    used, rows = torch.cat(used), torch.cat((torch.zeros(1, *pieces[0].shape[1:], dtype=pieces[0].dtype), *pieces))
-    places = torch.where(used, used.cumsum(0), 0)
+    used = torch.cat(used)
+    spare = [] if used.all() else [torch.zeros(1, *pieces[0].shape[1:], dtype=pieces[0].dtype)]  # for all rows that are zero
+    rows, places = torch.cat((*spare, *pieces)), torch.where(used, used.cumsum(0) - 1 + len(spare), 0)
     with found.open() as get:
         weights = {n: rows if n == name else get(n) for n in found.entries}
     about = _with(found.about, len(rows)) | {"step": found.step, "pruned": {"rows": len(rows), "of": len(used), "from": found.name}}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HARMLESS', 'CONTAINERS', 'CHUNK', 'STEP_KEYS', 'OTHERS', 'Entry', 'Skipped', 'Unreadable', 'plain', 'container',
-           'Found', 'rows_of', 'chunks', 'read', 'step_of', 'look', 'discover']
+           'Found', 'rows_of', 'chunks', 'read', 'step_of', 'look', 'inside', 'discover']
 
 # %% ../../nbs/analysis/00_discover.ipynb #d3a7c231
 import hashlib
@@ -14,7 +14,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,7 @@ class Found:
     about: dict[str, Any]       # plain values that stand beside the weights
     beside: tuple[str, ...]     # names of everything that stands beside the weights
     strange: tuple[str, ...]    # names in the state dict that are no dense tensors of real numbers
+    called: str = ""            # its path inside the folder that was searched
 
     @property
     def size(self) -> int:
@@ -159,8 +160,8 @@ class Found:
 
     @property
     def name(self) -> str:
-        "What people call it."
-        return self.path.name
+        "What people call it: unlike the file's own name, no two of one folder share it."
+        return self.called or self.path.name
 
     @contextmanager
     def open(self) -> Iterator[Callable[[str], Tensor]]:  # official name -> mapped tensor, valid inside the context
@@ -211,7 +212,7 @@ def read(
         return get(name).clone()
 
 # %% ../../nbs/analysis/00_discover.ipynb #54d40b2b
-STEP_KEYS = ("step", "global_step", "steps", "iteration", "iter", "epoch")
+STEP_KEYS = ("step", "global_step", "steps", "iteration", "iter")
 
 
 def step_of(
@@ -219,13 +220,15 @@ def step_of(
     about: Mapping[str, Any],
 ) -> int | None:
     "The training step of a checkpoint, where its record or its name tells."
-    for key in STEP_KEYS:
-        value = about.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
-            return value
+    count = lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+    told = [about[key] for key in STEP_KEYS if count(about.get(key))]
+    if told:
+        return told[0]
     stem = re.sub(r"\.(pth|pt|bin|ckpt|safetensors)$", "", name)
     named = re.findall(r"(?:step|epoch|iter(?:ation)?)[^A-Za-z0-9]?(\d{1,15})", stem, re.I) or re.findall(r"(?:^|[^A-Za-z0-9])(\d{1,15})$", stem)
-    return int(named[-1]) if named else None
+    if named:
+        return int(named[-1])
+    return about["epoch"] if count(about.get("epoch")) else None
 
 # %% ../../nbs/analysis/00_discover.ipynb #a526c305
 def _dense(value: Any) -> bool:
@@ -340,7 +343,7 @@ def _digest(found: Found) -> str:
 def _once(found: list[Found]) -> tuple[list[Found], list[Skipped]]:
     "Checkpoints without their copies, and the copies."
     kept, copies = [], []
-    for one in sorted(found, key=lambda f: (f.step is None, f.step, not re.search(r"\d", f.name), f.name)):
+    for one in sorted(found, key=lambda f: (f.step is None, f.step, not re.search(r"\d", f.path.name), f.name)):
         twin = next((k for k in kept if k.step == one.step and k.size == one.size and k.entries.keys() == one.entries.keys()
                      and (k.file.samefile(one.file) or _digest(k) == _digest(one))), None)
         if twin is None:
@@ -350,6 +353,14 @@ def _once(found: list[Found]) -> tuple[list[Found], list[Skipped]]:
     return kept, copies
 
 # %% ../../nbs/analysis/00_discover.ipynb #d61e9a85
+def inside(
+    path: Path,
+    folder: Path | str,  # that was searched
+) -> str:
+    "A path below the folder; the plain name of anything else."
+    return path.relative_to(folder).as_posix() if path != Path(folder) and path.is_relative_to(folder) else path.name
+
+
 def discover(
     folder: Path | str,  # or a single checkpoint
     pattern: str | None = None,  # such as "step_*" or "**/*.pth"; by default everything in the folder itself
@@ -370,7 +381,7 @@ def discover(
         try:
             if pattern is None and path != folder and path.suffix.lower() in OTHERS:
                 raise Unreadable(path, f"no checkpoint by its ending {path.suffix}")
-            found.append(look(path))
+            found.append(replace(look(path), called=inside(path, folder)))
         except Unreadable as error:
             skipped.append(Skipped(error.path, error.reason))
     kept, copies = _once(found)

@@ -201,9 +201,9 @@ def healthy(checks: Sequence[Check]) -> str:
 # %% ../../nbs/analysis/04_verdict.ipynb #3525e8da
 NEEDED = {  # what -> (words among the keys, patterns of files beside, how to have it next time)
     "loss curves": (r"losses$|history|curve", ("log.jsonl", "*.csv", "events.out.tfevents.*", "trainer_state.json"), "log every few steps to a file beside the checkpoints"),
-    "validation metrics": (r"metrics|val(id)?(ation)?_|held_out|eval|accuracy|exact|best", (), "evaluate on held-out data before each checkpoint, and store the result in it"),
-    "hyperparameters": (r"config|hparams|hyper_?parameters|args|arch|optim$|lr$|learning_rate", ("all_config.yaml", "config.json", "config.yaml", "params.yaml"), "store the whole configuration with the weights"),
-    "data set": (r"data(set)?(_hash|_path|_name)?$", ("dataset.json",), "store the data's name and hash with the weights"),
+    "validation metrics": (r"^(?!.*_(every|puzzles|interval|steps|batch_size|examples|path)$).*?(?<![^_.])(metrics|val(id(ation)?)?|held_out|eval(uation)?|accuracy|exact|best)(?![^_.])", (), "evaluate on held-out data before each checkpoint, and store the result in it"),
+    "hyperparameters": (r"(?<![^_.])((config|hparams|hyper_?parameters|args|arch)(?![^_.])|(optim|lr|learning_rate)$)", ("all_config.yaml", "config.json", "config.yaml", "params.yaml"), "store the whole configuration with the weights"),
+    "data set": (r"(?<!meta)(^|[_.])data(set)?(_hash|_path|_name)?$", ("dataset.json",), "store the data's name and hash with the weights"),
     "optimizer state": (r"state\.pt|optim\w*(_state(_dict)?)$|optimizers?$", ("state.pt", "optimizer.pt", "optimizer.pth"), "save the optimizer's state dict as well, to be able to go on"),
 }
 

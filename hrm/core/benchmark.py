@@ -173,13 +173,14 @@ def training_step(
 
 # %% ../../nbs/core/19_benchmark.ipynb #b7a3fc37
 def against(
-    measured: Mapping[str, float],  # name -> rate; fp32, tf32, bf16, fp8 in TFLOP/s, copy in GB/s
+    measured: Mapping[str, float],  # name -> rate; copy in GB/s, all others in TFLOP/s
     card: Card | None,
+    kinds: Mapping[str, str] = {},  # name -> fp32, tf32, bf16, fp8 or copy, for names that are none of these
 ) -> list[dict]:
     "One row for each rate: measured, ceiling and share; the last two None without a row in the table of cards."
     ceilings = {} if card is None else {"fp32": card.fp32, "tf32": card.tf32, "bf16": card.bf16, "fp8": card.fp8, "copy": card.bandwidth}
-    return [{"what": name, "measured": rate, "unit": "GB/s" if name == "copy" else "TFLOP/s", "ceiling": ceilings.get(name),
-             "share": rate / ceilings[name] if name in ceilings else None} for name, rate in measured.items()]
+    return [{"what": name, "measured": rate, "unit": "GB/s" if name == "copy" else "TFLOP/s", "ceiling": (ceiling := ceilings.get(kinds.get(name, name))),
+             "share": rate / ceiling if ceiling else None} for name, rate in measured.items()]
 
 
 def card_of(where: torch.device) -> Card | None:

@@ -57,6 +57,7 @@ class Bench(Section):
     cudnn: int | None
     triton: str | None
     ptxas: str | None             # an assembler that replaces Triton's own
+    ptxas_runs: bool              # can this user execute it; False without one
     driver: str | None
     device_nodes: bool            # has the system GPUs of NVIDIA at all
     gpus: tuple[Gpu, ...]
@@ -78,7 +79,9 @@ def driver_version() -> str | None:
         return None
 
 
-def _nvml(index: int) -> tuple[float | None, str]:
+def _nvml(
+    uuid: str,  # the library counts all cards in an order of its own, torch those that it may see
+) -> tuple[float | None, str]:
     "Memory in GiB and `ok`, or None and what the driver's library said."
     try:
         import pynvml  # the module of nvidia-ml-py
@@ -86,7 +89,7 @@ def _nvml(index: int) -> tuple[float | None, str]:
         return None, "nvidia-ml-py is not installed"
     try:
         pynvml.nvmlInit()
-        memory = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index)).total
+        memory = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByUUID(uuid)).total
         return memory / 2**30, "ok"
     except pynvml.NVMLError as e:
         return None, str(e)
@@ -97,15 +100,16 @@ def _gpu(index: int) -> Gpu:
     import torch
     from hrm.core import device
     facts = torch.cuda.get_device_properties(index)
-    memory, said = _nvml(index)
-    source = "driver library"
-    if memory is None:
-        memory, source = facts.total_memory / 2**30, "torch"
-    card = find_card(facts.name)
+    memory, said = _nvml(f"GPU-{facts.uuid}")
+    source, card = "driver library", find_card(facts.name)
+    if not memory:
+        memory, source = (torch.cuda.mem_get_info(index)[1] or facts.total_memory) / 2**30, "torch"
     if not memory and card and card.unified:
         memory, source = device.machine()["memory_gib"], "system"
+    with torch.cuda.device(index):  # the next question is about the current one
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return Gpu(name=facts.name, capability=(facts.major, facts.minor), memory_gib=round(memory, 1) if memory else None, memory_from=source,
-               bf16=torch.cuda.is_bf16_supported(including_emulation=False), nvml=said)
+               bf16=bf16, nvml=said)
 
 # %% ../../nbs/core/18_preflight.ipynb #c92f9ec0
 def attention_backends(
@@ -143,7 +147,7 @@ def describe() -> Bench:
     import psutil
     import torch
     from hrm.core import device
-    memory, folder = psutil.virtual_memory(), root()
+    memory, folder, ptxas = psutil.virtual_memory(), root(), os.environ.get("TRITON_PTXAS_PATH") or None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*Found GPU\d+ .* which is of cuda capability")
         usable = torch.cuda.is_available()
@@ -157,7 +161,7 @@ def describe() -> Bench:
         disk_gb=round(shutil.disk_usage(folder).free / 1e9, 1), shm_gib=round(shutil.disk_usage(shm).total / 2**30, 3) if shm.is_dir() else None,
         container=_in_container(), writable=os.access(folder, os.W_OK), torch=torch.__version__, cuda=torch.version.cuda,
         arch_list=tuple(torch.cuda.get_arch_list()) if usable else (), cudnn=torch.backends.cudnn.version() if usable else None,
-        triton=_version("triton") or _version("pytorch-triton"), ptxas=os.environ.get("TRITON_PTXAS_PATH"), driver=driver_version(),
+        triton=_version("triton") or _version("pytorch-triton"), ptxas=ptxas, ptxas_runs=bool(ptxas and shutil.which(os.path.abspath(ptxas))), driver=driver_version(),
         device_nodes=any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")), gpus=gpus,
         matmul=torch.get_float32_matmul_precision(), tf32_override=os.environ.get("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE") == "1",
         attention=attention, compiler=device.compiler(place))
@@ -220,7 +224,7 @@ def judge_gpu_memory(
     bench: Bench,
     gpu: Gpu,
     name: str = "GPU memory",
-    least: float = 11.0,  # GiB, what the smallest card of the table shows
+    least: float = 11.0,  # GiB, what a card of 12 GB shows
 ) -> Finding:
     "How much memory a GPU has, and who says so."
     card = find_card(gpu.name)
@@ -245,7 +249,7 @@ def judge_nvml(bench: Bench) -> list[Finding]:
     return [Finding("NVML", "note", gpu.nvml, "pip install nvidia-ml-py (not pynvml) for load and temperature; training does not need it.")]
 
 # %% ../../nbs/core/18_preflight.ipynb #2e573d74
-KNOWN_SINCE = {(12, 1): (3, 6), (10, 3): (3, 6), (11, 0): (3, 7)}  # capability -> first Triton whose assembler knows it
+KNOWN_SINCE = {(12, 1): ((3, 6), "2.11"), (10, 3): ((3, 6), "2.11"), (11, 0): ((3, 7), "2.12")}  # capability -> first Triton whose assembler knows it, and the torch that brings it
 
 
 def judge_compile(bench: Bench) -> Finding:
@@ -254,11 +258,15 @@ def judge_compile(bench: Bench) -> Finding:
     if not works or not bench.gpus:
         return Finding("compile", "ok" if works else "note", why, "" if works else "Models run eagerly and give the same results more slowly.")
     capability, version = bench.gpus[0].capability, tuple(map(int, re.findall(r"\d+", bench.triton or "0")[:2]))
+    if bench.ptxas and not bench.ptxas_runs:
+        return Finding("compile", "error", f"TRITON_PTXAS_PATH is {bench.ptxas}, where there is no program to run",
+                       "Set it to the ptxas of CUDA 13 (usually /usr/local/cuda/bin/ptxas), or unset it to have Triton's own.")
     if bench.ptxas:
         return Finding("compile", "ok", f"{why}; assembler {bench.ptxas}")
-    if version < KNOWN_SINCE.get(capability, (0, 0)):
+    least, brought = KNOWN_SINCE.get(capability, ((0, 0), ""))
+    if version < least:
         return Finding("compile", "error", "the assembler of Triton %s does not know capability %d.%d" % (bench.triton, *capability),
-                       "Set TRITON_PTXAS_PATH to the ptxas of CUDA 13 (usually /usr/local/cuda/bin/ptxas), or install torch 2.11 or later.")
+                       f"Set TRITON_PTXAS_PATH to the ptxas of CUDA 13 (usually /usr/local/cuda/bin/ptxas), or install torch {brought} or later.")
     return Finding("compile", "ok", f"{why}; Triton {bench.triton}")
 
 
@@ -267,7 +275,7 @@ def judge_arithmetic(bench: Bench) -> list[Finding]:
     bf16 = bool(bench.gpus) and bench.gpus[0].bf16
     precision = "bfloat16, which this GPU multiplies in hardware" if bf16 else "float32" + ("" if bench.gpus else "; bfloat16 is emulated on a processor and far slower")
     on = bench.matmul != "highest" or bench.tf32_override
-    tf32 = f"{'on' if on else 'off'} for float32 products ({'TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1' if bench.tf32_override else bench.matmul})"
+    tf32 = f"{'on' if on else 'off'} for float32 products ({'TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1; stages set it to 0' if bench.tf32_override else bench.matmul})"
     found = [Finding("precision", "ok", precision), Finding("TF32", "ok", tf32 if bench.gpus else "does not exist on a processor")]
     if bench.attention:
         slow = bool(bench.gpus) and "math" in bench.attention.values()
@@ -318,11 +326,11 @@ TROUBLES = (  # symptom, cause, check, what mends it
     ("files belong to root; permission denied on the host", "the container ran as root", "folder",
      "run with --user $(id -u):$(id -g) and a home of its own, as the runner does; chown what is there"),
     ("CUDA driver version is insufficient for CUDA runtime version", "the driver lives on the host and is older than the image's CUDA", "driver",
-     "update the host's driver to 580 for CUDA 13, or take an image with CUDA 12.8"),
+     "update the host's driver to 580; images with CUDA 12 carry a torch older than this project's"),
     ("no kernel image is available for execution on the device", "torch was built without code for the card", "GPU code", "install a torch with CUDA 12.8 or later"),
     ("no space left on device in a DataLoader; SHMEM warning at the start", "64 MB of shared memory", "shared memory", "--ipc=host or --shm-size=1g"),
     ("a syntax error in a printed line that looks right", "the shell took the quotes, or an old Python reads it", "Python",
      "put the lines into a file or a notebook in place of python -c; Python 3.11 or later"),
-    ("ptxas fatal: value sm_121a is not defined", "Triton's own assembler is older than the card", "compile", "TRITON_PTXAS_PATH=/usr/local/cuda/bin/ptxas, or torch 2.11"),
+    ("ptxas fatal: value sm_121a is not defined", "Triton's own assembler is older than the card", "compile", "TRITON_PTXAS_PATH=/usr/local/cuda/bin/ptxas, or torch 2.11 (2.12 for sm_110a)"),
     ("memory usage: not supported (nvidia-smi on GB10)", "the memory is the system's", "NVML", "nothing; ask torch or the system"),
 )

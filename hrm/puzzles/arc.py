@@ -123,6 +123,8 @@ def _json(file):
         value = json.loads(Path(file).read_text("utf-8"))
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
+    except RecursionError:
+        raise DataError(f"{file}: lists or objects nested too deeply; allowed are tasks by name, or one task") from None
     except (ValueError, OSError) as error:
         raise DataError(f"{file}: not readable as JSON ({error})") from None
     if not isinstance(value, dict) or not value:

@@ -364,6 +364,8 @@ def inspect_command(
     examples: Annotated[int, typer.Option(min=1, help="held-out examples at most")] = 64,
     segments: Segments = None,
     metric: Annotated[str, typer.Option(help="that decides: loss, token_accuracy or exact_accuracy")] = "loss",
+    cross_entropy: Annotated[Optional[str], typer.Option(help="what the logits mean: stablemax or softmax  [default: what the checkpoint says]", show_default=False)] = None,
+    sweep: Annotated[str, typer.Option(help="link of the sweep that the run belongs to, for the report  [default: what the checkpoint says]", show_default=False)] = "",
     seed: Annotated[int, typer.Option(min=0, help="seed of the bootstrap")] = 0,
 ):
     "Analyse checkpoints of any origin: what they are, how they moved, what can be said of them. Nothing in them is executed."
@@ -373,14 +375,16 @@ def inspect_command(
         raise ConfigError("--prune: found no --out; allowed: together with a folder to write to")
     if metric not in (allowed := ("loss", "token_accuracy", "exact_accuracy")):
         raise ConfigError(f"--metric: found {metric!r}; allowed: {', '.join(allowed)}")
+    if cross_entropy not in (None, *(meanings := ("stablemax", "softmax"))):
+        raise ConfigError(f"--cross-entropy: found {cross_entropy!r}; allowed: {', '.join(meanings)}")
     from hrm.analysis.architecture import prune as without, read_config
     from hrm.analysis.evaluate import read_examples
     from hrm.analysis.folder import analyse, record
     from hrm.analysis.report import text, write
     held_out = read_examples(data, most=examples) if data else None
-    found = analyse(folder, pattern, held_out, read_config(config) if config else None, _cells, metric, seed=seed, segments=segments, batch_size=8)
-    print(json.dumps(record(found), indent=1, ensure_ascii=False) if as_json else text(found, timed=True))
-    for path in write(found, out, date.today().isoformat()) if out else ():
+    found = analyse(folder, pattern, held_out, read_config(config) if config else None, _cells, metric, seed=seed, cross_entropy=cross_entropy, segments=segments, batch_size=8)
+    print(json.dumps(record(found, timed=True), indent=1, ensure_ascii=False) if as_json else text(found, timed=True))
+    for path in write(found, out, date.today().isoformat(), sweep, timed=True) if out else ():
         print(f"-> {path}", file=sys.stderr)
     if prune:
         one = found.seen.found[-1 if found.best is None else found.best]

@@ -52,12 +52,15 @@ def look_at_container() -> list[Finding]:
         where = runner()
     except ConfigError:
         return []  # the project's finding says it
-    if where != "host":
-        return judge_host(look_at_host(wish(where)))
-    hosts = [look_at_host(wish(engine)) for engine in RUNNERS[1:]]
-    best = max(hosts, key=lambda host: (host.answer is not None, host.image, host.program))
+    try:
+        if where != "host":
+            return judge_host(look_at_host(wish(where)))
+        hosts = [look_at_host(wish(engine)) for engine in RUNNERS[1:]]
+        found = judge_host(max(hosts, key=lambda host: (host.answer is not None, host.image, host.program)))
+    except ConfigError as e:  # flags that no engine would take
+        return [Finding("engine", "error", str(e), "Put the variable right, or unset it for the usual flags.")]
     return [replace(finding, state="ok", text=f"not used while the runner is host ({finding.text})", hint="") if finding.state != "ok" else finding
-            for finding in judge_host(best)]
+            for finding in found]
 
 # %% ../../nbs/tools/01_doctor.ipynb #23c4ea21
 def examine(
@@ -73,10 +76,11 @@ def doctor(
     "Print what was found."
     try:
         root()
-        bench = describe()
-        findings = examine(bench)
     except ConfigError:  # outside a project: that comes first
         bench, findings = None, look_at_project()
+    else:
+        bench = describe()
+        findings = examine(bench)
     if as_json:
         from hrm.core import device
         known = bench.model_dump(mode="json") if bench else None

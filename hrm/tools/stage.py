@@ -195,7 +195,8 @@ def end_with_caller() -> bool:  # True where a caller holds this process's stand
 def environment() -> dict[str, str]:
     "The variables a stage starts with; a variable that is set already keeps its value, except those that decide results."
     usual = {"OMP_WAIT_POLICY": "PASSIVE", "WANDB_SILENT": "true", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    fixed = {"PYTHONHASHSEED": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "HRM_ROOT": str(root())}
+    fixed = {"PYTHONHASHSEED": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "HRM_ROOT": str(root()),
+             "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "0"}  # NVIDIA's images say 1, and float32 products would differ from the host's
     kernels = os.path.join(sys.prefix, "share", "jupyter")  # this environment's kernel before one of the user's
     paths = os.pathsep.join(filter(None, [kernels, os.environ.get("JUPYTER_PATH")]))
     return usual | dict(os.environ) | fixed | {"JUPYTER_PATH": paths}
@@ -221,7 +222,10 @@ def run(
         raise ConfigError(f"params.yaml: no profile {profile!r}; allowed: {', '.join(profiles())}")
     check_parameters(chapter(stage), {"profile": profile} if profile else {})
     if (where := runner()) != "host":
-        return run_in_container(command("run", stage, profile, "python"), where)
+        code = run_in_container(command("run", stage, profile, "python"), where)
+        if code == 0:
+            leave_metrics(stage, profile)  # a trial's folder is outside of what the container sees
+        return code
     line = command("execute", stage, profile)
     sys.stdout.flush()
     os.chdir(root())

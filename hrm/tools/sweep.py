@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from ..core.config import ConfigError, Section, code_version, hash_of, load_params, profiles, root, section, validate, write_atomic
+from .container import runner
 from .stage import chapter, code_of
 
 # %% ../../nbs/tools/06_sweep.ipynb #deb24b18
@@ -207,8 +208,8 @@ def parse_values(
         key, equals, text = word.removeprefix("--").partition("=")
         if not word.startswith("--") or not key or not equals and not words:
             raise ConfigError(f"found {word!r}; allowed: --key=value with keys of the stage's section, such as --runs.v9.optim.lr=0.001")
-        try:
-            value = YAML(typ="safe").load(text if equals else words.pop(0))
+        text = text if equals else words.pop(0)
+        try: value = YAML(typ="safe").load(text)
         except YAMLError: raise ConfigError(f"--{key}: found {text!r}; allowed: a number, a word, true, false, null or a [list]") from None
         values[key] = None if value == "None" else value  # Python's word for null
     return values
@@ -239,6 +240,8 @@ def run_trial(
     values: dict[str, Any],
 ) -> tuple[int, Path]:  # exit code of the stage, and the trial's folder
     "Run a stage with other values, unless that trial is done. Raises ConfigError before any work."
+    if (where := runner()) != "host":  # the workplace's links lead nowhere inside
+        raise ConfigError(f"runner: found {where!r}; allowed for an agent's trial: host; start the agent itself in the container, or use hrm sweep run")
     params = with_values(ground(profile, stage), values)
     if "WANDB_SWEEP_ID" in os.environ:  # started by an agent of W&B
         params["tracking"] = os.environ.get("WANDB_MODE", "online")
