@@ -498,7 +498,7 @@ def test_pruning_leaves_every_logit_as_it_was(tmp_path_factory, used, dtype):
     weights["inner.puzzle_emb.weights"] = table.to(dtype)
     torch.save(weights, folder / "whole.pth")
     facts = prune(look(folder / "whole.pth"), folder / "pruned")
-    assert facts["kept"] == len(used) + 1
+    assert facts["kept"] == len(used) + (len(used) < 20)  # one row stands for all that are zero
     places = torch.tensor(json.loads((folder / "pruned" / "rows.json").read_text()))
     ids, inputs = torch.arange(20), torch.randint(0, 12, (20, 9), generator=seeded(5))
     small = CONFIG.model_copy(update={"num_puzzle_identifiers": facts["kept"]})

@@ -121,8 +121,7 @@ def test_push_and_pull_through_a_folder(twins, tmp_path):
     clone = tmp_path / "clone"
     shell("git", "clone", "-q", twins[0], clone, cwd=tmp_path)
     shell(*DVC, "pull", "sudoku_data@smoke", "sudoku_train@smoke", "--allow-missing", cwd=clone)
-    mine = {n: path for n, path in results(twins[0]).items() if n.startswith("data/")}
-    theirs = {n: path for n, path in results(clone).items() if n.startswith("data/")}
+    mine, theirs = ({n: path for n, path in results(project).items() if n.startswith("data/smoke/sudoku/")} for project in (twins[0], clone))
     assert mine and set(mine) == set(theirs)
     assert all(filecmp.cmp(mine[name], theirs[name], shallow=False) for name in mine)
 

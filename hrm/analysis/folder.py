@@ -256,7 +256,7 @@ def record(
     moves = [{"from": a_, "to": b, "trained": trained, "tensors": {name: {"relative": m.relative, "cosine": m.cosine} for name, m in ones.items()}}
              for a_, b, trained, ones in zip(seen.steps, seen.steps[1:], motion(seen), seen.moves)]
     return plain_values({
-        "summary": summary(a), "folder": a.folder, "checkpoints": checkpoints, "skipped": {inside(s.path, a.folder): s.reason for s in a.skipped}, "different": a.odd,
+        "summary": summary(a), "folder": Path(a.folder).resolve().name, "checkpoints": checkpoints, "skipped": {inside(s.path, a.folder): s.reason for s in a.skipped}, "different": a.odd,
         "architecture": {"kind": a.architecture.kind, "facts": a.architecture.facts, "wrong": list(a.architecture.wrong), "assumed": a.assumed,
                          "not_rebuilt": a.unbuilt, "depth": a.config and depth(a.config), "parts": components(seen.found[-1].entries)},
         "moves": moves, "verdict": a.verdict, "health": a.checks, "uses": a.uses, "missing": [need for need in a.needs if not need.where],

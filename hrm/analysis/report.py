@@ -218,7 +218,7 @@ def markdown(
     foot = [f"Written by `hrm inspect`. Status: {a.verdict.word}. Confidence: " + ("95 % intervals over the examples, as stated" if a.tested else "none can be stated without held-out examples")
             + f". Checkpoint format: {', '.join(sorted({one.layout for one in a.seen.found}))}."
             + " References: Hierarchical Reasoning Model, arXiv:2506.21734; its code, sapientinc/HRM." + (f" Analysis date: {generated}." if generated else "")]
-    return "\n\n".join(["# Checkpoint evaluation report", "  \n".join(head), *(f"## {title}\n\n{body}" for title, body in sections.items()), "---", *foot]) + "\n"
+    return "\n\n".join(["# Checkpoint evaluation report", "  \n".join(head), *(f"## {title}\n\n{body}" for title, body in sections.items()), "## About this report", *foot]) + "\n"
 
 # %% ../../nbs/analysis/06_report.ipynb #c88dbd86
 REPORT = "CHECKPOINT_EVALUATION_REPORT.md"
