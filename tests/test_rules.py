@@ -30,6 +30,7 @@ SECTIONS = {  # section of a profile -> the model that reads it
     "checkpoints.train": "hrm.puzzles.arc_train:TrainConfig",
     "checkpoints.sweep": "hrm.tools.sweep:SweepConfig",
     "checkpoints.evaluate": "hrm.analysis.evaluate:EvaluateConfig",
+    "routing.data": "hrm.routing.data:DataConfig",
     "blackwell.benchmark": "hrm.core.benchmark:BenchmarkConfig",
 }
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb")
