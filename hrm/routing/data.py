@@ -66,8 +66,8 @@ def rank_tau(
     scores: np.ndarray | Tensor,  # [B, N] ties by position
     ranks: np.ndarray | Tensor,  # [B, N]
 ) -> np.ndarray:  # [B]
-    "Kendall's tau between the order that scores give and the true one."
-    return kendalltau(ranks_of(scores), np.asarray(ranks), axis=1).statistic
+    "Kendall's tau between the order that scores give and the true one, by `scipy`."
+    return kendalltau(ranks_of(scores), np.asarray(ranks), axis=1, method="asymptotic").statistic  # concerns the p value, which nobody reads
 
 
 MEASURES = ("tau", "visible_tau", "perfect_visible", "perfect", "accuracy", "hamming")
@@ -88,8 +88,10 @@ def metrics(
     right = said == ranks
     if not len(said):
         return {name: np.zeros(0) for name in MEASURES}
-    seen = [(a[v], b[v]) for a, b, v in zip(said, ranks, visible)]
-    visible_tau = np.array([kendalltau(a, b).statistic if len(a) > 1 else 1.0 for a, b in seen])
+    visible_tau = np.ones(len(said))  # nothing to sort in a list of one
+    for k in set(visible.sum(1)) - {0, 1}:  # lists with as many visible items together
+        rows = visible.sum(1) == k
+        visible_tau[rows] = rank_tau(*(one[rows][visible[rows]].reshape(-1, k) for one in (said, ranks)))
     return {"tau": rank_tau(scores, ranks), "visible_tau": visible_tau, "perfect_visible": (visible_tau > 1 - 1e-9).astype(float),
             "perfect": right.all(1).astype(float), "accuracy": right.mean(1), "hamming": 1 - right.mean(1)}
 
@@ -100,7 +102,7 @@ def index_tau(
 ) -> np.ndarray:  # [B]
     "What the document calls Kendall's tau: of positions, which says next to nothing about an order."
     orders = (np.argsort(np.asarray(one), axis=1, kind="stable") for one in (scores, ranks))
-    return kendalltau(*orders, axis=1).statistic
+    return kendalltau(*orders, axis=1, method="asymptotic").statistic
 
 # %% ../../nbs/routing/00_data.ipynb #41cfa2b8
 def ceiling(
@@ -237,9 +239,9 @@ class DataConfig(Section):
     "The section `routing.data`."
 
     seed: int = Field(ge=0)
-    simulated: int = Field(gt=1)  # lists for each point of the curves of what can be done without a model
-    lengths: tuple[Annotated[int, Field(ge=2)], ...]  # of these curves
-    mask_rates: tuple[Annotated[float, Field(ge=0, le=1)], ...]
+    simulated: int = Field(1000, gt=1)  # lists for each point of the curves of what can be done without a model
+    lengths: tuple[Annotated[int, Field(ge=2)], ...] = (12, 13, 16, 20, 24)  # of these curves, with half of the items hidden
+    mask_rates: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.2, 0.5, 0.8)  # likewise, at length 12
     sets: dict[str, SetConfig] = Field(min_length=1)
 
     @model_validator(mode="after")
