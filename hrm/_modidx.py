@@ -1004,6 +1004,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                              'hrm/routing/evaluate.py'),
                                       'hrm.routing.evaluate.expected_ranks': ( 'routing/evaluate.html#expected_ranks',
                                                                                'hrm/routing/evaluate.py'),
+                                      'hrm.routing.evaluate.least_loss': ('routing/evaluate.html#least_loss', 'hrm/routing/evaluate.py'),
                                       'hrm.routing.evaluate.measure': ('routing/evaluate.html#measure', 'hrm/routing/evaluate.py'),
                                       'hrm.routing.evaluate.routing_log': ('routing/evaluate.html#routing_log', 'hrm/routing/evaluate.py'),
                                       'hrm.routing.evaluate.sampled_ranks': ( 'routing/evaluate.html#sampled_ranks',
