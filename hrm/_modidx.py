@@ -1092,6 +1092,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'hrm.routing.train.run': ('routing/train.html#run', 'hrm/routing/train.py'),
                                    'hrm.routing.train.run_all': ('routing/train.html#run_all', 'hrm/routing/train.py'),
                                    'hrm.routing.train.run_tflop': ('routing/train.html#run_tflop', 'hrm/routing/train.py'),
+                                   'hrm.routing.train.step_flops': ('routing/train.html#step_flops', 'hrm/routing/train.py'),
                                    'hrm.routing.train.temperature': ('routing/train.html#temperature', 'hrm/routing/train.py')},
             'hrm.tools.api': { 'hrm.tools.api.TableRenderer': ('tools/api.html#tablerenderer', 'hrm/tools/api.py'),
                                'hrm.tools.api.TableRenderer._repr_markdown_': ( 'tools/api.html#tablerenderer._repr_markdown_',
