@@ -26,6 +26,8 @@ SECTIONS = {  # section of a profile -> the model that reads it
     "dialogue.train": "hrm.dialogue.train:TrainConfig",
     "dialogue.ablate": "hrm.dialogue.ablate:AblateConfig",
     "dialogue.evaluate": "hrm.dialogue.evaluate:EvaluateConfig",
+    "routing.train": "hrm.routing.train:TrainConfig",
+    "routing.evaluate": "hrm.routing.evaluate:EvaluateConfig",
     "checkpoints.data": "hrm.puzzles.arc_data:DataConfig",
     "checkpoints.train": "hrm.puzzles.arc_train:TrainConfig",
     "checkpoints.sweep": "hrm.tools.sweep:SweepConfig",

@@ -333,6 +333,11 @@ def chat_command(
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     chat_loop(session, sys.stdin, lambda text: print(text, end="", flush=True), color)
 
+# %% ../../nbs/tools/02_cli.ipynb #a555cb2a
+from .routing import app as routing
+
+app.add_typer(routing, name="routing")
+
 # %% ../../nbs/tools/02_cli.ipynb #cf66a06f
 from .sweep import app as sweeps
 
