@@ -1082,6 +1082,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'hrm/routing/sweep.py'),
                                    'hrm.routing.sweep.change_of': ('routing/sweep.html#change_of', 'hrm/routing/sweep.py'),
                                    'hrm.routing.sweep.grid': ('routing/sweep.html#grid', 'hrm/routing/sweep.py'),
+                                   'hrm.routing.sweep.grid_jobs': ('routing/sweep.html#grid_jobs', 'hrm/routing/sweep.py'),
                                    'hrm.routing.sweep.jobs': ('routing/sweep.html#jobs', 'hrm/routing/sweep.py'),
                                    'hrm.routing.sweep.made': ('routing/sweep.html#made', 'hrm/routing/sweep.py'),
                                    'hrm.routing.sweep.one_at_a_time': ('routing/sweep.html#one_at_a_time', 'hrm/routing/sweep.py'),

@@ -33,6 +33,9 @@ SECTIONS = {  # section of a profile -> the model that reads it
     "checkpoints.sweep": "hrm.tools.sweep:SweepConfig",
     "checkpoints.evaluate": "hrm.analysis.evaluate:EvaluateConfig",
     "routing.data": "hrm.routing.data:DataConfig",
+    "routing.sweep": "hrm.routing.sweep:SweepConfig",
+    "routing.grid": "hrm.routing.sweep:GridConfig",
+    "routing.queue": "hrm.tools.sweep:SweepConfig",
     "blackwell.benchmark": "hrm.core.benchmark:BenchmarkConfig",
 }
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb")

@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['compare', 'family', 'read_tables', 'effects', 'versus', 'forest', 'from_summaries']
 
-# %% ../../nbs/routing/05_study.ipynb #e5b3a4a9
+# %% ../../nbs/routing/05_study.ipynb #c475f560
+import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,11 +36,13 @@ def compare(
         raise ValueError(f"compare: found {len(a)} and {len(b)} values; allowed: the same seeds, two or more")
     gap = a - b
     low, high, p = gap.mean(), gap.mean(), float(not gap.any())
-    if gap.std() > 1e-12 * abs(gap).max():
-        test = scipy_stats.ttest_rel(a, b)
-        (low, high), p = test.confidence_interval(0.95), test.pvalue
     moves = a.std() > 0 or b.std() > 0
-    apart = welch(a, b) if moves else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # scipy doubts samples that are nearly constant, and says so each time
+        if gap.std() > 1e-9 * abs(gap).max():
+            test = scipy_stats.ttest_rel(a, b)
+            (low, high), p = test.confidence_interval(0.95), test.pvalue
+        apart = welch(a, b) if moves else None
     return {"changed": a.mean(), "reference": b.mean(), "difference": Estimate(float(gap.mean()), float(low), float(high), len(gap)),
             "bootstrap": bootstrap(gap, rng, resamples=resamples), "p": float(p), "t": apart.t if apart else None, "df": apart.df if apart else None,
             "p_welch": apart.p if apart else p, "g": hedges_g(a, b) if moves else 0.0 if not gap.any() else None}
@@ -53,15 +57,18 @@ def family(
 
 # %% ../../nbs/routing/05_study.ipynb #ad93cfae
 def read_tables(
-    files: Sequence[Path | str],  # CSV files of sweeps, such as the parts of one
+    files: Sequence[Path | str],  # CSV files of sweeps, such as the parts of one, or a stage's metrics.json with `rows`
 ) -> pd.DataFrame:
-    "Tables one after the other, equal rows once. Raises `ConfigError` for a file that is no sweep's table, or two results of one run."
+    "Tables one after the other, equal rows once. Raises `ConfigError` for a file that is no sweep's table."
     frames = []
     for file in map(Path, files):
         try:
-            frame = pd.read_csv(file, keep_default_na=False, na_values=[""])
-        except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-            raise ConfigError(f"{file}: cannot be read as CSV ({error})") from error
+            if file.suffix == ".json":  # has no times and no memory, which differ from run to run
+                frame = pd.DataFrame(json.loads(file.read_text(encoding="utf-8"))["rows"]).reindex(columns=COLUMNS)
+            else:
+                frame = pd.read_csv(file, keep_default_na=False, na_values=[""])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{file}: cannot be read as the table of a sweep ({type(error).__name__}: {error})") from error
         if missing := [name for name in COLUMNS if name not in frame]:
             raise ConfigError(f"{file}, line 1: column {', '.join(missing)} missing; allowed: {', '.join(COLUMNS)}")
         wrong = pd.to_numeric(frame.loc[frame["status"] == "done", "kendall"], errors="coerce").isna()

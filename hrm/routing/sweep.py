@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FACTORS', 'COLUMNS', 'settings_of', 'change_of', 'one_at_a_time', 'grid', 'GridConfig', 'ShiftConfig',
-           'LowDataConfig', 'SweepConfig', 'made', 'Job', 'jobs', 'outcome', 'work', 'write_csv']
+           'LowDataConfig', 'SweepConfig', 'made', 'Job', 'grid_jobs', 'jobs', 'outcome', 'work', 'write_csv']
 
 # %% ../../nbs/routing/04_sweep.ipynb #11fbab50
 import itertools
@@ -81,9 +81,9 @@ def grid(
         found.setdefault(same, one)
     return {", ".join(f"{name}={value}" for name, value in one.items()): one for one in found.values()}
 
-# %% ../../nbs/routing/04_sweep.ipynb #81dc890e
+# %% ../../nbs/routing/04_sweep.ipynb #5eaa0e03
 class GridConfig(Section):
-    "Which part of the grid to run. Parts are for machines that share the work, see `hrm sweep`."
+    "The section `routing.grid`: which part of the grid to run. Parts are for machines that share the work, see `hrm sweep`."
 
     part: int = Field(ge=0)
     parts: int = Field(gt=0)
@@ -122,7 +122,6 @@ class SweepConfig(Section):
     seeds: int = Field(ge=2)  # 0, 1, ... of every configuration
     base: RunConfig
     factors: dict[str, list[Any]]  # levels of the six settings
-    grid: GridConfig
     shift: ShiftConfig
     low_data: LowDataConfig
     document: dict[str, Any]  # change of the base to the document's sizes
@@ -159,15 +158,21 @@ class Job:
     tests: tuple[str, ...] = ()  # sets to measure on afterwards
 
 
+def grid_jobs(
+    config: SweepConfig,
+    part: GridConfig,
+) -> list[Job]:
+    "A part of the grid; the parts are as large as each other, and as mixed."
+    share = list(grid(config.factors, config.base.arch.heads).items())[part.part :: part.parts][: part.most or None]
+    return [Job("grid", name, change_of(one), seed) for name, one in share for seed in range(part.seeds)]
+
+
 def jobs(
     config: SweepConfig,
 ) -> list[Job]:
     "Everything that the section asks for, in its order."
-    base, part = settings_of(config.base.model_dump()), config.grid
-    alone = one_at_a_time(base, config.factors)
-    share = list(grid(config.factors, config.base.arch.heads).items())[part.part :: part.parts][: part.most or None]
+    alone = one_at_a_time(settings_of(config.base.model_dump()), config.factors)
     found = [Job("sweep", name, change_of(one), seed) for name, one in alone.items() for seed in range(config.seeds)]
-    found += [Job("grid", name, change_of(one), seed) for name, one in share for seed in range(part.seeds)]
     for controller in config.shift.controllers:
         change = changed(changed(config.base.model_dump(), config.shift.change), {"arch": {"controller": controller}})
         found += [Job("shift", controller, change, seed, config.shift.tests) for seed in range(config.shift.seeds)]
