@@ -1121,6 +1121,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'hrm.routing.train.run': ('routing/train.html#run', 'hrm/routing/train.py'),
                                    'hrm.routing.train.run_all': ('routing/train.html#run_all', 'hrm/routing/train.py'),
                                    'hrm.routing.train.run_tflop': ('routing/train.html#run_tflop', 'hrm/routing/train.py'),
+                                   'hrm.routing.train.step_flops': ('routing/train.html#step_flops', 'hrm/routing/train.py'),
                                    'hrm.routing.train.temperature': ('routing/train.html#temperature', 'hrm/routing/train.py')},
             'hrm.routing.trouble': { 'hrm.routing.trouble.Case': ('routing/trouble.html#case', 'hrm/routing/trouble.py'),
                                      'hrm.routing.trouble.Case.recipes': ('routing/trouble.html#case.recipes', 'hrm/routing/trouble.py'),

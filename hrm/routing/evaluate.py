@@ -96,11 +96,12 @@ def diagnostics(
     updates: np.ndarray,  # [B]
     ponder: np.ndarray,  # [B]
 ) -> dict[str, float | None]:  # None for what there is none of
-    "Mean and deviation of the routing entropy (nats), Herfindahl index, share of the first head, slow updates, ponder per update."
+    """Mean and deviation of the routing entropy (nats), Herfindahl index, share of the first head, how far the weights of one list are
+    from another's, slow updates, ponder per update."""
     nats, any_ = entropy(torch.from_numpy(alphas)).numpy(), alphas.size > 0
     return {"routing_entropy": float(nats.mean()) if any_ else None, "routing_entropy_std": float(nats.std()) if any_ else None,
             "head_concentration": float((alphas**2).sum(-1).mean()) if any_ else None, "top1_share": float(alphas.max(-1).mean()) if any_ else None,
-            "n_H_updates": float(updates.mean()), "ponder": float((ponder / updates.clip(1)).mean()) if ponder.any() else None}
+            "between_lists": float(alphas.mean(2).std(0).mean()) if any_ else None, "n_H_updates": float(updates.mean()), "ponder": float((ponder / updates.clip(1)).mean()) if ponder.any() else None}
 
 # %% ../../nbs/routing/02_evaluate.ipynb #dd53701d
 def measure(
