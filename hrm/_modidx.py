@@ -1238,6 +1238,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'hrm.tools.routing.evaluate_command': ('tools/routing.html#evaluate_command', 'hrm/tools/routing.py'),
                                    'hrm.tools.routing.flagged': ('tools/routing.html#flagged', 'hrm/tools/routing.py'),
                                    'hrm.tools.routing.recipe': ('tools/routing.html#recipe', 'hrm/tools/routing.py'),
+                                   'hrm.tools.routing.study_command': ('tools/routing.html#study_command', 'hrm/tools/routing.py'),
+                                   'hrm.tools.routing.sweep_command': ('tools/routing.html#sweep_command', 'hrm/tools/routing.py'),
                                    'hrm.tools.routing.train_command': ('tools/routing.html#train_command', 'hrm/tools/routing.py')},
             'hrm.tools.site': { 'hrm.tools.site.build': ('tools/site.html#build', 'hrm/tools/site.py'),
                                 'hrm.tools.site.chapter_note': ('tools/site.html#chapter_note', 'hrm/tools/site.py'),
