@@ -196,20 +196,23 @@ def findings(
     config: TroubleConfig,
     frame: pd.DataFrame,  # of `work`
     rng: np.random.Generator,
-) -> pd.DataFrame:  # symptom, recipe, value (mean over seeds), values, and against the sick recipe what `compare` says
+) -> pd.DataFrame:  # symptom, recipe, value (mean over seeds), values, those of the sick recipe, the healthy one's mean, and what `compare` says
     "Every recipe of every case, measured by what shows the symptom. Raises `ValueError` for a run that failed."
     if len(broken := frame[frame["status"] != "done"]):
         raise ValueError(f"{broken.iloc[0]['study']}, {broken.iloc[0]['config_id']}: {broken.iloc[0]['error']}")
-    without = {row["seed"]: row for row in frame[(frame.study == "healthy") & (frame.config_id == "none")].to_dict("records")}
-    rows = []
+    runs = {key: rows.to_dict("records") for key, rows in frame.groupby(["study", "config_id"], sort=False)}
+    without, rows = {row["seed"]: row for row in runs["healthy", "none"]}, []
+
+    def measured(symptom, key, change):
+        if symptom in COUNTED:
+            return [float(footprint(made(config.base, change), np.random.default_rng(config.seed))[COUNTED[symptom]])]
+        return [float(quantity(symptom, row, config, without)) for row in runs[key]]
+
     for one in config.cases:
+        healthy, sick = float(np.mean(measured(one.symptom, ("healthy", "base"), {}))), None
         for name, change in one.recipes(config.base).items():
-            if one.symptom in COUNTED:
-                values = [float(footprint(made(config.base, change), np.random.default_rng(config.seed))[COUNTED[one.symptom]])]
-            else:
-                mine = frame[(frame.study == one.symptom) & (frame.config_id == name)].to_dict("records")
-                values = [float(quantity(one.symptom, row, config, without)) for row in mine]
-            sick = rows[-1]["sick"] if name != "sick" else values
+            values = measured(one.symptom, (one.symptom, name), change)
+            sick = sick or values
             against = compare(values, sick, rng, config.resamples) if len(values) > 1 else {}
-            rows.append({"symptom": one.symptom, "recipe": name, "value": float(np.mean(values)), "values": values, "sick": sick} | against)
+            rows.append({"symptom": one.symptom, "recipe": name, "value": float(np.mean(values)), "values": values, "sick": sick, "healthy": healthy} | against)
     return pd.DataFrame(rows)
