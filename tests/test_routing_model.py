@@ -235,7 +235,7 @@ def test_the_gate_learns_from_the_task_alone(data):
 
 
 def test_a_ponder_cost_makes_the_gate_quicker(data, tmp_path):
-    found = {tau: trained(data, tmp_path, config("hrm_act", ponder_tau=tau, epochs=12, evaluate_every=12, controller=optimizer(2e-2), arch={"iters": 8}), f"tau {tau}")
+    found = {tau: trained(data, tmp_path, config("hrm_act", ponder_tau=tau, epochs=6, evaluate_every=6, controller=optimizer(4e-2), controller_warmup_epochs=0, arch={"iters": 6}), f"tau {tau}")
              for tau in (0.0, 3.0)}
     cheap, dear = (found[tau].metrics["held_out"] for tau in (0.0, 3.0))
     assert dear["ponder"] < cheap["ponder"] - 0.05 and dear["n_H_updates"] > cheap["n_H_updates"]
@@ -311,8 +311,8 @@ def test_everything_learns(data, controller):
 
 @pytest.mark.parametrize("controller", ROUTED)
 def test_the_bonus_keeps_the_entropy_up(data, tmp_path, controller):
-    found = {weight: trained(data, tmp_path, config(controller, entropy_reg=weight, entropy_decay_epochs=99, temp_init=0.7, controller=optimizer(2e-2), epochs=8,
-                                                    evaluate_every=8), f"{weight}").metrics["held_out"]["routing_entropy"] for weight in (0.0, 3.0)}
+    found = {weight: trained(data, tmp_path, config(controller, entropy_reg=weight, entropy_decay_epochs=99, temp_init=0.7, controller=optimizer(4e-2), epochs=4,
+                                                    evaluate_every=4), f"{weight}").metrics["held_out"]["routing_entropy"] for weight in (0.0, 3.0)}
     assert found[3.0] > found[0.0] + 0.01 and found[3.0] > 0.95 * math.log(4)
 
 
@@ -396,11 +396,11 @@ def test_checkpointing_changes_memory_and_no_gradient(controller):
     assert kept[True] < 0.6 * kept[False]
 
 
-@pytest.mark.parametrize("controller", CONTROLLERS)
+@pytest.mark.parametrize("controller", ["classical", "hrm_act"])
 def test_compiled_and_eager_agree(controller):
     values, visible, _ = lists()
-    model = build(arch(controller, iters=2, topk=2), seeded(0), pick("cpu"))
-    compiled = torch.compile(model.forward, backend="aot_eager", fullgraph=True)  # one graph, without a C++ compiler
+    model = build(arch(controller, iters=1, topk=2), seeded(0), pick("cpu")).requires_grad_(False)
+    compiled = torch.compile(model.forward, backend="eager", fullgraph=True)  # one graph, without a C++ compiler
     said, eager = compiled(values, visible, deep=True), model(values, visible, deep=True)
     assert all(torch.allclose(said[key], value, atol=1e-4) for key, value in eager.items())
 
@@ -482,7 +482,7 @@ def test_measures_do_not_depend_on_the_batch(data):
 
 
 def test_longer_lists_than_in_training(data, tmp_path):
-    trained(data, tmp_path, config(epochs=30, evaluate_every=30, encoder=optimizer(1e-2), other=optimizer(1e-2)))
+    trained(data, tmp_path, config(epochs=20, evaluate_every=20, encoder=optimizer(1e-2), other=optimizer(1e-2)))
     model, _ = load(tmp_path / "run" / "final", pick("cpu"))
     for name in ("main", "long"):
         row = evaluate_set(model, read(data, name, "test"), 4, 200)
@@ -526,7 +526,7 @@ def project(tmp_path_factory) -> Path:
     base = config("hrm_act", arch={"width": 8, "heads": 2, "iters": 3}, epochs=2, evaluate_every=1, entropy_reg=0.3, temp_init=1.0, temp_min=0.6, temp_decay=0.8,
                   controller_warmup_epochs=0).model_dump(mode="json")
     runs = {"fixed": {"arch": {"controller": "hrm"}}, "topped": {"arch": {"topk": 1}}}
-    profile = {"routing": {"data": {"seed": 0, "simulated": 10, "lengths": [6], "mask_rates": [0.5],
+    profile = {"routing": {"data": {"seed": 0, "simulated": 10, "lengths": [12, 20], "mask_rates": [0.5],
                                     "sets": {"main": {"length": 6, "mask_rate": 0.5, "train": 32, "dev": 8, "test": 8}}},
                            "train": {"seeds": 2, "base": base, "runs": runs}}}
     (folder / "params.yaml").write_text(json.dumps({"run": ["tiny"], "runner": "host", "tracking": "disabled", "profiles": {"tiny": profile}}))
