@@ -36,6 +36,7 @@ SECTIONS = {  # section of a profile -> the model that reads it
     "routing.sweep": "hrm.routing.sweep:SweepConfig",
     "routing.grid": "hrm.routing.sweep:GridConfig",
     "routing.queue": "hrm.tools.sweep:SweepConfig",
+    "routing.trouble": "hrm.routing.trouble:TroubleConfig",
     "blackwell.benchmark": "hrm.core.benchmark:BenchmarkConfig",
 }
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb")

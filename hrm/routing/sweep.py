@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FACTORS', 'COLUMNS', 'settings_of', 'change_of', 'one_at_a_time', 'grid', 'GridConfig', 'ShiftConfig',
-           'LowDataConfig', 'SweepConfig', 'made', 'Job', 'grid_jobs', 'jobs', 'outcome', 'work', 'write_csv']
+           'LowDataConfig', 'SweepConfig', 'made', 'Job', 'grid_jobs', 'jobs', 'trace', 'outcome', 'work', 'write_csv']
 
 # %% ../../nbs/routing/04_sweep.ipynb #11fbab50
 import itertools
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ..core.config import Section, code_version, hash_of, root, tree_hash, validate, write_atomic
 from ..core.device import one_thread
+from ..core.tracking import read_log
 from .data import read
 from .evaluate import measure
 from .model import load
@@ -156,6 +157,7 @@ class Job:
     change: Mapping[str, Any] = field(hash=False)  # of the base
     seed: int
     tests: tuple[str, ...] = ()  # sets to measure on afterwards
+    traced: bool = False  # keep what it did over time as well
 
 
 def grid_jobs(
@@ -186,6 +188,15 @@ COLUMNS = ("config_id", "seed", *FACTORS, "train_time_s", "tokens_per_s", "peak_
            "head_concentration", "n_H_updates", "status", "error")
 
 
+def trace(
+    folder: Path,  # of a finished run
+) -> dict[str, Any]:  # routes [epochs][lists][R][H], and held-out loss [epochs]
+    "What a run did over time, from its logs."
+    logs = sorted(folder.glob("routing_log_epoch*.jsonl"), key=lambda file: int(file.stem.removeprefix("routing_log_epoch")))
+    routes = [[json.loads(line)["alphas"] for line in file.read_text().splitlines()] for file in logs]
+    return {"routes": routes, "losses": read_log(folder)["held_out.loss"].dropna().tolist()}
+
+
 def outcome(
     job: Job,
     base: RunConfig,
@@ -199,16 +210,14 @@ def outcome(
     try:
         config = made(base, job.change)
         result = run(f"{job.study}: {job.config_id}, seed {job.seed}", config, job.seed, data, out, resume, tracking, progress=False)
-        tests = {}
-        if job.tests:
-            model = load(result.folder / "final")[0]
-            tests = {name: measure(model, read(data, name, "test")) for name in job.tests}
+        model = load(result.folder / "final")[0] if job.tests else None
+        more = {"tests": {name: measure(model, read(data, name, "test")) for name in job.tests}} | (trace(result.folder) if job.traced else {})
     except Exception as error:  # whatever it is, the other jobs have a right to be run; a stop is no Exception
         return row | {"status": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())}
     held_out, timings = result.metrics["held_out"], result.timings
     return row | {"train_time_s": timings["train_seconds"], "tokens_per_s": timings["tokens_per_s"], "peak_mem_gb": timings["peak_memory_gb"],
                   "kendall": held_out["tau"], "perfect": held_out["perfect_visible"], **{name: value for name, value in held_out.items() if name not in ("tau", "perfect")},
-                  "tflop": result.metrics["tflop"], "tests": tests, "status": "done", "error": ""}
+                  "tflop": result.metrics["tflop"], **more, "status": "done", "error": ""}
 
 # %% ../../nbs/routing/04_sweep.ipynb #df9ccbf5
 def work(
@@ -225,7 +234,7 @@ def work(
     decides, kept, rows = [base.model_dump(), tree_hash(data), code_version()], [], []
     with one_thread():  # the work of one operation is so small that a second thread costs more than it does
         for job in tqdm(todo, desc="sweep", unit="run", disable=not progress):
-            name = hash_of([*decides, job.study, job.config_id, job.change, job.seed, job.tests])
+            name = hash_of([*decides, job.study, job.config_id, job.change, job.seed, job.tests, job.traced])
             file, out = resume / "rows" / f"{name}.json", resume / "rows" / name
             if file.is_file():
                 rows.append(json.loads(file.read_text()))
