@@ -207,7 +207,7 @@ def sweep_command(
     config, share, wanted = section(profile, "routing.sweep", SweepConfig), section(profile, "routing.grid", GridConfig), study or ["sweep"]
     if wrong := [name for name in wanted if name not in STUDIES]:
         raise ConfigError(f"--study: found {wrong[0]!r}; allowed: {', '.join(STUDIES)}")
-    part, parts = share.part if part is None else part, share.parts if parts is None else parts
+    part, parts = (share.part if part is None else part), (share.parts if parts is None else parts)
     if part >= parts:
         raise ConfigError(f"--part: found {part} of {parts} parts; allowed: 0 to {parts - 1}")
     folder, table = data or root() / "data" / profile / "routing" / "data", out or root() / "data" / "tables" / profile / f"routing_{'_'.join(wanted)}.csv"
