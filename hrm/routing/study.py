@@ -99,7 +99,7 @@ def effects(
     if twice := done.loc[done.duplicated(["config_id", "seed"]), ["config_id", "seed"]].values.tolist():
         raise ConfigError(f"{twice[0][0]}, seed {twice[0][1]}: found two different results; allowed: the rows of one sweep")
     if base not in set(done["config_id"]):
-        raise ConfigError(f"found no finished run of {base!r}; allowed as base: {', '.join(dict.fromkeys(done['config_id'])) or 'none, for nothing is finished'}")
+        raise ConfigError(f"found no finished run of {base!r}; allowed as base: {'; '.join(dict.fromkeys(done['config_id'])) or 'none, for nothing is finished'}")
     runs = {name: rows.set_index("seed")[column].astype(float) for name, rows in done.groupby("config_id", sort=False)}
     keys = {name: _key(rows.iloc[0]) for name, rows in done.groupby("config_id", sort=False)}
     home, named, rows = keys[base], {key: name for name, key in keys.items()}, []
