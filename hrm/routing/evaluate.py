@@ -22,7 +22,7 @@ from torch import Tensor
 from ..core.config import Section
 from ..core.device import seeded
 from ..core.stats import bootstrap, paired_bootstrap
-from .data import ceiling, metrics, rank_posterior
+from .data import ceiling, metrics, rank_posterior, rank_tau
 from .model import PointerModel, entropy, losses
 
 # %% ../../nbs/routing/02_evaluate.ipynb #e6f09005
@@ -111,7 +111,7 @@ def measure(
     "Held-out measures by expected rank, tau of the greedy order, loss, and the diagnostics."
     said = answer(model, lists)
     scores = {name: float(value.mean()) for name, value in metrics(said.expected, lists["ranks"], lists["visible"]).items()}
-    greedy = metrics(said.greedy, lists["ranks"], lists["visible"])["tau"].mean()
+    greedy = rank_tau(said.greedy, lists["ranks"]).mean()
     return scores | {"greedy_tau": float(greedy), "loss": said.loss} | diagnostics(said.alphas, said.updates, said.ponder)
 
 # %% ../../nbs/routing/02_evaluate.ipynb #863763ac
@@ -141,7 +141,7 @@ def taus(
     "Tau of each list: by expected rank, by drawn orders, by the greedy order, and of the best rule there is."
     drawn = torch.cat([sampled_ranks(part, samples, generator) for part in said.pointer.split(256)])
     scores = {"expected rank": said.expected, "drawn orders": drawn, "greedy": said.greedy, "best rule": lists["values"]}
-    return {name: metrics(one, lists["ranks"], lists["visible"])["tau"] for name, one in scores.items()}
+    return {name: rank_tau(one, lists["ranks"]) for name, one in scores.items()}
 
 
 def evaluate_set(

@@ -82,8 +82,9 @@ def read_tables(
 
 
 def _key(row: Mapping[str, Any]) -> tuple:
-    "The six settings, comparable: what is missing is None."
-    return tuple(None if pd.isna(row[name]) else row[name] for name in FACTORS)
+    "The six settings, comparable: what is missing is None, and whole numbers are whole, which a column with gaps forgets."
+    whole = lambda name: int(row[name]) if name in ("iters", "T", "topk") else row[name]
+    return tuple(None if pd.isna(row[name]) else whole(name) for name in FACTORS)
 
 # %% ../../nbs/routing/05_study.ipynb #feb7c695
 def effects(
@@ -98,7 +99,7 @@ def effects(
     if twice := done.loc[done.duplicated(["config_id", "seed"]), ["config_id", "seed"]].values.tolist():
         raise ConfigError(f"{twice[0][0]}, seed {twice[0][1]}: found two different results; allowed: the rows of one sweep")
     if base not in set(done["config_id"]):
-        raise ConfigError(f"found no finished run of {base!r}; allowed as base: {', '.join(dict.fromkeys(done['config_id'])) or 'none, for nothing is finished'}")
+        raise ConfigError(f"found no finished run of {base!r}; allowed as base: {'; '.join(dict.fromkeys(done['config_id'])) or 'none, for nothing is finished'}")
     runs = {name: rows.set_index("seed")[column].astype(float) for name, rows in done.groupby("config_id", sort=False)}
     keys = {name: _key(rows.iloc[0]) for name, rows in done.groupby("config_id", sort=False)}
     home, named, rows = keys[base], {key: name for name, key in keys.items()}, []
@@ -109,7 +110,7 @@ def effects(
                 continue
             both = runs[name].index.intersection(runs[other].index)
             if len(both) > 1:
-                rows.append({"factor": factor, "level": key[place], "config_id": name, "against": other, "n": len(both)}
+                rows.append({"factor": factor, "level": "all" if key[place] is None else str(key[place]), "config_id": name, "against": other, "n": len(both)}
                             | compare(runs[name][both], runs[other][both], rng, resamples))
     return family(rows)
 
@@ -157,8 +158,7 @@ def forest(
 
 def _level(row: Any) -> str:
     "A comparison in a few words."
-    level = "all" if row.level is None else int(row.level) if isinstance(row.level, float) and row.level.is_integer() and row.factor in FACTORS[:3] else row.level
-    return f"{row.factor} = {level}" + ("" if row.against == "base" else f"  (against {row.against})")
+    return f"{row.factor} = {row.level}" + ("" if row.against == "base" else f"  (against {row.against})")
 
 # %% ../../nbs/routing/05_study.ipynb #20619845
 def from_summaries(

@@ -97,7 +97,7 @@ class GridConfig(Section):
             raise ValueError(f"part {self.part} of {self.parts}; allowed: 0 to {self.parts - 1}")
         return self
 
-
+# %% ../../nbs/routing/04_sweep.ipynb #1bd56bf9
 class ShiftConfig(Section):
     "Training on the base's lists, measured on others."
 
@@ -116,7 +116,7 @@ class LowDataConfig(Section):
     change: dict[str, Any] = {}
     tests: tuple[str, ...] = Field(min_length=1)
 
-
+# %% ../../nbs/routing/04_sweep.ipynb #c1ee2cf4
 class SweepConfig(Section):
     "The section `routing.sweep`."
 

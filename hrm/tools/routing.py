@@ -47,7 +47,7 @@ FLAGS = {  # flag -> place in the recipe, type (or what a switch stands for), wh
     "rows": ("rows", int, "training lists to use; 0 for all"),
 }
 
-
+# %% ../../nbs/tools/07_routing.ipynb #5f1a9c02
 def flagged(
     command: Callable,  # takes the flags as `**flags`
 ) -> Callable:  # the same
@@ -207,7 +207,7 @@ def sweep_command(
     config, share, wanted = section(profile, "routing.sweep", SweepConfig), section(profile, "routing.grid", GridConfig), study or ["sweep"]
     if wrong := [name for name in wanted if name not in STUDIES]:
         raise ConfigError(f"--study: found {wrong[0]!r}; allowed: {', '.join(STUDIES)}")
-    part, parts = share.part if part is None else part, share.parts if parts is None else parts
+    part, parts = (share.part if part is None else part), (share.parts if parts is None else parts)
     if part >= parts:
         raise ConfigError(f"--part: found {part} of {parts} parts; allowed: 0 to {parts - 1}")
     folder, table = data or root() / "data" / profile / "routing" / "data", out or root() / "data" / "tables" / profile / f"routing_{'_'.join(wanted)}.csv"
