@@ -1006,6 +1006,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'hrm/routing/evaluate.py'),
                                       'hrm.routing.evaluate.least_loss': ('routing/evaluate.html#least_loss', 'hrm/routing/evaluate.py'),
                                       'hrm.routing.evaluate.measure': ('routing/evaluate.html#measure', 'hrm/routing/evaluate.py'),
+                                      'hrm.routing.evaluate.read_lengths': ( 'routing/evaluate.html#read_lengths',
+                                                                             'hrm/routing/evaluate.py'),
                                       'hrm.routing.evaluate.routing_log': ('routing/evaluate.html#routing_log', 'hrm/routing/evaluate.py'),
                                       'hrm.routing.evaluate.sampled_ranks': ( 'routing/evaluate.html#sampled_ranks',
                                                                               'hrm/routing/evaluate.py'),

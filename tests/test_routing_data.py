@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 from scipy.stats import kendalltau, spearmanr
 
 from hrm.core.config import ConfigError, section, validate
@@ -199,6 +200,11 @@ def test_reading_says_what_is_wrong(tmp_path):
     (tmp_path / "main" / "train.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ConfigError, match="damaged or not a safetensors file"):
         read(tmp_path, "main", "train")
+    lists = lists_of(3, 4, 0.5)
+    for change, says in (({"values": torch.zeros(3, 5)}, r"found shapes \(3, 4\), \(3, 5\)"), ({"ranks": lists["ranks"] % 3}, "ranks that are no order; allowed: each of 0 to 3 once")):
+        (tmp_path / "main" / "dev.safetensors").write_bytes(save(lists | change))
+        with pytest.raises(ConfigError, match=says):
+            read(tmp_path, "main", "dev")
 
 
 @pytest.mark.parametrize("sets,says", [({"s": {"length": 1, "mask_rate": 0.5, "train": 1}}, "sets.s.length: found 1"),

@@ -26,11 +26,11 @@ from hrm.core.stats import Estimate
 from hrm.core.tracking import read_log
 from hrm.core.train import Stopped, count_flops
 from hrm.routing.data import DataConfig, SetConfig, build as build_data, draw, metrics, rank_posterior, read
-from hrm.routing.evaluate import answer, decode, evaluate_set, expected_ranks, measure, routing_log, sampled_ranks
+from hrm.routing.evaluate import EvaluateConfig, answer, decode, evaluate_set, expected_ranks, measure, read_lengths, sampled_ranks
 from hrm.routing.model import CONTROLLERS, Adaptive, PointerBlock, RoutingArch, build, entropy, load, losses, mixture, parts
-from hrm.routing.train import RunConfig, SortingTask, TrainConfig, entropy_weight, gradient_probe, run, run_all, temperature
+from hrm.routing.train import RunConfig, SortingTask, TrainConfig, entropy_weight, gradient_probe, run, run_all, run_tflop, step_flops, temperature
 from hrm.tools.cli import main
-from hrm.tools.routing import FLAGS, recipe
+from hrm.tools.routing import FLAGS
 
 ROUTED = tuple(name for name in CONTROLLERS if name != "none")
 
@@ -304,6 +304,13 @@ def test_deep_supervision_is_the_mean_over_the_iterations(data):
 
 # --- the terms of the loss
 
+@pytest.mark.parametrize("controller", ROUTED)
+def test_the_probe_tells_rounding_from_a_gradient(data, controller):
+    "A single weight that is made to sum to one is 1, so nothing of the task reaches a controller that may choose one head."
+    task = task_of(data, config(controller, arch={"topk": 1}, ponder_tau=0.0))
+    assert set(gradient_probe(task)) == {name for name, _ in task.model.named_parameters() if name.startswith("block.controller.")}
+
+
 @pytest.mark.parametrize("controller", CONTROLLERS)
 def test_everything_learns(data, controller):
     assert gradient_probe(task_of(data, config(controller))) == []
@@ -444,6 +451,12 @@ def test_flops_by_the_closed_form(data, tmp_path):
     per_list = count_flops(lambda: model(values, visible, deep=True)) / B
     shared = 2 * N * (F_ * D + 2 * D * D) * (1 - 1 / B)  # the ranks are asked for once in a batch
     assert per_list == pytest.approx(forward - shared, rel=1e-6)
+    one = config("hrm", epochs=3, controller_warmup_epochs=1)  # 4 steps of 16 lists an epoch
+    cold, warm = (step_flops(one.arch, B, N, True, frozen) for frozen in (True, False))
+    assert run_tflop(one, 64, N) == pytest.approx((4 * cold + 8 * warm) / 1e12) and cold < warm
+    again = B * (R + 1) * 2 * N * N * D  # attention's scores, which its backward pass computes anew
+    unasked = B * 2 * N * 2 * D + 2 * N * F_ * D  # gradients of values and of shares
+    assert step_flops(arch("none"), B, N, True, False) == 3 * B * round(per_list) + again - unasked
 
 
 def test_a_study_pairs_its_runs_by_seed(data, tmp_path, monkeypatch):
@@ -477,7 +490,7 @@ def test_measures_do_not_depend_on_the_batch(data):
     whole, cut = answer(model, one), answer(model, one, batch=7)
     assert np.allclose(whole.expected, cut.expected, atol=1e-5) and whole.loss == pytest.approx(cut.loss, rel=1e-5) and whole.alphas.shape == cut.alphas.shape
     row = evaluate_set(model, one, 4, 100)
-    assert isinstance(row["to best rule"], Estimate) and row["ceiling"] == pytest.approx(0.6 * 1 / 3 + (3 + 4.5 - 3) / 15, abs=0.2)
+    assert isinstance(row["to best rule"], Estimate) and row["ceiling"] == pytest.approx((3 + 4.5) / 15, abs=1e-12)
     assert row["measures"] == measure(model, one)
 
 
@@ -498,6 +511,16 @@ def test_what_is_refused(data, tmp_path):
     with pytest.raises(ConfigError, match="no such lists"):
         trained(data, tmp_path, config(set="other"))
     assert not (tmp_path / "resume").exists(), "before any work"
+
+
+def test_lengths_are_what_they_are_called(data):
+    about = {"seed": 0, "samples": 1, "resamples": 1, "margin": 0.02}
+    found = read_lengths(EvaluateConfig(lengths={6: "main", 9: "long"}, **about), data)
+    assert {length: lists["ranks"].shape for length, lists in found.items()} == {6: (24, 6), 9: (24, 9)}
+    for change, says in (({"lengths": {6: "main", 12: "long"}}, "lengths.12: long has lists of 9"), ({"lengths": {6: "main"}, "heat_list": 24}, "heat_list: found 24; allowed: 0 to 23"),
+                         ({"lengths": {6: "mian"}}, "no such lists")):
+        with pytest.raises(ConfigError, match=says):
+            read_lengths(EvaluateConfig(**about | change), data)
 
 
 GOLDEN = ROOT / "tests" / "golden" / "routing.txt"
@@ -593,7 +616,8 @@ def test_documents_defaults_are_the_recipe_of_the_gpu_profile():
 
 
 def test_all_heads_again_and_short_words(hrm, project, tmp_path):
-    assert hrm("train", "--profile", "tiny", "--run", "topped", "--routing-topk", 0, "--out", tmp_path / "run")[0] == 0
+    code, out, _ = hrm("train", "--profile", "tiny", "--run", "topped", "--routing-topk", 0, "--out", tmp_path / "run")
+    assert code == 0 and "ceiling 0.5000, held out: tau" in out
     weights, other = (checkpoint.read(folder / "final").weights for folder in (project / "base", tmp_path / "run"))
     assert all(torch.equal(weights[name], other[name]) for name in weights)
 

@@ -3,6 +3,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 
@@ -13,6 +14,7 @@ import torch
 from scipy import stats as scipy_stats
 from typer.testing import CliRunner
 
+from copies import ROOT
 from hrm.core.config import ConfigError, section, validate
 from hrm.core.device import pick, seeded
 from hrm.core.stats import holm
@@ -21,7 +23,7 @@ from hrm.routing import sweep as sweeps
 from hrm.routing.data import DataConfig, SetConfig, build as build_data, draw
 from hrm.routing.model import build, losses
 from hrm.routing.study import compare, effects, family, forest, from_summaries, read_tables, versus
-from hrm.routing.sweep import COLUMNS, FACTORS, GridConfig, Job, SweepConfig, change_of, grid, grid_jobs, jobs, made, one_at_a_time, settings_of, work
+from hrm.routing.sweep import COLUMNS, FACTORS, GridConfig, Job, SweepConfig, change_of, grid, grid_jobs, made, one_at_a_time, settings_of, work
 from hrm.routing.train import RunConfig, changed, run
 from hrm.routing.trouble import SYMPTOMS, Meter, TroubleConfig, findings, footprint, restlessness, trouble_jobs
 
@@ -159,6 +161,36 @@ def test_a_broken_run_is_a_row_and_the_rest_goes_on(data, base, tmp_path, monkey
     assert table["T"].tolist() == [1, 1, 0, 1, 1] and table.topk.isna().all() and table.kendall.isna().sum() == 3
     assert (table.loc[table.status == "done", ["train_time_s", "tokens_per_s", "peak_mem_gb"]] > 0).all(axis=None)
     assert not list((tmp_path / "resume").rglob("*.json"))
+
+
+def test_a_missing_test_set_is_told_before_anything_is_trained(data, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "run", lambda *args, **kwargs: pytest.fail("trained"))
+    with pytest.raises(ConfigError, match="lang/test.safetensors: no such lists"):
+        work(seeds("base", {}) + seeds("other", {}, tests=("main", "lang")), base, data, tmp_path / "table.csv", tmp_path / "resume", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("broken", [("low_data", "document"), ("shift",)])
+def test_the_chapter_goes_on_where_a_whole_study_broke(tmp_path, monkeypatch, broken):
+    "The chapter on the sweep, with made-up results of its runs."
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.setenv("HRM_ROOT", str(tmp_path))
+    build_data(section("smoke", "routing.data", DataConfig), tmp_path / "data" / "smoke" / "routing" / "data")
+    names = ("loss", "greedy_tau", "accuracy", "routing_entropy", "routing_entropy_std", "head_concentration", "top1_share", "n_H_updates", "perfect", "tflop", "train_time_s", "tokens_per_s", "peak_mem_gb")
+
+    def outcome(job, base, *more):
+        row = {"study": job.study, "config_id": job.config_id, "seed": job.seed} | settings_of(changed(base.model_dump(), job.change))
+        if job.study in broken:
+            return row | {"status": "failed", "error": "RuntimeError: gone"}
+        tau = 0.4 + 0.01 * job.seed + 0.001 * len(job.config_id)
+        return row | dict.fromkeys(names, tau) | {"kendall": tau, "tests": {name: {"tau": tau, "loss": 3.0} for name in job.tests}, "status": "done", "error": ""}
+
+    monkeypatch.setattr(sweeps, "outcome", outcome)
+    cells = json.loads((ROOT / "nbs" / "chapters" / "53_routing_sweep.ipynb").read_text())["cells"]
+    exec("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"), {})
+    report = tmp_path / "reports" / "smoke" / "routing_sweep"
+    rows = json.loads((report / "metrics.json").read_text())["rows"]
+    assert {row["study"] for row in rows if row["status"] == "failed"} == set(broken) and len(json.loads((report / "claims.json").read_text())) == 7
 
 
 def test_rows_say_what_the_run_says(data, base, tmp_path):
@@ -395,3 +427,5 @@ def test_trouble_is_made_and_measured(data, tmp_path):
         findings(config, broken, np.random.default_rng(0))
     with pytest.raises(ConfigError, match="allowed: each once of"):
         validate(config.model_dump() | {"cases": cases[:3]}, TroubleConfig)
+    with pytest.raises(ConfigError, match="allowed: two evaluations or more"):
+        validate(changed(config.model_dump(), {"base": {"evaluate_every": 2}}), TroubleConfig)

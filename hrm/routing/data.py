@@ -288,4 +288,8 @@ def read(
         raise ConfigError(f"{file}: damaged or not a safetensors file ({error})") from error
     if set(lists) != {"values", "visible", "ranks"}:
         raise ConfigError(f"{file}: found {', '.join(lists)}; allowed: values, visible, ranks")
+    if len(shapes := {tuple(tensor.shape) for tensor in lists.values()}) > 1 or lists["ranks"].dim() != 2:
+        raise ConfigError(f"{file}: found shapes {', '.join(map(str, sorted(shapes)))}; allowed: [B, N] three times")
+    if (lists["ranks"].sort(1).values != torch.arange(lists["ranks"].shape[1])).any():
+        raise ConfigError(f"{file}: found ranks that are no order; allowed: each of 0 to {lists['ranks'].shape[1] - 1} once in a list")
     return lists

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['decode', 'sampled_ranks', 'expected_ranks', 'Answer', 'answer', 'diagnostics', 'measure', 'least_loss', 'taus',
-           'evaluate_set', 'routing_log', 'EvaluateConfig']
+           'evaluate_set', 'routing_log', 'EvaluateConfig', 'read_lengths']
 
 # %% ../../nbs/routing/02_evaluate.ipynb #acb0d91f
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,10 @@ from pydantic import Field
 from scipy.special import gammaln
 from torch import Tensor
 
-from ..core.config import Section
+from ..core.config import ConfigError, Section
 from ..core.device import seeded
 from ..core.stats import bootstrap, paired_bootstrap
-from .data import ceiling, metrics, rank_posterior, rank_tau
+from .data import ceiling, metrics, rank_posterior, rank_tau, read
 from .model import PointerModel, entropy, losses
 
 # %% ../../nbs/routing/02_evaluate.ipynb #e6f09005
@@ -183,3 +183,17 @@ class EvaluateConfig(Section):
     margin: float = Field(gt=0)  # distance to the ceiling that counts as reaching it
     lengths: dict[int, str] = Field(min_length=1)  # length -> set in routing.data with lists of that length
     heat_list: int = Field(0, ge=0)  # the list whose routes are drawn
+
+
+def read_lengths(
+    config: EvaluateConfig,
+    data: Path | str,  # folder of the sets
+) -> dict[int, dict[str, Tensor]]:  # length -> values, visible, ranks
+    "The test lists of each length. Raises `ConfigError` for a set that is missing or has lists of another length, or too few to draw one."
+    found = {length: read(data, name, "test") for length, name in config.lengths.items()}
+    for length, lists in found.items():
+        if lists["ranks"].shape[1] != length:
+            raise ConfigError(f"routing.evaluate.lengths.{length}: {config.lengths[length]} has lists of {lists['ranks'].shape[1]}; allowed: a set with lists of {length}")
+    if config.heat_list >= (few := min(len(lists["ranks"]) for lists in found.values())):
+        raise ConfigError(f"routing.evaluate.heat_list: found {config.heat_list}; allowed: 0 to {few - 1}, for there are {few} lists")
+    return found

@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from fastcore.basics import patch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
@@ -22,7 +21,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from ..core import checkpoint
 from ..core.config import ConfigError, Section, validate
 from ..core.device import Placement, pick
-from ..core.halting import graves, graves_step
+from ..core.halting import graves_step
 
 # %% ../../nbs/routing/01_model.ipynb #787171f7
 class RoutingArch(Section):

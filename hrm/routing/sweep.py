@@ -229,7 +229,9 @@ def work(
     tracking: str = "disabled",
     progress: bool = True,
 ) -> pd.DataFrame:
-    "Run all jobs, one row each. Raises `Stopped` with everything so far kept."
+    "Run all jobs, one row each. Raises `Stopped` with everything so far kept, and `ConfigError` before any work for a test set that is missing."
+    for name in dict.fromkeys(name for job in todo for name in job.tests):
+        read(data, name, "test")  # after the trainings it would be late to miss it
     resume = resume or root() / "data" / "resume"
     decides, kept, rows = [base.model_dump(), tree_hash(data), code_version()], [], []
     with one_thread():  # the work of one operation is so small that a second thread costs more than it does

@@ -9,8 +9,7 @@ __all__ = ['SYMPTOMS', 'COUNTED', 'Case', 'TroubleConfig', 'routes', 'entropy_ov
 # %% ../../nbs/routing/06_trouble.ipynb #f231b4ed
 import time
 import weakref
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..core.config import Section
 from ..core.device import compiler, pick, seeded
-from ..core.stats import Estimate
 from ..core.train import count_flops
 from .data import draw
 from .model import build, entropy
@@ -61,6 +59,8 @@ class TroubleConfig(Section):
     def _complete(self):
         if sorted(one.symptom for one in self.cases) != sorted(SYMPTOMS):
             raise ValueError(f"cases: found {', '.join(one.symptom for one in self.cases)}; allowed: each once of {', '.join(SYMPTOMS)}")
+        if self.base.epochs < 2 * self.base.evaluate_every:
+            raise ValueError(f"base: {self.base.epochs} epochs with evaluate_every {self.base.evaluate_every}; allowed: two evaluations or more, or nothing can be seen to move")
         for one in self.cases:
             for change in one.recipes(self.base).values():
                 made(self.base, change)

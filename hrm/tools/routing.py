@@ -135,6 +135,7 @@ def train_command(
     "Train one recipe with one seed. Ctrl-C saves the state (exit code 130); the same command goes on from there."
     from hrm.core.tracking import MODES
     from hrm.core.train import Stopped
+    from hrm.routing.data import ceiling, read
     from hrm.routing.train import TrainConfig, run as train
     config, base = section(profile, "routing.train", TrainConfig), root() / "data" / profile / "routing"
     if run is not None and run not in config.runs:
@@ -145,8 +146,9 @@ def train_command(
     except Stopped as why:
         print(f"hrm: {name}: {why}", file=sys.stderr)
         raise typer.Exit(130) from None
-    times, said = result.timings, result.metrics["held_out"]
-    print(f"{name}: {result.metrics['steps']} steps, {result.metrics['tflop']:.3g} TFLOP, {times['train_seconds']:.1f} s of training; held out: "
+    times, said, lists = result.timings, result.metrics["held_out"], read(data or base / "data", one.set, "dev")
+    best = ceiling(lists["ranks"].shape[1], 1 - lists["visible"].double().mean().item())
+    print(f"{name}: {result.metrics['steps']} steps, {result.metrics['tflop']:.3g} TFLOP, {times['train_seconds']:.1f} s of training; ceiling {best:.4f}, held out: "
           + ", ".join(f"{key} {value:.4f}" for key, value in said.items() if value is not None))
     print("  " + ", ".join(f"{key} {times[key]:.4g}" for key in ("epoch_wallclock_s", "tokens_per_s", "batches_per_s", "peak_memory_gb"))
           + f"; compiled: {'yes' if times['compiled'] else 'no'} ({times['compile_reason']}) -> {result.folder}")
