@@ -171,6 +171,7 @@ def trouble_jobs(
     "The sick recipe and one for each knob of every case that needs training, and the model without routing."
     todo = [("healthy", "none", {"arch": {"controller": "none"}}), ("healthy", "base", {})]
     todo += [(one.symptom, name, change) for one in config.cases if one.symptom not in COUNTED for name, change in one.recipes(config.base).items()]
+    todo += [(one.symptom, "none", changed(one.sick, {"arch": {"controller": "none"}})) for one in config.cases if one.symptom == "no long-length gain"]
     tests = {"healthy": (config.base.set, config.long), "no long-length gain": (config.long,), "worse than baseline": (config.base.set,)}
     return [Job(symptom, name, change, seed, tests.get(symptom, ()), traced=True) for symptom, name, change in todo for seed in range(config.seeds)]
 
@@ -201,12 +202,13 @@ def findings(
     if len(broken := frame[frame["status"] != "done"]):
         raise ValueError(f"{broken.iloc[0]['study']}, {broken.iloc[0]['config_id']}: {broken.iloc[0]['error']}")
     runs = {key: rows.to_dict("records") for key, rows in frame.groupby(["study", "config_id"], sort=False)}
-    without, rows = {row["seed"]: row for row in runs["healthy", "none"]}, []
+    rows = []
 
     def measured(symptom, key, change):
         if symptom in COUNTED:
             return [float(footprint(made(config.base, change), np.random.default_rng(config.seed))[COUNTED[symptom]])]
-        return [float(quantity(symptom, row, config, without)) for row in runs[key]]
+        without = runs[(key[0], "none") if (key[0], "none") in runs else ("healthy", "none")]  # of the case itself, where it has one
+        return [float(quantity(symptom, row, config, {row["seed"]: row for row in without})) for row in runs[key]]
 
     for one in config.cases:
         healthy, sick = float(np.mean(measured(one.symptom, ("healthy", "base"), {}))), None
