@@ -116,7 +116,7 @@ class LowDataConfig(Section):
     change: dict[str, Any] = {}
     tests: tuple[str, ...] = Field(min_length=1)
 
-
+# %% ../../nbs/routing/04_sweep.ipynb #5eaa0e04
 class SweepConfig(Section):
     "The section `routing.sweep`."
 

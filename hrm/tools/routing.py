@@ -47,7 +47,7 @@ FLAGS = {  # flag -> place in the recipe, type (or what a switch stands for), wh
     "rows": ("rows", int, "training lists to use; 0 for all"),
 }
 
-
+# %% ../../nbs/tools/07_routing.ipynb #7afa9e14
 def flagged(
     command: Callable,  # takes the flags as `**flags`
 ) -> Callable:  # the same
