@@ -118,6 +118,9 @@ def test_the_profiles_ask_for_the_checklist(profile):
     assert profile == "laptop" or config.low_data.sizes == (500, 1000, 2000, 5000, 10000) and made(config.base, config.low_data.change).epochs == 50
     trouble = section(profile, "routing.trouble", TroubleConfig)
     assert sorted(case.symptom for case in trouble.cases) == sorted(SYMPTOMS)
+    for case in trouble.cases:  # with one head there is no gradient, and no knob of a controller's learning can matter
+        assert all(made(trouble.base, change).arch.topk != 1 for change in case.recipes(trouble.base).values())
+    assert (trouble.base.arch.iters, trouble.base.arch.T) == (4, 2)  # what the knobs are more or fewer than
 
 
 def test_the_parts_of_the_grid_can_be_queued():

@@ -252,7 +252,7 @@ def work(
         file.unlink(missing_ok=True)
     return pd.DataFrame(rows)
 
-
+# %% ../../nbs/routing/04_sweep.ipynb #df9ccbf6
 def write_csv(
     rows: pd.DataFrame,
     file: Path | str,
