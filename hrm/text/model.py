@@ -226,9 +226,13 @@ def at(
     model: TextHRM,
     H_cycles: int,  # N
     L_cycles: int,  # T
+    **run,  # gradient, halt_max_steps, halting, epsilon: what else decides a run and no weight
 ) -> TextHRM:
-    "The same weights, not copied, run with other cycles."
-    other, config = _twin(model), model.config.model_copy(update={"H_cycles": H_cycles, "L_cycles": L_cycles})
+    "The same weights, not copied, run with other cycles. Raises `ValueError` for what would need other weights."
+    if wrong := sorted(set(run) - {"gradient", "halt_max_steps", "halting", "epsilon"}):
+        raise ValueError(f"at: found {', '.join(wrong)}; allowed: gradient, halt_max_steps, halting, epsilon")
+    values = model.config.model_dump() | {"H_cycles": H_cycles, "L_cycles": L_cycles} | run
+    other, config = _twin(model), TextConfig(**values)
     other.inner = _twin(model.inner)
     other.config = other.inner.config = config
     other._run_by(other.inner, other.inner.foresee)
