@@ -106,13 +106,13 @@ class QuickDecoder(TextDecoder):
         super().__init__(model, rows, **options)
         self.levels = tuple(_Quick(level) for level in (model.inner.H_level, model.inner.L_level))
 
-# %% ../../nbs/text/07_decode.ipynb #bfb917bd
+# %% ../../nbs/text/07_decode.ipynb #abe5657d
 @dataclass(frozen=True)
 class Step:
     "One character, and what the model thought of it."
 
     id: int
-    probability: float  # under the model itself, before temperature and top-k
+    probability: float  # under the model itself, before temperature and top-k; among the ids that may be drawn
     entropy: float  # of its choice, bits
     likeliest: tuple[tuple[int, float], ...]  # three ids and their probabilities
     segments: int  # that carried weight
@@ -133,21 +133,20 @@ def write_on(
     most: int,  # characters to write
     sampling: Sampling,
     generator: torch.Generator,
-    stop: Iterable[int] = (),  # ids after which nothing is written; they are not given
+    never: Iterable[int] = (),  # ids that are not drawn, such as those that are no characters
     fast: bool = False,  # compile: slow to begin, quick afterwards
     thoughts: bool = True,  # False leaves out what is not drawn
 ) -> Iterator[Step | int]:  # ids where no thoughts are wanted
     "Continue a text, however long. Raises `ValueError` for an empty one."
     if not len(ids):
         raise ValueError("write_on: found an empty text; allowed: at least one character to go on from")
-    kind, length, ends = QuickDecoder if fast else TextDecoder, model.config.seq_len, frozenset(stop)
+    kind, length, out = QuickDecoder if fast else TextDecoder, model.config.seq_len, list(never)
     text, decoder = list(ids)[-max(1, 3 * length // 4) :], kind(model)
     device = model.inner.H_init.device
     logits = decoder.feed(torch.tensor([text], device=device))
     for _ in range(most):
+        logits[:, out] = -math.inf
         drawn = int(torch.multinomial(probabilities(logits, sampling).to(generator.device), 1, generator=generator))
-        if drawn in ends:
-            return
         yield _thought(logits[0], drawn, decoder.weights) if thoughts else drawn
         text.append(drawn)
         new = text[-1:]
