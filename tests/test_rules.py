@@ -30,6 +30,10 @@ SECTIONS = {  # section of a profile -> the model that reads it
     "checkpoints.train": "hrm.puzzles.arc_train:TrainConfig",
     "checkpoints.sweep": "hrm.tools.sweep:SweepConfig",
     "checkpoints.evaluate": "hrm.analysis.evaluate:EvaluateConfig",
+    "text.train": "hrm.text.train:TrainConfig",
+    "text.continual": "hrm.text.continual:ContinualConfig",
+    "text.growth": "hrm.text.growth:GrowthConfig",
+    "text.learn": "hrm.text.life:Recipe",
     "blackwell.benchmark": "hrm.core.benchmark:BenchmarkConfig",
 }
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb")

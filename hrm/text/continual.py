@@ -15,18 +15,16 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..core.config import ConfigError, Section, hash_of, tree_hash
 from ..core.device import seeded
-from ..core.losses import stablemax
 from ..core.tokens import CharacterTokenizer
 from ..core.train import Result
 from .data import Book, grow
-from .model import TextArch, TextHRM, at, build, load
+from .model import TextArch, TextHRM, at, build, load, log_probabilities
 from .train import RunConfig, nats, run
 
 # %% ../../nbs/text/05_continual.ipynb #3eed2529
@@ -88,7 +86,6 @@ def fisher(
     model: TextHRM,
     windows: Tensor,  # [n, S + 1] ids of the book
     generator: torch.Generator,  # on the CPU; of the characters that are drawn
-    cross_entropy: str = "softmax",
 ) -> dict[str, Tensor]:  # by parameter, per character
     "Diagonal Fisher information, one window at a time. The model is left in the mode it was in."
     training, c = model.training, model.config
@@ -96,10 +93,9 @@ def fisher(
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p) for name, p in params.items()}
     for row in windows:
-        logits = whole(row[None, :-1].to(model.inner.H_init.device)).logits[-1, 0].float()
-        share = logits.softmax(-1) if cross_entropy == "softmax" else F.normalize(stablemax(logits), p=1, dim=-1)
-        drawn = torch.multinomial(share.detach().cpu(), 1, generator=generator).to(share.device)
-        grads = torch.autograd.grad(share.gather(-1, drawn).log().sum(), list(params.values()), allow_unused=True)
+        said = log_probabilities(whole(row[None, :-1].to(model.inner.H_init.device)).logits[-1, 0], c.cross_entropy)
+        drawn = torch.multinomial(said.detach().exp().cpu(), 1, generator=generator).to(said.device)
+        grads = torch.autograd.grad(said.gather(-1, drawn).sum(), list(params.values()), allow_unused=True)
         for name, grad in zip(params, grads):
             total[name] += 0 if grad is None else grad.square()
     model.train(training)
@@ -173,7 +169,6 @@ class Memory:
         book: Book,  # that was just learned
         model: TextHRM,
         tokenizer: CharacterTokenizer,  # the model's
-        cross_entropy: str = "softmax",
     ) -> None:
         "Take what the strategy keeps of a book."
         generator, width = seeded(1000 * self.seed + self.books), model.config.seq_len + 1
@@ -184,7 +179,7 @@ class Memory:
             self.reservoir.offer(cut, generator)
         if self.config.strategy == "ewc":
             chosen = cut[torch.randperm(len(cut), generator=generator)[: self.config.windows]]
-            self.elastic.hold(model, fisher(model, chosen, generator, cross_entropy))
+            self.elastic.hold(model, fisher(model, chosen, generator))
 
     def rehearse(self, rows: int, generator: torch.Generator) -> Tensor:
         "The windows of a batch of `rows` that come from earlier books."
@@ -255,7 +250,7 @@ def measure(
     "Held-out bits of books that a model has read."
     model, tokenizer, _ = load(path)
     most = config.held_out + 1 if config.held_out else None
-    return {book.name: float(nats(model, book.ids(tokenizer)[:most], config.context, config.cross_entropy)[0].mean() / math.log(2)) for book in books}
+    return {book.name: float(nats(model, book.ids(tokenizer)[:most], config.context)[0].mean() / math.log(2)) for book in books}
 
 
 def learn_all(
@@ -280,7 +275,7 @@ def learn_all(
                 table += [{"memory": kind, "after": book.name, "book": one, "bits": bits, "rate": books[one].rate}
                           for one, bits in measure(start, order[: place + 1], config.base).items()]
                 if place < len(order) - 1:
-                    memory.remember(book, *load(start)[:2], config.base.cross_entropy)
+                    memory.remember(book, *load(start)[:2])
     for result in runs.values():
         result.forget()
     return pd.DataFrame(table), runs

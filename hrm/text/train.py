@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +45,6 @@ class RunConfig(Section):
     batch_size: int = Field(gt=0)  # windows, over all processes
     seq_len: int = Field(gt=0)  # characters of a window
     books: tuple[str, ...] = ()  # by name; () for all
-    cross_entropy: Literal["softmax", "stablemax"] = "softmax"
     ponder: float = Field(0.01, ge=0)  # price of a segment, in nats, where positions stop by themselves
     context: int = Field(0, ge=0)  # held out: characters of a window that are read and not counted
     held_out: int = Field(0, ge=0)  # characters of each book at an evaluation; 0 for all
@@ -120,7 +119,6 @@ def nats(
     model: TextHRM,
     ids: np.ndarray | Sequence[int],  # [n + 1] the model's
     context: int = 0,
-    cross_entropy: str = "softmax",
     batch: int = 64,
 ) -> tuple[np.ndarray, np.ndarray]:  # [n] float64, surprise of each character after the first; [n] segments it was given
     "Read a text. The model is left in the mode it was in."
@@ -132,7 +130,7 @@ def nats(
         part = plan[first : first + batch]
         rows = torch.stack([table[start : start + length + 1] for start, _ in part]).to(device)
         reading = model(rows[:, :-1])
-        losses = CROSS_ENTROPY[cross_entropy](reading.logits[-1], rows[:, 1:]).double().cpu().numpy()
+        losses = CROSS_ENTROPY[model.config.cross_entropy](reading.logits[-1], rows[:, 1:]).double().cpu().numpy()
         for (start, new), row, spent in zip(part, losses, reading.steps.cpu().numpy()):
             surprise[start + new : start + length], steps[start + new : start + length] = row[new:], spent[new:]
     model.train(training)
@@ -205,7 +203,7 @@ def loss(self: TextTask, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
     rows = self.rows()
     reading = model(rows[:, :-1])
     labels = rows[:, 1:].expand(len(reading.logits), -1, -1)
-    surprise = CROSS_ENTROPY[self.config.cross_entropy](reading.logits, labels).mean()
+    surprise = CROSS_ENTROPY[self.model.config.cross_entropy](reading.logits, labels).mean()
     sums = {"loss": surprise.detach(), "steps": reading.steps.float().mean()}
     loss = surprise
     if self.config.arch.halting == "graves":
@@ -223,7 +221,7 @@ def evaluate(self: TextTask) -> dict[str, Any]:
     found, spent, total = {}, [], 0.0
     with self.model.eagerly():
         for book in self.books:
-            surprise, steps = nats(self.model, self.held_out[book.name], self.config.context, self.config.cross_entropy)
+            surprise, steps = nats(self.model, self.held_out[book.name], self.config.context)
             found[book.name] = float(surprise.mean() / math.log(2))
             total += float(surprise.sum())
             spent.append(steps)

@@ -338,6 +338,11 @@ from .sweep import app as sweeps
 
 app.add_typer(sweeps, name="sweep")
 
+# %% ../../nbs/tools/02_cli.ipynb #7e1f0a02
+from .text import app as text
+
+app.add_typer(text, name="text")
+
 # %% ../../nbs/tools/02_cli.ipynb #4745d27f
 def _cells(config):
     "Coordinates of the cells where the model looks at relations: those of a Sudoku board. Raises `ConfigError` for another length."
