@@ -30,6 +30,7 @@ SECTIONS = {  # section of a profile -> the model that reads it
     "checkpoints.train": "hrm.puzzles.arc_train:TrainConfig",
     "checkpoints.sweep": "hrm.tools.sweep:SweepConfig",
     "checkpoints.evaluate": "hrm.analysis.evaluate:EvaluateConfig",
+    "text.data": "hrm.text.data:DataConfig",
     "text.train": "hrm.text.train:TrainConfig",
     "text.continual": "hrm.text.continual:ContinualConfig",
     "text.growth": "hrm.text.growth:GrowthConfig",
