@@ -146,8 +146,8 @@ def grow_group(
         for number, name in enumerate(after):
             if name in before and (entry := state["state"].get(before.index(name))) is not None:
                 same = old.get_parameter(name).shape
-                entries[number] = {key: _extended(value, torch.zeros_like(shapes[name], dtype=value.dtype, device="cpu"))
-                                   if isinstance(value, Tensor) and value.shape == same and value.ndim else value for key, value in entry.items()}
+                entries[number] = {key: value if not isinstance(value, Tensor) else value.clone() if value.shape != same or not value.ndim else
+                                   _extended(value, torch.zeros_like(shapes[name], dtype=value.dtype, device="cpu")) for key, value in entry.items()}
         grown.append({"state": entries, "param_groups": [state["param_groups"][0] | {"params": list(range(len(after)))}]})
     average = saved["average"]
     if average is not None:

@@ -239,7 +239,7 @@ def sample(self: TextTask) -> dict[str, str]:
     length, ids = self.config.seq_len, self.held_out[self.books[0].name]
     prompt = torch.as_tensor(ids[: min(30, length // 2)])[None]
     most = min(self.config.sample, length - prompt.shape[1])
-    if most < 1:
+    if most < 1 or not self.config.arch.causal:  # who reads the answer cannot write
         return {}
     written = stream(TextDecoder(self.model), prompt.to(self.model.inner.H_init.device), most, Sampling(temperature=0.8), seeded(0))
     return {"sample": self.tokenizer.decode([int(column) for column in written])}
