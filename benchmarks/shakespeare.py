@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import hrm.core  # noqa: F401  sets what must be set before torch is imported
-import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
@@ -34,22 +33,23 @@ from hrm.core.layers import Attention, CastedEmbedding, CastedLinear, Rotary, Sw
 from hrm.core.optim import OptimConfig
 from hrm.core.tokens import CharacterTokenizer
 from hrm.core.train import LoopConfig, count_flops, fit
-from hrm.text.model import Reading, TextArch, TextConfig, build, parameters
-from hrm.text.train import RunConfig, TextTask
+from hrm.text.continual import ContinualConfig, MemoryConfig, backward_transfer, learn_all, matrix
+from hrm.text.data import Book, load_book, make_own
+from hrm.text.files import inspect
+from hrm.text.model import Reading, TextArch, TextConfig, build, load, parameters
+from hrm.text.train import RunConfig, TextTask, fingerprint
 
 TARGET, STEPS, BATCH, LENGTH, WIDTH, HEADS, LAYERS = 1.88, 2000, 12, 64, 128, 4, 4
 
 
-class Book:
-    "Tiny Shakespeare: the first 90 % to learn from."
+ALICE = ("alice_in_wonderland", "through_the_looking_glass", "alice_fr")
 
-    name, rate = "shakespeare", None
 
-    def __init__(self, file: Path):
-        text = file.read_text(encoding="utf-8")
-        self.tokenizer = CharacterTokenizer.train([text])
-        ids, cut = np.array(self.tokenizer.encode(text), dtype=np.uint16), int(0.9 * len(text))
-        self.train, self.held_out = ids[:cut], ids[cut:]
+def book_of(file: Path, folder: Path) -> Book:
+    "A text as a book; its last tenth is held out."
+    source = inspect(file)
+    make_own(source, 0.1, folder / source.name)
+    return load_book(folder / source.name)
 
 
 class Layer(nn.Module):
@@ -150,38 +150,77 @@ def shakespeare(name: str, book: Book, share: float, folder: Path, rows: dict[st
     return rows[name]
 
 
+def alice(texts: Path, folder: Path, share: float, record: dict[str, Any], save) -> dict[str, Any]:
+    "The forgetting matrices of three books, each strategy on HRM at 1x1; from the record where they are there."
+    books = {name: book_of(texts / f"{name}.txt", folder / "books") for name in ALICE}
+    steps = max(4, round(share * 300))
+    base = RunConfig(arch=hrm_arch(1, 1), optim=OptimConfig(**OURS | {"warmup": steps // 10}), batch_size=BATCH, seq_len=LENGTH, context=LENGTH // 2, device="cpu",
+                     loop=LoopConfig(steps=steps, evaluate_every=steps, log_every=max(1, steps // 20), compile="off", best="bits", best_mode="min"))
+    config = ContinualConfig(seed=0, base=base, memories={
+        "finetune": MemoryConfig(strategy="finetune"), "replay": MemoryConfig(strategy="replay", capacity=1000, share=0.25),
+        "ewc": MemoryConfig(strategy="ewc", windows=200, strength=100.0)})
+    key = hash_of([config.model_dump(), fingerprint(list(books.values()))])
+    if record.get("key") != key:
+        table, runs = learn_all(config, books, folder / "alice", resume=folder / "resume")
+        found = {name: matrix(table, name) for name in config.memories}
+        models = [load(folder / "alice" / name / "final") for name in runs if name.startswith(("first", "finetune"))]
+        record.update(key=key, steps=steps, tflop=sum(result.metrics["tflop"] for result in runs.values()), machine=machine_name(),
+                      vocabulary=[tokenizer.size for _, tokenizer, _ in models], parts=list(models[-1][0].config.vocab_parts),
+                      bits_per_character={name: {after: {book: value for book, value in row.items() if not math.isnan(value)} for after, row in one.iterrows()}
+                                          for name, one in found.items()},
+                      rise_on_earlier_books={name: backward_transfer(one) for name, one in found.items()})
+        save()
+    return record
+
+
 def figure(row: dict[str, Any], field: str, unit: str) -> dict[str, Any]:
     return {"value": row[field], "unit": unit, "low": None, "high": None, "n": 1, "stage": "benchmarks/shakespeare", "profile": "laptop",
             "machine": row["machine"]}
 
 
 def main(
-    only: Annotated[Optional[list[str]], typer.Option(help=f"models to train: {', '.join(MODELS)}  [default: all]", show_default=False)] = None,
+    only: Annotated[Optional[list[str]], typer.Option(help=f"models to train ({', '.join(MODELS)}), or books  [default: all]", show_default=False)] = None,
     share: Annotated[float, typer.Option(min=0.001, max=1.0, help="of the 2,000 steps; rows of another share are kept apart")] = 1.0,
     out: Annotated[str, typer.Option(help="where the record goes")] = "reports/benchmarks/shakespeare.json",
 ) -> None:
     """Validation loss on Tiny Shakespeare at nanoGPT's arithmetic: HRM at 1x1 and 2x2 beside transformers."""
-    if unknown := sorted(set(only or ()) - set(MODELS)):
-        raise SystemExit(f"shakespeare: --only: found {', '.join(unknown)}; allowed: {', '.join(MODELS)}")
+    if unknown := sorted(set(only or ()) - {*MODELS, "books"}):
+        raise SystemExit(f"shakespeare: --only: found {', '.join(unknown)}; allowed: {', '.join(MODELS)}, books")
     texts = Path(os.environ.get("HRM_SHARED", root().parent / "shared")) / "data" / "text"
     if not (texts / "tiny_shakespeare.txt").is_file():
         raise SystemExit(f"shakespeare: {texts / 'tiny_shakespeare.txt'} is absent: set HRM_SHARED to the folder with the data for tests")
-    path, folder, book = root() / out, root() / "data" / "benchmarks" / "shakespeare", Book(texts / "tiny_shakespeare.txt")
+    path, folder = root() / out, root() / "data" / "benchmarks" / "shakespeare"
+    book = book_of(texts / "tiny_shakespeare.txt", folder / "books")
     record = json.loads(path.read_text()) if path.is_file() else {}
+    if missing := [name for name in ALICE if not (texts / f"{name}.txt").is_file()]:
+        raise SystemExit(f"shakespeare: {texts / missing[0]}.txt is absent: set HRM_SHARED to the folder with the data for tests")
     rows = record.setdefault("models" if share == 1.0 else f"models_at_{share:g}", {})
 
     def save() -> None:
         full = record.get("models", {})
         named = {f"text.shakespeare.val_loss{'' if name == 'hrm_2x2' else '.' + name}": figure(row, "validation_loss", "nats per character")
                  for name, row in full.items()}
+        if "key" in record.get("books", {}):
+            rise = record["books"]["rise_on_earlier_books"]
+            named |= {f"text.alice.forgetting.{name}": figure({"machine": record["books"]["machine"], "value": value}, "value", "bits per character, mean rise on earlier books")
+                      for name, value in rise.items()}
         record.update(machine=machine(), target=TARGET, figures=named)
         write_atomic(path, json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
     print(f"{machine_name()}; {len(book.train):,} characters to learn from, {len(book.held_out):,} held out, {book.tokenizer.size} ids")
-    for name in only or MODELS:
+    for name in MODELS if only is None else only:
+        if name == "books":
+            continue
         row = shakespeare(name, book, share, folder / f"{share:g}", rows, save)
         print(f"{name:12} validation loss {row['validation_loss']:.4f} (at most {TARGET} wanted), {row['tflop']:.2f} of {row['budget_tflop']:.2f} TFLOP, "
               f"{row['steps']} steps, {row['characters']:,} characters drawn, {row['parameters']:,} values, {row['seconds']:.0f} s")
+    if only is None or "books" in only:
+        row = alice(texts, folder / f"{share:g}", share, record.setdefault("books" if share == 1.0 else f"books_at_{share:g}", {}), save)
+        print(f"{' -> '.join(ALICE)}: {row['tflop']:.2f} TFLOP, {' -> '.join(map(str, row['vocabulary']))} ids")
+        for name, after in row["bits_per_character"].items():
+            print(f"  {name} ({row['rise_on_earlier_books'][name]:+.3f} bits on earlier books)")
+            for learned, measured in after.items():
+                print(f"    after {learned:26}", "  ".join(f"{book} {bits:.3f}" for book, bits in measured.items()))
     print(path)
 
 
