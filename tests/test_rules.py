@@ -34,6 +34,8 @@ SECTIONS = {  # section of a profile -> the model that reads it
     "text.train": "hrm.text.train:TrainConfig",
     "text.continual": "hrm.text.continual:ContinualConfig",
     "text.growth": "hrm.text.growth:GrowthConfig",
+    "text.evaluate": "hrm.text.evaluate:EvaluateConfig",
+    "text.trouble": "hrm.text.trouble:TroubleConfig",
     "text.learn": "hrm.text.life:Recipe",
     "blackwell.benchmark": "hrm.core.benchmark:BenchmarkConfig",
 }

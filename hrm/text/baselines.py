@@ -56,7 +56,7 @@ class NGrams:
             self.tables[n, top] = count, total, kinds, discount
         return self.tables[n, top]
 
-# %% ../../nbs/text/07_baselines.ipynb #702ed383
+# %% ../../nbs/text/07_baselines.ipynb #3ffd4cac
 @patch
 def probability(
     self: NGrams,
@@ -96,8 +96,30 @@ def distribution(
     order: int | None = None,
 ) -> np.ndarray:  # [V] sums to one
     "The distribution after a context."
-    before = list(context)[-(self.order - 1) :] if self.order > 1 else []
-    return np.array([self.probability(np.array([*before, one]), order)[-1] for one in range(self.size)])
+    order, before = self.order if order is None else order, [int(i) for i in context]
+    found = np.full(self.size, 1 / self.size)
+    for n in range(1, min(order, len(before) + 1) + 1):
+        rank = self._rank(before[len(before) - n + 1 :])
+        count, total, kinds, discount = self.counts(n, top=n == order)
+        if rank < 0 or not total[rank]:
+            break  # a longer context is as unknown
+        keys, wanted = self.keys[n - 1], rank * self.size + np.arange(self.size)
+        place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+        own = np.where(keys[place] == wanted, count[place], 0)
+        found = (np.maximum(own - discount, 0) + discount * kinds[rank] * found) / total[rank]
+    return found
+
+
+@patch
+def _rank(self: NGrams, ids: Sequence[int]) -> int:
+    "The rank of an n-gram among those of its order, -1 for one that was never seen; of the empty one 0."
+    rank = 0
+    for keys, one in zip(self.keys, ids):
+        wanted = rank * self.size + one
+        rank = int(np.searchsorted(keys, wanted))
+        if rank == len(keys) or keys[rank] != wanted:
+            return -1
+    return rank
 
 # %% ../../nbs/text/07_baselines.ipynb #db165078
 class PPM:
