@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['quick', 'QuickDecoder', 'Step', 'write_on']
 
-# %% ../../nbs/text/07_decode.ipynb #8e39bdee
+# %% ../../nbs/text/07_decode.ipynb #6ba7413a
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor
 
-from ..core.device import compiler
+from ..core.device import compiler, one_thread
 from ..core.generate import Sampling, probabilities
-from ..core.layers import Cache, Rotary
 from ..core.recurrence import Level
-from .model import TextDecoder, TextHRM
+from .model import TextDecoder, TextHRM, log_probabilities
 
 # %% ../../nbs/text/07_decode.ipynb #c1b803c9
 def _product(
@@ -63,37 +64,23 @@ def _one_more(
         x = y if gate is None else x + gate * (y - x)
     return x
 
-# %% ../../nbs/text/07_decode.ipynb #3b6d7da2
-class _Quick:
-    "A module that is compiled where it gets one position of one row after others."
-
-    def __init__(self, level: Level):
-        self.level, blocks = level, list(level.layers)
-        self.heads, self.eps = blocks[0].self_attn.num_heads, blocks[0].rms_norm_eps
-        parts = [(b.self_attn.qkv_proj.weight, b.self_attn.o_proj.weight, b.mlp.gate_up_proj.weight, b.mlp.down_proj.weight,
-                  b.attn_norm, b.mlp_norm, b.gate) for b in blocks]
-        self.layers = [tuple(None if part is None else part.detach() for part in layer) for layer in parts]
-
-    def __call__(self, state: Tensor, injection: Tensor, rotary: Rotary | None, cache: Cache) -> Tensor:
-        if cache.length == 0 or state.shape[:2] != (1, 1):
-            return self.level(state, injection, rotary=rotary, cache=cache)
-        kept = [one[0] for one in cache.kept[cache.place : cache.place + 2 * len(self.layers)]]
-        cache.place += len(kept)
-        tables = None if rotary is None else (rotary.cos, rotary.sin)
-        place = torch.tensor([cache.length], device=state.device)
-        return _one_more((state + injection)[0, 0], self.layers, kept, tables, place, self.heads, self.eps)[None, None]
-
-
+# %% ../../nbs/text/07_decode.ipynb #3cfb92cc
 def quick(
     model: TextHRM,
     rows: int = 1,
 ) -> tuple[bool, str]:  # can it, and why
     "Whether one row can be written in compiled form here."
     device = model.inner.H_init.device
-    possible, reason = compiler(device)
     if rows > 1 or device.type != "cpu" or model.inner.dtype != torch.float32:
         return False, "made for one row in float32 on a CPU"
-    return possible, reason
+    return compiler(device)
+
+
+def _listed(level: Level) -> tuple[list[tuple[Tensor | None, ...]], int, float]:
+    "Weights of a module's blocks, heads, and epsilon of the norms."
+    parts = [(b.self_attn.qkv_proj.weight, b.self_attn.o_proj.weight, b.mlp.gate_up_proj.weight, b.mlp.down_proj.weight, b.attn_norm, b.mlp_norm, b.gate)
+             for b in level.layers]
+    return [tuple(None if part is None else part.detach() for part in layer) for layer in parts], level.layers[0].self_attn.num_heads, level.layers[0].rms_norm_eps
 
 
 class QuickDecoder(TextDecoder):
@@ -104,7 +91,49 @@ class QuickDecoder(TextDecoder):
         if not possible:
             raise ValueError(f"quick: found a model on {model.inner.H_init.device} and {rows} rows; {reason}")
         super().__init__(model, rows, **options)
-        self.levels = tuple(_Quick(level) for level in (model.inner.H_level, model.inner.L_level))
+        self.listed, self.kept = tuple(map(_listed, (model.inner.H_level, model.inner.L_level))), []
+
+    def feed(
+        self,
+        ids: Tensor,  # [1, s] the next ids
+    ) -> Tensor:  # [1, V] float32, log-probabilities of the character after them
+        "Append ids. Raises `ValueError` where they do not fit; nothing is appended then."
+        if self.cache is None or self.cache.length == 0 or ids.shape != (1, 1) or self.room == 0:
+            return super().feed(ids)
+        with torch.no_grad(), one_thread():
+            return self._feed_one(ids)
+
+# %% ../../nbs/text/07_decode.ipynb #7d1e0f9a
+@patch
+def _feed_one(
+    self: QuickDecoder,
+    ids: Tensor,  # [1, 1]
+) -> Tensor:  # [1, V]
+    "One position after others: `TextDecoder.feed` without what a single position does not need."
+    inner, c = self.model.inner, self.model.config
+    if not self.kept:  # keys and values of each pass through a module, in the order in which the first pass made them
+        lengths = [2 * len(self.listed[number][0]) for number in [*[1] * c.L_cycles, 0] * c.H_cycles * self.segments]
+        flat = [one[0] for one in self.cache.kept]
+        self.kept = [flat[end - length : end] for length, end in zip(lengths, accumulate(lengths))]
+    tables = None if inner.rotary is None else (inner.rotary.cos, inner.rotary.sin)
+    x, passes = inner.embed(ids, None, self.cache.length)[0, 0], iter(self.kept)
+    place, (high, low) = torch.tensor([self.cache.length]), self.listed
+    z_H, z_L, states = inner.H_init, inner.L_init, []
+    for _ in range(self.segments):
+        for _ in range(c.H_cycles):
+            for _ in range(c.L_cycles):
+                z_L = _one_more(z_L + z_H + x, low[0], next(passes), tables, place, low[1], low[2])
+            z_H = _one_more(z_H + z_L, high[0], next(passes), tables, place, high[1], high[2])
+        states.append(z_H)
+    self.ids = torch.cat((self.ids, ids), dim=1)
+    self.cache.advance(1)
+    if c.halting == "fixed":
+        self.weights = F.one_hot(torch.tensor([self.segments - 1]), self.segments).float().T
+        return log_probabilities(inner.lm_head(z_H)[None], c.cross_entropy)
+    ends = torch.stack(states)[:, None, None]
+    reading = self.model._read(ends, inner.stops(ends))
+    self.weights = reading.weights[..., 0]
+    return log_probabilities(reading.logits[-1, :, 0], c.cross_entropy)
 
 # %% ../../nbs/text/07_decode.ipynb #abe5657d
 @dataclass(frozen=True)
