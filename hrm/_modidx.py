@@ -1418,6 +1418,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'hrm.tools.text': { 'hrm.tools.text._arch': ('tools/text.html#_arch', 'hrm/tools/text.py'),
                                 'hrm.tools.text._book': ('tools/text.html#_book', 'hrm/tools/text.py'),
                                 'hrm.tools.text._characters': ('tools/text.html#_characters', 'hrm/tools/text.py'),
+                                'hrm.tools.text._learn': ('tools/text.html#_learn', 'hrm/tools/text.py'),
                                 'hrm.tools.text._read': ('tools/text.html#_read', 'hrm/tools/text.py'),
                                 'hrm.tools.text._recipe': ('tools/text.html#_recipe', 'hrm/tools/text.py'),
                                 'hrm.tools.text.create_command': ('tools/text.html#create_command', 'hrm/tools/text.py'),

@@ -156,7 +156,7 @@ class MemoryConfig(Section):
                 raise ValueError(f"{name} {getattr(self, name)} with strategy {self.strategy!r}; allowed: above 0 for {', '.join(needs) or 'no field'}, else 0")
         return self
 
-
+# %% ../../nbs/text/05_continual.ipynb #228a4356
 class Memory:
     "What is kept of earlier books."
 
@@ -191,7 +191,7 @@ class Memory:
             return {}
         return {"rehearsal": self.rehearse} if self.config.strategy == "replay" else {"penalty": self.elastic}
 
-# %% ../../nbs/text/05_continual.ipynb #a6e01264
+# %% ../../nbs/text/05_continual.ipynb #56553419
 def memory_state(memory: Memory) -> dict[str, Tensor]:
     "Everything that is kept, as tensors by name."
     counts = torch.tensor([memory.books, memory.reservoir.seen])
@@ -207,7 +207,7 @@ def restore_memory(memory: Memory, state: Mapping[str, Tensor]) -> Memory:
         setattr(memory.elastic, kind, {name.removeprefix(f"{kind}."): tensor for name, tensor in state.items() if name.startswith(f"{kind}.")})
     return memory
 
-# %% ../../nbs/text/05_continual.ipynb #6d388e4f
+# %% ../../nbs/text/05_continual.ipynb #25afb5a0
 def learn(
     name: str,  # of the run
     config: RunConfig,
@@ -232,7 +232,7 @@ def learn(
     return run(name, config.model_copy(update={"arch": arch}), seed, [book], out, model=model, tokenizer=tokenizer,
                history=meta["config"]["history"], decides=decides, **(memory.parts() if memory else {}), **options)
 
-# %% ../../nbs/text/05_continual.ipynb #32420135
+# %% ../../nbs/text/05_continual.ipynb #6d02332e
 class ContinualConfig(Section):
     "The section `text.continual`."
 
@@ -252,7 +252,7 @@ def measure(
     most = config.held_out + 1 if config.held_out else None
     return {book.name: float(nats(model, book.ids(tokenizer)[:most], config.context)[0].mean() / math.log(2)) for book in books}
 
-
+# %% ../../nbs/text/05_continual.ipynb #c64d5a03
 def learn_all(
     config: ContinualConfig,
     books: Mapping[str, Book],
@@ -280,7 +280,7 @@ def learn_all(
         result.forget()
     return pd.DataFrame(table), runs
 
-# %% ../../nbs/text/05_continual.ipynb #59f12745
+# %% ../../nbs/text/05_continual.ipynb #3eff980f
 def matrix(
     table: pd.DataFrame,  # from `learn_all`
     memory: str,

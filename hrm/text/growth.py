@@ -156,7 +156,7 @@ def grow_group(
             "n_averaged": average["n_averaged"]}
     return {"optimizers": grown, "average": average}
 
-
+# %% ../../nbs/text/06_growth.ipynb #e93bc830
 def grow_state(
     state: dict[str, Any],  # of a finished phase, from `Checkpoint.state`
     old: TextTask,
@@ -168,7 +168,7 @@ def grow_state(
              for name, tensor in new.model.state_dict().items()}
     return state | {"groups": groups, "model": model, "best": None}
 
-# %% ../../nbs/text/06_growth.ipynb #7b36c310
+# %% ../../nbs/text/06_growth.ipynb #f0afd729
 def pieces(
     steps: int,
     per_step: int,  # characters
@@ -195,7 +195,7 @@ def _piece(config: RunConfig, end: int, last: bool) -> RunConfig:
     return config.model_copy(update={"loop": keep, "optim": config.optim.model_copy(update=flat)} | (
         {"embedding": config.embedding.model_copy(update=flat)} if config.embedding else {}))
 
-# %% ../../nbs/text/06_growth.ipynb #40e99413
+# %% ../../nbs/text/06_growth.ipynb #fcee7b8f
 def _enlarge(state: Path, folder: Path, config: RunConfig, books: Sequence[Book], tracker: Tracker, growth: Growth, seed: int) -> dict[str, Any]:
     "From the finished state of a piece, the state and the model that the next one begins with. Notes the growth."
     model, tokenizer, _ = load(folder / "final")
@@ -209,7 +209,7 @@ def _enlarge(state: Path, folder: Path, config: RunConfig, books: Sequence[Book]
     checkpoint.write(begin / "latest", {}, found.meta, grow_state(found.state(), *tasks))
     return {"begin": begin, "model": grown, "tokenizer": tokenizer}
 
-
+# %% ../../nbs/text/06_growth.ipynb #c9ac4e89
 def run_growing(
     name: str,
     config: RunConfig,
@@ -246,7 +246,7 @@ def forget(result: Result) -> None:
     shutil.rmtree(result.state.with_name(f"{result.state.name}_grown"), ignore_errors=True)
     result.forget()
 
-# %% ../../nbs/text/06_growth.ipynb #6d425df3
+# %% ../../nbs/text/06_growth.ipynb #0674fc67
 class GrowthConfig(Section):
     "The section `text.growth`."
 

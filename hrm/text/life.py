@@ -92,7 +92,7 @@ def pending(folder: Path) -> Lesson | None:
     file = Path(folder) / NEXT
     return validate(json.loads(file.read_text(encoding="utf-8")), Lesson, path=file) if file.is_file() else None
 
-
+# %% ../../nbs/text/09_life.ipynb #8cf3250e
 def decide(
     folder: Path,
     book: Book,
@@ -117,7 +117,7 @@ def decide(
     kind = "again" if known else "new book" if done else "first"
     return kind, Lesson(number=number, book=book.name, data=data, config=config, growth=growth, memory=memory, seed=seed)
 
-
+# %% ../../nbs/text/09_life.ipynb #c23a337d
 def free(folder: Path) -> Path:
     "The folder if no model stands there, else the first of `<folder>_2`, `<folder>_3`, ... where none does."
     folder, number = Path(folder), 2
@@ -126,7 +126,7 @@ def free(folder: Path) -> Path:
         found, number = folder.with_name(f"{folder.name}_{number}"), number + 1
     return found
 
-# %% ../../nbs/text/09_life.ipynb #a7370961
+# %% ../../nbs/text/09_life.ipynb #48058d38
 class Recipe(Section):
     "The section `text.learn`: what `hrm text train` does with a book."
 
@@ -164,7 +164,7 @@ class Recipe(Section):
         return RunConfig(arch=self.arch, optim=optim, embedding=embedding, loop=loop, batch_size=self.batch_size, seq_len=self.seq_len, context=self.seq_len // 2,
                          sample=self.sample, device=device)
 
-# %% ../../nbs/text/09_life.ipynb #9154f933
+# %% ../../nbs/text/09_life.ipynb #46841bf7
 def _known(folder: Path, lesson: Lesson, book: Book) -> tuple[RunConfig, Memory, Tracker, dict[str, Any]]:
     "What the lesson starts from."
     memory, config = Memory(lesson.memory, lesson.seed), lesson.config
@@ -206,7 +206,7 @@ def teach(
     (folder / NEXT).unlink()
     return results
 
-# %% ../../nbs/text/09_life.ipynb #43001a60
+# %% ../../nbs/text/09_life.ipynb #c95dbcd6
 def status(
     folder: Path,  # of one model, or of several
     data: str | None = None,  # fingerprint of a book

@@ -164,7 +164,7 @@ def log_probabilities(
     value = stablemax(logits.float())
     return value.log() - value.sum(-1, keepdim=True).log()
 
-
+# %% ../../nbs/text/03_model.ipynb #25719d44
 class TextHRM(HRM):
     "HRM on text: a window in, logits out."
 
@@ -197,7 +197,7 @@ class TextHRM(HRM):
         wanted = states if self.training else states[-1:]
         return Reading(self.inner.lm_head(wanted), weights, torch.full_like(chances[0], len(states)), weights[-1])
 
-# %% ../../nbs/text/03_model.ipynb #5cab5b64
+# %% ../../nbs/text/03_model.ipynb #dac14031
 def build(
     arch: TextArch,
     vocab_size: int | tuple[int, ...],  # ids, or how many came with each growth
@@ -211,7 +211,7 @@ def build(
     config = TextConfig(**arch.on(placement).model_dump(), vocab_size=sum(parts), vocab_parts=parts, seq_len=seq_len)
     return TextHRM(config, generator=generator).to(placement.device)
 
-# %% ../../nbs/text/03_model.ipynb #dd8d5bf6
+# %% ../../nbs/text/03_model.ipynb #3c37696e
 @torch.no_grad()
 def causality_probe(
     model: TextHRM,
@@ -227,7 +227,7 @@ def causality_probe(
         worst = max(worst, (model(other).logits[:, :, :place] - original[:, :, :place]).abs().max().item())
     return worst
 
-# %% ../../nbs/text/03_model.ipynb #0ed32cd1
+# %% ../../nbs/text/03_model.ipynb #93039bbd
 def _twin(module: nn.Module) -> nn.Module:
     "A second module with the same parameters, whose own attributes may be changed."
     own = {name: dict(value) if name in ("_parameters", "_buffers", "_modules") else value for name, value in vars(module).items()}
@@ -252,7 +252,7 @@ def at(
     other._run_by(other.inner, other.inner.foresee)
     return other
 
-# %% ../../nbs/text/03_model.ipynb #f181b1fd
+# %% ../../nbs/text/03_model.ipynb #892ef7e4
 class TextDecoder(Decoder):
     "Rows of text that a `TextHRM` continues, whatever its halting."
 
@@ -284,7 +284,7 @@ class TextDecoder(Decoder):
             self.weights = reading.weights[..., 0]
             return log_probabilities(reading.logits[-1, :, 0], c.cross_entropy)
 
-# %% ../../nbs/text/03_model.ipynb #815c9b0a
+# %% ../../nbs/text/03_model.ipynb #201fac42
 DOCUMENT = TextArch(hidden_size=256, num_heads=8, H_layers=3, L_layers=3, H_cycles=2, L_cycles=2, expansion=2.5, halt_max_steps=8,
                     halting="graves", norm_weights=True)
 ADVANCED = DOCUMENT.model_copy(update={"hidden_size": 512, "num_heads": 16, "L_layers": 4, "H_layers": 2, "expansion": 3.0})
@@ -294,7 +294,7 @@ def parameters(model: nn.Module) -> int:
     "How many values the model has that training could change."
     return sum(p.numel() for p in model.parameters())
 
-# %% ../../nbs/text/03_model.ipynb #265f40d3
+# %% ../../nbs/text/03_model.ipynb #9d849a2c
 def about(
     model: TextHRM,
     tokenizer: CharacterTokenizer,

@@ -256,7 +256,7 @@ def fingerprint(
         return found.hexdigest()
     return hash_of([[digest(book.train), digest(book.held_out), book.tokenizer.to_dict()] for book in books])
 
-
+# %% ../../nbs/text/04_train.ipynb #d6a93951
 def run(
     name: str,  # of the run
     config: RunConfig,
@@ -287,7 +287,7 @@ def run(
     result.metrics["vocabulary"] = tokenizer.size
     return result
 
-
+# %% ../../nbs/text/04_train.ipynb #512e16ed
 def run_all(
     config: TrainConfig,
     books: Mapping[str, Book],  # from `hrm.text.data.load`
