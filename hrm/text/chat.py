@@ -306,7 +306,7 @@ def text_loop(
                 _answer_batch(chat, write)
             elif line:
                 chat.answer(line, write)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             write(f"{error}\n")
         write(asking)
     write("\n")
@@ -316,10 +316,15 @@ def _answer_batch(chat: TextChat, write: Callable[[str], object]) -> None:
     "Answer the lines that were collected, each without a memory of the others."
     lines, before = chat.collected or [], chat.turns
     chat.collected = []
-    for number, line in enumerate(lines, 1):
-        chat.turns = []
-        write(f"{number}. {line}")
-        chat.answer(line, write)
-        before = [*before, *chat.turns]
-    chat.turns = before
-    chat.forget()
+    try:
+        for number, line in enumerate(lines, 1):
+            chat.turns = []
+            write(f"{number}. {line}")
+            try:
+                chat.answer(line, write)
+            except ValueError as error:  # of one line, not of those after it
+                write(f"\n{error}\n")
+            before = [*before, *chat.turns]
+    finally:
+        chat.turns = before
+        chat.forget()

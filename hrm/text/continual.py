@@ -23,7 +23,7 @@ from ..core.config import ConfigError, Section, hash_of, tree_hash
 from ..core.device import seeded
 from ..core.tokens import CharacterTokenizer
 from ..core.train import Result
-from .data import Book, grow
+from .data import Book, grow, translation
 from .model import TextArch, TextHRM, at, build, load, log_probabilities
 from .train import RunConfig, nats, run
 
@@ -173,23 +173,24 @@ class Memory:
         "Take what the strategy keeps of a book."
         generator, width = seeded(1000 * self.seed + self.books), model.config.seq_len + 1
         self.books += 1
-        ids = torch.as_tensor(book.ids(tokenizer, "train"))
-        cut = ids[: len(ids) // width * width].view(-1, width)
+        count, table = len(book.train) // width, translation(book.tokenizer, tokenizer)
+        cut = book.train[: count * width].reshape(count, width)  # a memory map stays on the disk
         if self.config.strategy == "replay":
-            self.reservoir.offer(cut, generator)
+            for start in range(0, count, 4096):
+                self.reservoir.offer(torch.as_tensor(table[cut[start : start + 4096]]), generator)
         if self.config.strategy == "ewc":
-            chosen = cut[torch.randperm(len(cut), generator=generator)[: self.config.windows]]
-            self.elastic.hold(model, fisher(model, chosen, generator))
+            chosen = torch.randperm(count, generator=generator)[: self.config.windows].numpy()
+            self.elastic.hold(model, fisher(model, torch.as_tensor(table[cut[chosen]]), generator))
 
     def rehearse(self, rows: int, generator: torch.Generator) -> Tensor:
         "The windows of a batch of `rows` that come from earlier books."
         return self.reservoir.draw(round(rows * self.config.share), generator)
 
     def parts(self) -> dict[str, Callable]:
-        "What `hrm.text.train.run` takes: nothing before the first book."
-        if not self.books or self.config.strategy == "finetune":
-            return {}
-        return {"rehearsal": self.rehearse} if self.config.strategy == "replay" else {"penalty": self.elastic}
+        "What `hrm.text.train.run` takes: nothing before the strategy has kept something."
+        if self.config.strategy == "replay" and len(self.reservoir.rows):
+            return {"rehearsal": self.rehearse}
+        return {"penalty": self.elastic} if self.config.strategy == "ewc" and self.elastic.anchor else {}
 
 # %% ../../nbs/text/05_continual.ipynb #56553419
 def memory_state(memory: Memory) -> dict[str, Tensor]:
@@ -200,9 +201,10 @@ def memory_state(memory: Memory) -> dict[str, Tensor]:
 
 
 def restore_memory(memory: Memory, state: Mapping[str, Tensor]) -> Memory:
-    "The inverse, into a fresh memory of the same strategy."
+    "The inverse, into a fresh memory; one with fewer places keeps as many windows at random."
     memory.books, memory.reservoir.seen = state["counts"].tolist()
-    memory.reservoir.rows = state["reservoir"]
+    rows, places = state["reservoir"], memory.config.capacity if memory.config.strategy == "replay" else len(state["reservoir"])
+    memory.reservoir.rows = rows if len(rows) <= places else rows[torch.randperm(len(rows), generator=seeded(memory.seed))[:places]]
     for kind in ("information", "anchor"):
         setattr(memory.elastic, kind, {name.removeprefix(f"{kind}."): tensor for name, tensor in state.items() if name.startswith(f"{kind}.")})
     return memory

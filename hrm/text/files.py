@@ -87,7 +87,8 @@ def detect(
     if encoding is not None:
         try:
             stated = codecs.lookup(encoding).name
-        except LookupError:
+            "".encode(encoding)  # some codecs are not of text
+        except (LookupError, UnicodeError):
             raise DataError(f"encoding: found {encoding!r}; allowed: a name that Python knows, such as utf-8, latin-1, cp1252, mac-roman") from None
         return ("utf-8-sig", "stated") if (mark, stated) == ("utf-8-sig", "utf-8") else (stated, "stated")
     if mark:

@@ -227,6 +227,8 @@ def run_growing(
     "Train, grow, train on. Raises what `run` and `plan` raise; after a stop the same call goes on from there."
     tracker, where = tracker or Tracker(), resume or root() / "data" / "resume"
     ends = list(cuts) if cuts else pieces(config.loop.steps, config.characters, tracker, growth)
+    if growth is not None and len(ends) > 1:
+        plan(config.arch, growth)  # an amount that no block fits into is told now, not after hours
     results, done, label = [], 0, "+".join(book.name for book in books)
     for number, end in enumerate(ends):
         here, last, known = out / f"piece_{number}", number == len(ends) - 1, dict(decides or {}) | {"tracker": tracker.to_dict()}
@@ -256,6 +258,7 @@ class GrowthConfig(Section):
 
     @model_validator(mode="after")
     def _grows(self):
+        plan(self.base.arch, self.growth)
         if len(pieces(self.base.loop.steps, self.base.characters, Tracker(), self.growth)) < 2:
             read = self.base.loop.steps * self.base.characters
             raise ValueError(f"growth.characters {self.growth.characters}; allowed: less than the {read:,} characters that the run learns from")

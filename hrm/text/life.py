@@ -24,9 +24,9 @@ from ..core.tokens import CharacterTokenizer
 from ..core.train import LoopConfig, Result
 from .continual import Memory, MemoryConfig, grow_vocabulary, memory_state, restore_memory
 from .data import Book
-from .growth import Growth, Tracker, run_growing
+from .growth import Growth, Tracker, forget, pieces, plan, run_growing
 from .model import TextArch, about, build, load, parameters
-from .train import RunConfig, fingerprint
+from .train import RunConfig, Windows, fingerprint
 
 # %% ../../nbs/text/09_life.ipynb #ca4cea84
 LIFE = "life.json"
@@ -64,7 +64,7 @@ def create(
     seed: int = 0,
 ) -> Path:  # its checkpoint
     "Write a model that has read nothing. Raises `ConfigError` where one stands already."
-    if chapters(folder):
+    if chapters(folder) or pending(folder):
         raise ConfigError(f"{folder}: a model stands there already; allowed: another folder")
     model = build(arch, tokenizer.size, seq_len, seeded(2 * seed), pick("cpu"))
     path = checkpoint.write(Path(folder) / "0-created" / "final", model.state_dict(), {"config": about(model, tokenizer) | {"history": [], "seed": seed}, "step": 0})
@@ -88,9 +88,15 @@ class Lesson(Section):
 
 
 def pending(folder: Path) -> Lesson | None:
-    "The lesson that was begun and not finished."
+    "The lesson that was begun and not finished. Raises `ConfigError` for a file that says nothing of the kind."
     file = Path(folder) / NEXT
-    return validate(json.loads(file.read_text(encoding="utf-8")), Lesson, path=file) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        lesson = validate(json.loads(file.read_text(encoding="utf-8")), Lesson, path=file)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file}: {error}; allowed: what a training has written, or no such file") from None
+    return None if any(path.name.startswith(f"{lesson.number}-") for path in chapters(folder)) else lesson  # it was cut off right at the end
 
 # %% ../../nbs/text/09_life.ipynb #8cf3250e
 def decide(
@@ -170,13 +176,11 @@ def _known(folder: Path, lesson: Lesson, book: Book) -> tuple[RunConfig, Memory,
     memory, config = Memory(lesson.memory, lesson.seed), lesson.config
     if not chapters(folder):
         return config, memory, Tracker(), {}
-    path, said = newest(folder)
+    (path, said), last = newest(folder), chapters(folder)[-1]
     model, tokenizer, meta = load(path)
     if model.config.seq_len != config.seq_len:
         raise ConfigError(f"{folder}: found seq_len {config.seq_len}; allowed: {model.config.seq_len}, the window that the model was built for")
-    if (path.parent / "memory.safetensors").is_file():
-        restore_memory(memory, load_file(path.parent / "memory.safetensors"))
-    elif (kept := chapters(folder)[-1] / "memory.safetensors").is_file():
+    if (kept := last / "memory.safetensors").is_file():
         restore_memory(memory, load_file(kept))
     arch = TextArch(**model.config.model_dump(include=set(TextArch.model_fields)))
     model, tokenizer = grow_vocabulary(model, tokenizer, book.tokenizer, seeded(2 * lesson.seed + lesson.number))
@@ -191,19 +195,24 @@ def teach(
     lesson: Lesson,  # from `decide`
     **options,  # tracking, progress, watch: see `run`
 ) -> list[Result]:  # the pieces between growths
-    "Learn a book. Raises `Stopped` with the state saved; the same call goes on from there."
+    "Learn a book. Raises ConfigError or DataError before any work, and `Stopped` with the state saved; the same call goes on from there."
     folder = Path(folder)
     config, memory, tracker, start = _known(folder, lesson, book)
+    Windows({book.name: (book.train, None)}, config.seq_len)  # what cannot be learned must not be left begun
+    if len(pieces(config.loop.steps, config.characters, tracker, lesson.growth)) > 1:
+        plan(config.arch, lesson.growth)
     here = folder / f"{lesson.number}-{book.name}"
     write_atomic(folder / NEXT, lesson.model_dump_json(indent=1) + "\n")
-    results, tracker = run_growing(book.name, config, lesson.growth, lesson.seed + lesson.number, [book], here, folder / "resume", tracker, **start,
-                                   **memory.parts(), **options)
+    results, tracker = run_growing(book.name, config, lesson.growth, lesson.seed + lesson.number, [book], here, folder / "resume", tracker, keep=True,
+                                   **start, **memory.parts(), **options)
     place = f"piece_{len(results) - 1}/final"
     model, tokenizer, _ = load(here / place)
     memory.remember(book, model, tokenizer)
     save_file({name: tensor.contiguous().cpu() for name, tensor in memory_state(memory).items()}, here / "memory.safetensors")
     _write_life(here, {"checkpoint": place, "book": book.name, "data": lesson.data, "tracker": tracker.to_dict(), "strategy": lesson.memory.strategy})
     (folder / NEXT).unlink()
+    for result in results:  # not before everything is on the disk
+        forget(result)
     return results
 
 # %% ../../nbs/text/09_life.ipynb #c95dbcd6

@@ -105,7 +105,9 @@ def spans(
     length: int,  # S
     context: int = 0,
 ) -> list[tuple[int, int]]:  # start of each window, and the first of its positions that counts
-    "Windows that count each label once."
+    "Windows that count each label once. Raises `ValueError` for a context that leaves no room for one."
+    if context >= length and labels > length:
+        raise ValueError(f"context: found {context} of a window of {length} characters; allowed: less than the window")
     found, done = [], 0
     while done < labels:
         start = max(0, min(done - context, labels - length))

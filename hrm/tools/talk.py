@@ -147,7 +147,7 @@ def evaluate_command(
             bits = mean_bits(surprise_of(one, tokenizer, of, one.config.seq_len // 2, characters), np.random.default_rng(seed))
             known = baselines(np.asarray(of.train), np.asarray(of.held_out[:characters]), of.tokenizer.size) | compressed(of.text("train"), of.text())
             text = written(one, tokenizer, of, sample, Sampling(temperature=temperature, top_k=50), seeded(seed), compiled)
-            judged = judge(text, of, np.random.default_rng(seed), LANGUAGES.get(name))
+            judged = judge(text, of, np.random.default_rng(seed), LANGUAGES.get(name) if of.rate else None)
             plain = {key: value.figure() if hasattr(value, "figure") else value for key, value in judged.items()}
             record[name] = {"bits": bits.figure(), "baselines": known, "floor": of.floor, "sample": text, "judged": plain, "says": bands(bits.value, known, of.floor)}
             floor = f", floor {of.floor:.4f}" if of.floor else ""

@@ -145,7 +145,7 @@ def _learn(model: Path, path: Path, recipe, fresh: bool, again: bool) -> None:
     try:
         results = teach(folder, book, lesson, tracking=setting("tracking", "disabled", allowed=MODES), progress=sys.stderr.isatty())
     except Stopped as why:
-        print(f"hrm: {why}", file=sys.stderr)
+        print(f"hrm: {why}" + (f" with --model {folder} and without --fresh" if fresh else ""), file=sys.stderr)
         raise typer.Exit(130) from None
     held_out = results[-1].metrics["held_out"]
     print(f"{book.name}: {held_out['bits']:.4f} bits per character held out, perplexity {held_out['perplexity']:.3f}, {len(results) - 1} growths, "
