@@ -1147,6 +1147,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'hrm.text.life.Recipe': ('text/life.html#recipe', 'hrm/text/life.py'),
                                'hrm.text.life.Recipe.config': ('text/life.html#recipe.config', 'hrm/text/life.py'),
                                'hrm.text.life._known': ('text/life.html#_known', 'hrm/text/life.py'),
+                               'hrm.text.life._life': ('text/life.html#_life', 'hrm/text/life.py'),
                                'hrm.text.life._write_life': ('text/life.html#_write_life', 'hrm/text/life.py'),
                                'hrm.text.life.chapters': ('text/life.html#chapters', 'hrm/text/life.py'),
                                'hrm.text.life.create': ('text/life.html#create', 'hrm/text/life.py'),

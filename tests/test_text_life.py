@@ -188,3 +188,15 @@ def test_a_chat_keeps_what_was_said(tmp_path):
     assert "found no character of the vocabulary in 'XYZ'" in "".join(said) and str(tmp_path) in "".join(said)
     chat.save(tmp_path / "talk.json")
     assert [turn["text"] for turn in json.loads((tmp_path / "talk.json").read_text())["turns"]] == ["abc", "def", "fed", "cab"]
+
+
+def test_options_that_would_do_nothing_and_damaged_files_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HRM_ROOT", str(ROOT))
+    learned(tmp_path / "m", book("a"))
+    (tmp_path / "book.txt").write_text("all the little words of a little book. " * 60)
+    assert main(["text", "train", str(tmp_path / "book.txt"), "--model", str(tmp_path / "m"), "--hidden", "64", "--N", "2"]) == 2
+    assert f"--N, --hidden: {tmp_path / 'm'} stands there with an architecture of its own" in capsys.readouterr().err
+    (tmp_path / "m" / "1-a" / "life.json").write_text("{")
+    for words in (["status", str(tmp_path / "m")], ["chat", str(tmp_path / "m")], ["train", str(tmp_path / "book.txt"), "--model", str(tmp_path / "m")]):
+        assert main(["text", *words]) == 2
+        assert f"{tmp_path / 'm' / '1-a' / 'life.json'}: Expecting property name" in capsys.readouterr().err

@@ -40,6 +40,14 @@ def chapters(
     return sorted(found, key=lambda path: int(path.name.split("-")[0]))
 
 
+def _life(chapter: Path) -> dict[str, Any]:
+    "What life.json says of a finished book. Raises `ConfigError` for a damaged one."
+    try:
+        return json.loads((chapter / LIFE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{chapter / LIFE}: {error}; allowed: what a training has written; without this folder the model is that of the book before") from None
+
+
 def newest(
     folder: Path,
 ) -> tuple[Path, dict[str, Any]]:  # its checkpoint, and what life.json says
@@ -47,7 +55,7 @@ def newest(
     found = chapters(folder)
     if not found:
         raise ConfigError(f"{folder}: no model there; make one with `hrm text create` or `hrm text train`")
-    said = json.loads((found[-1] / LIFE).read_text(encoding="utf-8"))
+    said = _life(found[-1])
     return found[-1] / said["checkpoint"], said
 
 
@@ -115,7 +123,7 @@ def decide(
             return "goes on", waiting
         raise ConfigError(f"{folder}: the training on {waiting.book!r} was stopped and is not finished; allowed: that book (it goes on where it was), "
                           f"or delete {folder / NEXT} to drop it")
-    lives = [json.loads((path / LIFE).read_text(encoding="utf-8")) for path in done]
+    lives = [_life(path) for path in done]
     known = [life for life in lives if life["data"] == data]
     if known and not again:
         raise ConfigError(f"{folder}: has learned {known[-1]['book']!r} already, finished {known[-1]['finished']}; allowed: again, another book, or a fresh model")
@@ -188,7 +196,7 @@ def _known(folder: Path, lesson: Lesson, book: Book) -> tuple[RunConfig, Memory,
              "decides": {"lesson": lesson.number, "started_from": meta["config"].get("history", [])[-1:]}}
     return config.model_copy(update={"arch": arch}), memory, Tracker(**said["tracker"]), start
 
-
+# %% ../../nbs/text/09_life.ipynb #5e71c0d4
 def teach(
     folder: Path,
     book: Book,
@@ -226,7 +234,7 @@ def status(
     if not models:
         raise ConfigError(f"{folder}: no models there; allowed: the folder of a model, or one with such folders in it")
     for path in models:
-        lives, waiting = [json.loads((one / LIFE).read_text(encoding="utf-8")) for one in chapters(path)], pending(path)
+        lives, waiting = [_life(one) for one in chapters(path)], pending(path)
         row = {"model": path.name, "books": ", ".join(life["book"] for life in lives if life["book"]) or "none"}
         if lives:
             model, tokenizer, _ = load(newest(path)[0])

@@ -179,6 +179,10 @@ def train_command(
 ):
     "Teach a model a book. What is not given comes from the section text.learn of the profile."
     import torch
+    from hrm.text.life import chapters
+    given = [f"--{name}" for name, value in (("N", N), ("T", T), ("hidden", hidden)) if value is not None]
+    if given and not fresh and chapters(model):
+        raise ConfigError(f"{', '.join(given)}: {model} stands there with an architecture of its own; allowed: for a new model, or with --fresh")
     if tf32:
         torch.set_float32_matmul_precision("high")
     changes = {"epochs": epochs, "batch_size": batch, "accumulate": accumulate, "seq_len": seq, "lr": lr, "embed_lr": embed_lr, "weight_decay": weight_decay,
