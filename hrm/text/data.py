@@ -40,7 +40,7 @@ def translation(
         raise DataError(f"the vocabulary lacks {len(missing)} characters of the text ({shown!r}); allowed: a vocabulary that has grown to hold them")
     return np.array([*range(len(SPECIALS)), *(target.encode("".join(source.tokens)))], dtype=np.int64)
 
-# %% ../../nbs/text/02_data.ipynb #c74c37d6
+# %% ../../nbs/text/02_data.ipynb #4d212a0c
 @dataclass(frozen=True)
 class Book:
     "A text as ids in its own vocabulary, in two parts."
@@ -60,7 +60,8 @@ class Book:
         stop: int | None = None,
     ) -> str:
         "Some of a part as text."
-        return self.tokenizer.decode(getattr(self, part)[start:stop])
+        letters = [""] * len(SPECIALS) + list(self.tokenizer.tokens)  # `decode` looks at one id after the other
+        return "".join(map(letters.__getitem__, getattr(self, part)[start:stop].tolist()))
 
     def ids(
         self,

@@ -140,23 +140,24 @@ class TextFile:
         facts += [f"{self.replaced} undecodable places, read as U+FFFD"] * bool(self.replaced)
         return f"{self.path.name}: " + "; ".join(facts)
 
-# %% ../../nbs/text/00_files.ipynb #be31b6de
+# %% ../../nbs/text/00_files.ipynb #c9caac7c
 def _scan(file: TextFile, strip: bool) -> None:
     "Read a file from end to end and fill in what it says of it. Raises `DataError`."
-    start, end, kept = None, None, ""
+    start, end, kept, last = None, None, "", None
     with open(file.path, encoding=file.encoding, errors="replace", newline=None) as text:
         while piece := text.read(PIECE):
             _check_text(file.path, piece)
             window, offset = kept + piece, file.characters - len(kept)
             if strip and start is None and (match := START.search(window)):
-                start = offset + match.end()
+                last = offset + match.end()  # more line breaks may follow in the next piece
+                start = last if match.end() < len(window) else None
             if strip and end is None and (match := END.search(window, max(0, (start or 0) - offset))):
                 end = offset + match.start()
             file.replaced += piece.count("\ufffd")
             file.characters, kept = file.characters + len(piece), window[-FRAME:]
         found = text.newlines
     file.newlines = (found,) if isinstance(found, str) else found or ()
-    file.begin, file.end = start or 0, file.characters if end is None else end
+    file.begin, file.end = start or last or 0, file.characters if end is None else end
     if file.replaced > 0.01 * file.characters:
         raise DataError(f"{file.path}: {file.replaced:,} of {file.characters:,} places are not {file.encoding}; allowed: one in a hundred, or state the encoding")
     if file.begin >= file.end:
