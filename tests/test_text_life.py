@@ -22,6 +22,7 @@ from hrm.text.growth import Growth, GrowthConfig
 from hrm.text.life import NEXT, chapters, create, decide, pending, teach
 from hrm.text.model import TextArch, build
 from hrm.text.train import RunConfig, TextTask, spans
+from hrm.text.widgets import ChatPanel, TrainingForm
 from hrm.tools.cli import main
 
 ARCH = TextArch(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1, expansion=2, halt_max_steps=1)
@@ -200,3 +201,28 @@ def test_options_that_would_do_nothing_and_damaged_files_are_told(tmp_path, monk
     for words in (["status", str(tmp_path / "m")], ["chat", str(tmp_path / "m")], ["train", str(tmp_path / "book.txt"), "--model", str(tmp_path / "m")]):
         assert main(["text", *words]) == 2
         assert f"{tmp_path / 'm' / '1-a' / 'life.json'}: Expecting property name" in capsys.readouterr().err
+
+
+def test_a_fresh_training_of_the_form_leaves_the_old_model_alone(tmp_path, monkeypatch):
+    started, home = [], tmp_path / "m"
+    monkeypatch.setattr("hrm.text.widgets.subprocess.Popen", lambda words, **_: started.append(words) or type("Ended", (), {"stdout": (), "wait": lambda *_: 130, "poll": lambda *_: 130, "returncode": 130})())
+    home.mkdir()
+    (home / NEXT).write_text(decide(home, book("a"), recipe(), None, KINDS["finetune"])[1].model_dump_json())
+    form = TrainingForm(tmp_path, home, "smoke")
+    form.picker.picked, form.fresh.value = tmp_path / "book.txt", True
+    for _ in range(2):  # begun, paused, gone on with
+        form.start.click()
+        form.reader.join()
+    assert [words[words.index("--model") + 1] for words in started] == [str(tmp_path / "m_2")] * 2 and "--fresh" not in started[1]
+    form.stop.click()
+    assert pending(home) is not None
+
+
+def test_a_panel_tells_what_is_wrong_and_keeps_a_line_typed_too_early(tmp_path):
+    panel = ChatPanel(TextChat(build(ARCH, LETTERS.size, 16, seeded(0)).eval(), LETTERS, seeded(0)))
+    panel.line.value = f"/save {tmp_path}"
+    panel.send.click()
+    assert str(tmp_path) in panel.footer.value
+    panel.worker, panel.line.value = type("Busy", (), {"is_alive": lambda _: True})(), "abc"
+    panel.send.click()
+    assert panel.line.value == "abc"

@@ -20,6 +20,7 @@ from fastcore.basics import patch
 from ..core.config import ConfigError
 from .chat import MODES, Settings, TextChat
 from .files import DataError, inspect
+from .life import free
 
 # %% ../../nbs/text/10_widgets.ipynb #5c755646
 class ChatPanel:
@@ -48,7 +49,7 @@ class ChatPanel:
         "Give the session a command; its answer, or what is wrong with it, stands below."
         try:
             self.footer.value = self.chat.command(name, value)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             self.footer.value = str(error)
 
     def begin_again(self) -> None:
@@ -58,10 +59,12 @@ class ChatPanel:
 
     def answer(self) -> None:
         "Go on from the line; a line with a slash is a command. The model writes in a thread, so that the buttons stay alive."
+        if self.worker.is_alive():  # what was typed stays in the line
+            return
         line, self.line.value, self.stopping = self.line.value, "", False
         if line.startswith("/"):
             return self.tell(*line[1:].partition(" ")[::2])
-        if line and not self.worker.is_alive():
+        if line:
             self.worker = threading.Thread(target=self.write, args=(line,), daemon=True)
             self.worker.start()
 
@@ -150,10 +153,13 @@ def begin(self: TrainingForm) -> None:
         self.says.value = "it is running"
         return
     try:
-        command = self.command()
+        self.command()
     except ConfigError as error:
         self.says.value = str(error)
         return
+    if self.fresh.value:  # settled now, so that pause, start and stop mean this model and no other
+        self.model.value, self.fresh.value = str(free(Path(self.model.value))), False
+    command = self.command()
     self.says.value, self.lines = "hrm " + shlex.join(command), []
     self.process = subprocess.Popen([sys.executable, "-m", "hrm.tools.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8")
     self.reader = threading.Thread(target=self.listen, args=(self.process,), daemon=True)
