@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hrm.core import checkpoint, optim
@@ -279,6 +279,7 @@ def test_plans_and_thresholds():
 
 
 @settings(max_examples=60, deadline=None)
+@example(2, 2, 0, 1)  # a step reads two thresholds' worth
 @given(st.integers(1, 400), st.integers(1, 50), st.integers(0, 5000), st.integers(1, 3000))
 def test_pieces_end_where_the_tracker_passes_its_threshold(steps, per_step, before, every):
     growth = Growth(characters=every, parameters=1)

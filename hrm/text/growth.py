@@ -182,7 +182,7 @@ def pieces(
     cuts, place = [], first
     while place < steps:
         cuts.append(place)
-        place = -(-(tracker.until(growth) + len(cuts) * growth.characters) // per_step)
+        place = max(place + 1, -(-(tracker.until(growth) + len(cuts) * growth.characters) // per_step))  # a step may read more than that
     return [*cuts, steps]
 
 
