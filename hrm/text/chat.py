@@ -51,7 +51,7 @@ class Settings:
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: found {getattr(self, name)}; allowed: {least} or more")
 
-# %% ../../nbs/text/08_chat.ipynb #61b5d497
+# %% ../../nbs/text/08_chat.ipynb #eba8e587
 @dataclass(frozen=True)
 class Turn:
     "What was said, how it went on, and at what price."
@@ -78,7 +78,7 @@ class TextChat:
         tokenizer: CharacterTokenizer,
         generator: torch.Generator,
         settings: Settings = Settings(),
-        about: Mapping[str, Any] | None = None,  # meta.json of the checkpoint, for the status
+        about: Mapping[str, Any] | None = None,  # meta.json of the checkpoint, and when it was `finished`; for the status
         fast: bool = False,  # compile: slow to begin, quick afterwards
     ):
         if model.config.vocab_size != tokenizer.size:
@@ -142,7 +142,7 @@ def say(
         self.turns.append(Turn(text, reply, mode, now.temperature, time.perf_counter() - began, ended))
         self.forget()
 
-# %% ../../nbs/text/08_chat.ipynb #345934b5
+# %% ../../nbs/text/08_chat.ipynb #0365c681
 @patch
 def footer(self: TextChat) -> str:
     "One line about the last reply."
@@ -170,7 +170,7 @@ def status(self: TextChat) -> str:
     "One line about model and session."
     config = self.about.get("config", {})
     books = [name for row in config.get("history", []) for name in row.get("books", [])]
-    now, when = self.settings, self.about.get("created") or self.about.get("time") or self.about.get("timestamp")
+    now, when = self.settings, self.about.get("finished")
     facts = [f"books {', '.join(dict.fromkeys(books)) or 'unknown'}", f"vocabulary {self.tokenizer.size}", f"{parameters(self.model):,} parameters"]
     facts += ([f"step {self.about['step']:,}"] if "step" in self.about else []) + [f"written {when}"] * bool(when)
     on = [name for name in ("natural", "debug", "plain") if getattr(now, name)] + ["batch"] * (self.collected is not None)
