@@ -23,7 +23,7 @@ from ..core.config import ConfigError, Section, hash_of, tree_hash
 from ..core.device import seeded
 from ..core.tokens import CharacterTokenizer
 from ..core.train import Result
-from .data import Book, grow
+from .data import Book, grow, translation, windows
 from .model import TextArch, TextHRM, at, build, load, log_probabilities
 from .train import RunConfig, nats, run
 
@@ -81,10 +81,10 @@ class Reservoir:
         chosen = torch.randint(max(1, len(self.rows)), (count if len(self.rows) else 0,), generator=generator)
         return self.rows[chosen].long()
 
-# %% ../../nbs/text/05_continual.ipynb #85dde187
+# %% ../../nbs/text/05_continual.ipynb #984c0597
 def fisher(
     model: TextHRM,
-    windows: Tensor,  # [n, S + 1] ids of the book
+    rows: Tensor,  # [n, S + 1] ids of the book
     generator: torch.Generator,  # on the CPU; of the characters that are drawn
 ) -> dict[str, Tensor]:  # by parameter, per character
     "Diagonal Fisher information, one window at a time. The model is left in the mode it was in."
@@ -92,14 +92,14 @@ def fisher(
     whole = at(model.eval(), c.H_cycles, c.L_cycles, gradient="full")
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p) for name, p in params.items()}
-    for row in windows:
+    for row in rows:
         said = log_probabilities(whole(row[None, :-1].to(model.inner.H_init.device)).logits[-1, 0], c.cross_entropy)
         drawn = torch.multinomial(said.detach().exp().cpu(), 1, generator=generator).to(said.device)
         grads = torch.autograd.grad(said.gather(-1, drawn).sum(), list(params.values()), allow_unused=True)
         for name, grad in zip(params, grads):
             total[name] += 0 if grad is None else grad.square()
     model.train(training)
-    return {name: value / (len(windows) * (windows.shape[1] - 1)) for name, value in total.items()}
+    return {name: value / (len(rows) * (rows.shape[1] - 1)) for name, value in total.items()}
 
 # %% ../../nbs/text/05_continual.ipynb #1a9dc5bf
 def _padded(tensor: Tensor, like: Tensor) -> Tensor:
@@ -173,13 +173,16 @@ class Memory:
         "Take what the strategy keeps of a book."
         generator, width = seeded(1000 * self.seed + self.books), model.config.seq_len + 1
         self.books += 1
-        ids = torch.as_tensor(book.ids(tokenizer, "train"))
-        cut = ids[: len(ids) // width * width].view(-1, width)
+        table, count = translation(book.tokenizer, tokenizer), len(book.train) // width
+
+        def cut(numbers: Tensor) -> Tensor:  # windows without overlap, by their numbers; a book may be larger than the memory of the machine
+            return torch.from_numpy(windows(book.train, numbers.numpy() * width, width, table))
+
         if self.config.strategy == "replay":
-            self.reservoir.offer(cut, generator)
+            for numbers in torch.arange(count).split(4096):
+                self.reservoir.offer(cut(numbers), generator)
         if self.config.strategy == "ewc":
-            chosen = cut[torch.randperm(len(cut), generator=generator)[: self.config.windows]]
-            self.elastic.hold(model, fisher(model, chosen, generator))
+            self.elastic.hold(model, fisher(model, cut(torch.randperm(count, generator=generator)[: self.config.windows]), generator))
 
     def rehearse(self, rows: int, generator: torch.Generator) -> Tensor:
         "The windows of a batch of `rows` that come from earlier books."

@@ -174,9 +174,7 @@ def _known(folder: Path, lesson: Lesson, book: Book) -> tuple[RunConfig, Memory,
     model, tokenizer, meta = load(path)
     if model.config.seq_len != config.seq_len:
         raise ConfigError(f"{folder}: found seq_len {config.seq_len}; allowed: {model.config.seq_len}, the window that the model was built for")
-    if (path.parent / "memory.safetensors").is_file():
-        restore_memory(memory, load_file(path.parent / "memory.safetensors"))
-    elif (kept := chapters(folder)[-1] / "memory.safetensors").is_file():
+    if (kept := chapters(folder)[-1] / "memory.safetensors").is_file():
         restore_memory(memory, load_file(kept))
     arch = TextArch(**model.config.model_dump(include=set(TextArch.model_fields)))
     model, tokenizer = grow_vocabulary(model, tokenizer, book.tokenizer, seeded(2 * lesson.seed + lesson.number))

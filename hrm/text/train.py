@@ -168,7 +168,7 @@ class TextTask(Task):
         self.rehearsal, self.penalty, self.mine = rehearsal, penalty, share(config.batch_size, *world())
         tables = {book.name: translation(book.tokenizer, tokenizer) for book in books}
         self.windows = Windows({book.name: (book.train, tables[book.name]) for book in books}, config.seq_len)
-        self.held_out = {book.name: book.ids(tokenizer)[: config.held_out + 1 if config.held_out else None] for book in books}
+        self.held_out = {book.name: tables[book.name][book.held_out[: config.held_out + 1 if config.held_out else None]] for book in books}
         inner = model.inner
         rest = nn.ModuleDict({name: part for name, part in inner.named_children() if name not in ("embed_tokens", "rotary")})
         self.groups = [(inner, config.optim)] if config.embedding is None else [(inner.embed_tokens, config.embedding), (rest, config.optim)]
