@@ -68,7 +68,7 @@ class Turn:
         "Line and reply as one text that ends with a line break."
         return (self.text + self.reply).rstrip("\n") + "\n"
 
-
+# %% ../../nbs/text/08_chat.ipynb #5c0ffee2
 class TextChat:
     "A conversation with a character model. Raises `ValueError` where model and vocabulary do not fit."
 
@@ -109,7 +109,7 @@ def prompt(
         raise ValueError(f"found no character of the vocabulary in {text!r}; allowed: some of {''.join(self.tokenizer.tokens)!r}")
     return ids, unknown
 
-
+# %% ../../nbs/text/08_chat.ipynb #5c0ffee4
 @patch
 def say(
     self: TextChat,
@@ -318,7 +318,7 @@ def text_loop(
         write(asking)
     write("\n")
 
-
+# %% ../../nbs/text/08_chat.ipynb #5c0ffee6
 def _answer_batch(chat: TextChat, write: Callable[[str], object]) -> None:
     "Answer the lines that were collected, each without a memory of the others."
     lines, before = chat.collected or [], chat.turns

@@ -178,7 +178,7 @@ def listen(self: TrainingForm, process: subprocess.Popen) -> None:
         self.shown.value = "<pre>" + html.escape("\n".join(self.lines[-12:])) + "</pre>"
     self.says.value = {0: "finished", 130: "paused: start goes on from there"}.get(process.wait(), f"ended with {process.returncode}")
 
-
+# %% ../../nbs/text/10_widgets.ipynb #5c0ffee8
 @patch
 def interrupt(self: TrainingForm, seconds: float = 60.0) -> bool:  # whether there was something to pause
     "What Ctrl-C does: the state is saved. Waits for it."
