@@ -37,6 +37,13 @@ SECTIONS = {  # section of a profile -> the model that reads it
     "routing.grid": "hrm.routing.sweep:GridConfig",
     "routing.queue": "hrm.tools.sweep:SweepConfig",
     "routing.trouble": "hrm.routing.trouble:TroubleConfig",
+    "text.data": "hrm.text.data:DataConfig",
+    "text.train": "hrm.text.train:TrainConfig",
+    "text.continual": "hrm.text.continual:ContinualConfig",
+    "text.growth": "hrm.text.growth:GrowthConfig",
+    "text.evaluate": "hrm.text.evaluate:EvaluateConfig",
+    "text.trouble": "hrm.text.trouble:TroubleConfig",
+    "text.learn": "hrm.text.life:Recipe",
     "blackwell.benchmark": "hrm.core.benchmark:BenchmarkConfig",
 }
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb")

@@ -294,26 +294,34 @@ def dialogue_train(
 TALKER = "data/laptop/dialogue/train/phase4/final"  # what `make repro` leaves
 
 
-def _talker(path: Path):
-    "Model and tokenizer of a checkpoint. Raises `ConfigError` for one that does not talk."
+def _system(path: Path) -> str | None:
+    "The system that a checkpoint says it is of; `text` also for a folder of `hrm text train`. Raises `ConfigError` where there is none."
     import json
     from hrm.core.checkpoint import find
+    from hrm.text.life import chapters
     found = find(path)
     if found is None:
+        if chapters(path):
+            return "text"
         raise ConfigError(f"{path}: no checkpoint there; make the pipeline's with `make repro`, or name another with --checkpoint")
     try:
-        system = json.loads((found / "meta.json").read_text())["config"]["system"]
+        return json.loads((found / "meta.json").read_text())["config"]["system"]
     except (ValueError, KeyError, TypeError):
-        system = None
+        return None
+
+
+def _talker(path: Path):
+    "Model and tokenizer of a checkpoint. Raises `ConfigError` for one that does not talk."
+    system = _system(path)
     if system != "dialogue":
-        raise ConfigError(f"{path}: found system {system!r} in meta.json; allowed: dialogue")
+        raise ConfigError(f"{path}: found system {system!r} in meta.json; allowed: dialogue, text")
     from hrm.dialogue.model import load
     model, tokenizer, meta = load(path)
     if meta["config"].get("tokens") == "document":
         raise ConfigError(f"{path}: found tokens 'document' in meta.json, a recipe that loses the role markers; allowed: a checkpoint with roles")
     return model, tokenizer
 
-
+# %% ../../nbs/tools/02_cli.ipynb #5b1e77a1
 @app.command("chat")
 def chat_command(
     checkpoint: Annotated[Optional[Path], typer.Option(help=f"folder of a checkpoint  [default: {TALKER}]", show_default=False)] = None,
@@ -328,7 +336,12 @@ def chat_command(
     "Talk to a checkpoint; /help lists the commands. Lines may come from a pipe."
     from hrm.core.device import seeded
     from hrm.core.generate import ChatSession, Sampling, chat_loop
-    model, tokenizer = _talker(checkpoint or root() / TALKER)
+    path = checkpoint or root() / TALKER
+    if _system(path) == "text":
+        if system:
+            raise ConfigError(f"--system: {path} is a model of text, which has no system turn; allowed: no --system")
+        return talk.talk(path, {"temperature": temperature, "top_k": top_k, "limit": most}, seed, compiled)
+    model, tokenizer = _talker(path)
     session = ChatSession(model, tokenizer, Sampling(temperature=temperature, top_k=top_k, top_p=top_p), seeded(seed), system, most, compiled=compiled)
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     chat_loop(session, sys.stdin, lambda text: print(text, end="", flush=True), color)
@@ -342,6 +355,12 @@ app.add_typer(routing, name="routing")
 from .sweep import app as sweeps
 
 app.add_typer(sweeps, name="sweep")
+
+# %% ../../nbs/tools/02_cli.ipynb #7e1f0a02
+from . import talk  # the commands of its own
+from .text import app as text
+
+app.add_typer(text, name="text")
 
 # %% ../../nbs/tools/02_cli.ipynb #4745d27f
 def _cells(config):
