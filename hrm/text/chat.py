@@ -96,7 +96,7 @@ class TextChat:
         while self.turns and (len(self.remembered()) > self.settings.memory) and (len(self.turns) > 1 or self.settings.memory == 0):
             del self.turns[0]
 
-# %% ../../nbs/text/08_chat.ipynb #7a97f809
+# %% ../../nbs/text/08_chat.ipynb #a6828877
 @patch
 def prompt(
     self: TextChat,
@@ -109,7 +109,7 @@ def prompt(
         raise ValueError(f"found no character of the vocabulary in {text!r}; allowed: some of {''.join(self.tokenizer.tokens)!r}")
     return ids, unknown
 
-
+# %% ../../nbs/text/08_chat.ipynb #2b84f706
 @patch
 def say(
     self: TextChat,
