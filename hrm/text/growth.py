@@ -178,12 +178,12 @@ def pieces(
     "Where a run is cut."
     if growth is None:
         return [steps]
-    first = max(1, -(-tracker.until(growth) // per_step))
-    cuts, place = [], first
-    while place < steps:
+    cuts: list[int] = []
+    while True:  # one growth at a time, a step apart, even where a step passes two thresholds
+        place = max(cuts[-1] + 1 if cuts else 1, -(-(tracker.until(growth) + len(cuts) * growth.characters) // per_step))
+        if place >= steps:
+            return [*cuts, steps]
         cuts.append(place)
-        place = -(-(tracker.until(growth) + len(cuts) * growth.characters) // per_step)
-    return [*cuts, steps]
 
 
 def _piece(config: RunConfig, end: int, last: bool) -> RunConfig:
