@@ -56,7 +56,7 @@ class NGrams:
             self.tables[n, top] = count, total, kinds, discount
         return self.tables[n, top]
 
-# %% ../../nbs/text/07_baselines.ipynb #3ffd4cac
+# %% ../../nbs/text/07_baselines.ipynb #922422f2
 @patch
 def probability(
     self: NGrams,
@@ -88,7 +88,7 @@ def bits(self: NGrams, ids: np.ndarray, order: int | None = None) -> float:
     "Bits per character of a text."
     return float(-np.log2(self.probability(ids, order)).mean())
 
-
+# %% ../../nbs/text/07_baselines.ipynb #ac514268
 @patch
 def distribution(
     self: NGrams,

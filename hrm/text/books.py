@@ -16,7 +16,7 @@ from pathlib import Path
 from ..core.config import write_atomic
 from .files import DataError, inspect, pieces
 
-# %% ../../nbs/text/11_books.ipynb #1d9627c3
+# %% ../../nbs/text/11_books.ipynb #d9b8ad1b
 @dataclass(frozen=True)
 class Known:
     "A book that can be fetched, and how it is recognised."
@@ -43,7 +43,7 @@ def story_hash(
     start, stop = letters.find(begins), letters.rfind(ends)
     return None if start < 0 or stop < start else hashlib.sha256(letters[start : stop + len(ends)].encode("ascii")).hexdigest()
 
-
+# %% ../../nbs/text/11_books.ipynb #23daf1d9
 def fetch(
     name: str,  # of BOOKS
     folder: Path,  # where <name>.txt is written

@@ -96,7 +96,7 @@ class TextChat:
         while self.turns and (len(self.remembered()) > self.settings.memory) and (len(self.turns) > 1 or self.settings.memory == 0):
             del self.turns[0]
 
-# %% ../../nbs/text/08_chat.ipynb #7a97f809
+# %% ../../nbs/text/08_chat.ipynb #a6828877
 @patch
 def prompt(
     self: TextChat,
@@ -109,7 +109,7 @@ def prompt(
         raise ValueError(f"found no character of the vocabulary in {text!r}; allowed: some of {''.join(self.tokenizer.tokens)!r}")
     return ids, unknown
 
-
+# %% ../../nbs/text/08_chat.ipynb #2b84f706
 @patch
 def say(
     self: TextChat,
@@ -142,7 +142,7 @@ def say(
         self.turns.append(Turn(text, reply, mode, now.temperature, time.perf_counter() - began, ended))
         self.forget()
 
-# %% ../../nbs/text/08_chat.ipynb #0365c681
+# %% ../../nbs/text/08_chat.ipynb #6c3cd72d
 @patch
 def footer(self: TextChat) -> str:
     "One line about the last reply."
@@ -164,7 +164,7 @@ def thoughts(self: TextChat) -> str:
                      f"mean segments {sum(step.segments for step in self.steps) / count:.1f}")
     return "\n".join(lines)
 
-
+# %% ../../nbs/text/08_chat.ipynb #b4ee2dc3
 @patch
 def status(self: TextChat) -> str:
     "One line about model and session."
@@ -224,7 +224,18 @@ def _command_of(line: str) -> tuple[str, str] | None:
         return words[0].lower(), ""
     return ("temp", words[1]) if len(words) == 2 and words[0].lower() == "temp" and words[1].replace(".", "", 1).isdigit() else None
 
-# %% ../../nbs/text/08_chat.ipynb #847f48bd
+# %% ../../nbs/text/08_chat.ipynb #08d2dde0
+@patch
+def _switch(self: TextChat, name: str) -> str:
+    "Turn something on or off."
+    now = self.settings
+    if name == "unlimited":
+        self.settings = replace(now, limit=LIMIT if now.limit == UNLIMITED else UNLIMITED)
+        return f"limit {self.settings.limit}"
+    self.settings = replace(now, **{name: not getattr(now, name)})
+    return f"{name} {'on' if getattr(self.settings, name) else 'off'}"
+
+# %% ../../nbs/text/08_chat.ipynb #65676e7d
 @patch
 def command(
     self: TextChat,
@@ -245,12 +256,8 @@ def command(
         self.settings = replace(now, **{field: number})
         self.forget()
         return f"{name} {number}"
-    if name in ("natural", "debug", "plain"):
-        self.settings = replace(now, **{name: not getattr(now, name)})
-        return f"{name} {'on' if getattr(self.settings, name) else 'off'}"
-    if name == "unlimited":
-        self.settings = replace(now, limit=LIMIT if now.limit == UNLIMITED else UNLIMITED)
-        return f"limit {self.settings.limit}"
+    if name in ("natural", "debug", "plain", "unlimited"):
+        return self._switch(name)
     if name in ("interactive", "batch"):
         self.settings, self.collected = replace(now, streaming=name == "interactive"), [] if name == "batch" else None
         return f"{name}: " + ("each line is answered at once" if name == "interactive" else "lines are collected; an empty line answers them")
@@ -264,7 +271,7 @@ def command(
         raise ValueError(f"/{name}: no such command, or its value is missing; allowed: see /help")
     return answers[name]
 
-# %% ../../nbs/text/08_chat.ipynb #bc627223
+# %% ../../nbs/text/08_chat.ipynb #e47a6abd
 @patch
 def answer(
     self: TextChat,
@@ -284,7 +291,7 @@ def answer(
     write(self.thoughts() + "\n" if shown.debug else "")
     write(self.footer() + "\n" if not shown.plain else "")
 
-
+# %% ../../nbs/text/08_chat.ipynb #85280400
 def text_loop(
     chat: TextChat,
     lines: Iterable[str],  # what the user types

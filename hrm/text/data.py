@@ -40,7 +40,7 @@ def translation(
         raise DataError(f"the vocabulary lacks {len(missing)} characters of the text ({shown!r}); allowed: a vocabulary that has grown to hold them")
     return np.array([*range(len(SPECIALS)), *(target.encode("".join(source.tokens)))], dtype=np.int64)
 
-# %% ../../nbs/text/02_data.ipynb #4d212a0c
+# %% ../../nbs/text/02_data.ipynb #8f02a88b
 @dataclass(frozen=True)
 class Book:
     "A text as ids in its own vocabulary, in two parts."
@@ -71,7 +71,7 @@ class Book:
         "A part in another vocabulary. Raises `DataError` for characters that it lacks."
         return translation(self.tokenizer, tokenizer)[getattr(self, part)]
 
-
+# %% ../../nbs/text/02_data.ipynb #edf0f28c
 def windows(
     ids: np.ndarray,  # [n] of any integer type, also mapped from the disk
     starts: Sequence[int] | np.ndarray,  # [B]
@@ -181,7 +181,7 @@ def make_built_in(
              "bits_per_sentence": entropy(language), "characters_per_sentence": length(language)}
     return _finish(folder, iter([text]), tokenizer, parts, about)
 
-# %% ../../nbs/text/02_data.ipynb #9948450a
+# %% ../../nbs/text/02_data.ipynb #bf663a2d
 def make_own(
     source: Source,
     share: float,
@@ -206,7 +206,7 @@ def build(
     write_atomic(folder / "books.json", json.dumps({"order": names}, ensure_ascii=False) + "\n")
     return facts
 
-
+# %% ../../nbs/text/02_data.ipynb #1b664a7f
 def load(
     folder: Path | str,  # that `build` has written
 ) -> dict[str, Book]:  # in the order in which they are learned

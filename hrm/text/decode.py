@@ -135,7 +135,7 @@ def _feed_one(
     self.weights = reading.weights[..., 0]
     return log_probabilities(reading.logits[-1, :, 0], c.cross_entropy)
 
-# %% ../../nbs/text/07_decode.ipynb #abe5657d
+# %% ../../nbs/text/07_decode.ipynb #da10e014
 @dataclass(frozen=True)
 class Step:
     "One character, and what the model thought of it."
@@ -155,7 +155,7 @@ def _thought(logits: Tensor, drawn: int, weights: Tensor | None) -> Step:
     return Step(drawn, float(shares[drawn]), float(-(shares * shares.clamp_min(1e-30).log2()).sum()),
                 tuple(zip(best.indices.tolist(), best.values.tolist())), segments)
 
-
+# %% ../../nbs/text/07_decode.ipynb #b90f8466
 def write_on(
     model: TextHRM,
     ids: Sequence[int],  # what stands there already, one or more; read are its last three quarters of a window

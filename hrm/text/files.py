@@ -106,12 +106,12 @@ def _check_text(path: Path, text: str) -> None:
     if "\0" in text or strange > 0.01 * len(text):
         raise DataError(f"{path}: a binary file ({strange} control characters among {len(text)}); allowed: a file of text")
 
-# %% ../../nbs/text/00_files.ipynb #919b2f69
+# %% ../../nbs/text/00_files.ipynb #b05e7897
 START = re.compile(r"\*{3}\s?START OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*?\*{3}[^\S\n]*\n+", re.IGNORECASE)
 END = re.compile(r"\n*(?:End of (?:the )?Project Gutenberg[^\n]*\n+)?\*{3}\s?END OF (?:THE|THIS) PROJECT GUTENBERG", re.IGNORECASE)
 FRAME = 1 << 15  # characters in which a line of the frame is looked for across two pieces
 
-
+# %% ../../nbs/text/00_files.ipynb #4021d0fb
 @dataclass
 class TextFile:
     "One file, and what reading it found."
@@ -172,7 +172,7 @@ def _kept(file: TextFile) -> Iterator[str]:
                 yield kept
             place += len(piece)
 
-# %% ../../nbs/text/00_files.ipynb #1c54aa4b
+# %% ../../nbs/text/00_files.ipynb #5aa92463
 @dataclass
 class Source:
     "A book of the user's, inspected."
@@ -202,7 +202,7 @@ def pieces(
             yield "\n"
         yield from _kept(file)
 
-
+# %% ../../nbs/text/00_files.ipynb #91d5481a
 def inspect(
     path: Path | str,  # a file or a folder
     encoding: str | None = None,  # of all of it; by default found out for each file

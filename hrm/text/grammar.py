@@ -6,7 +6,7 @@
 __all__ = ['NAMES', 'ENGLISH', 'FRENCH', 'GREEK', 'LANGUAGES', 'zipf', 'Choice', 'Language', 'spell', 'draw', 'write', 'entropy',
            'length', 'rate', 'cost', 'Way', 'Reader', 'surprise', 'read', 'faults']
 
-# %% ../../nbs/text/01_grammar.ipynb #7cc6d24f
+# %% ../../nbs/text/01_grammar.ipynb #dc60110e
 import math
 import string
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# %% ../../nbs/text/01_grammar.ipynb #58761698
+# %% ../../nbs/text/01_grammar.ipynb #60906e4b
 def zipf(
     count: int,
 ) -> np.ndarray:  # [count] sums to one, falling
@@ -61,7 +61,7 @@ class Language:
             if len(set(firsts)) < len(firsts) or not all(firsts):
                 raise ValueError(f"{self.name}, {slot}: found {firsts}; allowed: words that differ in their first form")
 
-# %% ../../nbs/text/01_grammar.ipynb #e47be01b
+# %% ../../nbs/text/01_grammar.ipynb #523b26da
 NAMES = "Ada Ben Cleo Dan Elsa Fritz Greta Hugo Ida Jon Kira Leo Mina Nils Olga Paul"
 
 
@@ -103,7 +103,7 @@ GREEK = Language("greek", (
     ("mark", "«/» (/) [/]")))
 LANGUAGES = {language.name: language for language in (ENGLISH, FRENCH, GREEK)}
 
-# %% ../../nbs/text/01_grammar.ipynb #7712cda3
+# %% ../../nbs/text/01_grammar.ipynb #3fbdb296
 def spell(
     language: Language,
     choice: Choice,
@@ -135,7 +135,7 @@ def write(
         length += len(sentences[-1])
     return "".join(sentences)
 
-# %% ../../nbs/text/01_grammar.ipynb #0a4ae832
+# %% ../../nbs/text/01_grammar.ipynb #6a929b98
 def entropy(
     language: Language,
 ) -> float:
@@ -169,7 +169,7 @@ def cost(
     "Bits of one sentence: minus the logarithm of its probability."
     return -math.log2(language.patterns[choice.pattern][0]) - sum(math.log2(zipf(len(language.slots[slot]))[rank]) for slot, rank in choice.ranks)
 
-# %% ../../nbs/text/01_grammar.ipynb #57f3f6c6
+# %% ../../nbs/text/01_grammar.ipynb #e28d692f
 class Way(NamedTuple):
     "One way to read the sentence so far."
 
@@ -193,7 +193,7 @@ def _unfold(language: Language, way: Way) -> Iterator[Way]:
     for rank, (value, share) in enumerate(zip(language.slots[slot], zipf(len(language.slots[slot])))):
         yield from _unfold(language, Way(way.share * share, way.pattern, way.piece + 1, value[form], (*way.ranks, (slot, rank))))
 
-
+# %% ../../nbs/text/01_grammar.ipynb #fdd15f3e
 class Reader:
     "Reads a text of a language character by character. Raises `ValueError` where a character cannot follow."
 
@@ -220,7 +220,7 @@ class Reader:
         self.ways, self.place = (self.fresh, 0) if ended else (ways, self.place + 1)
         return ended
 
-# %% ../../nbs/text/01_grammar.ipynb #b16928d0
+# %% ../../nbs/text/01_grammar.ipynb #d78ffb8b
 def surprise(
     language: Language,
     text: str,  # begins where a sentence begins

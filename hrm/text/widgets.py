@@ -21,7 +21,7 @@ from ..core.config import ConfigError
 from .chat import MODES, Settings, TextChat
 from .files import DataError, inspect
 
-# %% ../../nbs/text/10_widgets.ipynb #5c755646
+# %% ../../nbs/text/10_widgets.ipynb #1f9205d1
 class ChatPanel:
     "A conversation as a panel; show it with `display(panel.view)`."
 
@@ -56,28 +56,32 @@ class ChatPanel:
         self.tell("reset")
         self.talk.value = ""
 
-    def answer(self) -> None:
-        "Go on from the line; a line with a slash is a command. The model writes in a thread, so that the buttons stay alive."
-        line, self.line.value, self.stopping = self.line.value, "", False
-        if line.startswith("/"):
-            return self.tell(*line[1:].partition(" ")[::2])
-        if line and not self.worker.is_alive():
-            self.worker = threading.Thread(target=self.write, args=(line,), daemon=True)
-            self.worker.start()
+# %% ../../nbs/text/10_widgets.ipynb #d2fdf371
+@patch
+def answer(self: ChatPanel) -> None:
+    "Go on from the line; a line with a slash is a command. The model writes in a thread, so that the buttons stay alive."
+    line, self.line.value, self.stopping = self.line.value, "", False
+    if line.startswith("/"):
+        return self.tell(*line[1:].partition(" ")[::2])
+    if line and not self.worker.is_alive():
+        self.worker = threading.Thread(target=self.write, args=(line,), daemon=True)
+        self.worker.start()
 
-    def write(self, line: str) -> None:
-        "Write the reply, character by character."
-        before = self.talk.value
-        try:
-            self.talk.value += line
-            for piece in self.chat.say(line):
-                self.talk.value += piece
-                if self.stopping:
-                    break
-            self.talk.value += "\n" + (self.chat.thoughts() + "\n" if self.chat.settings.debug else "")
-            self.footer.value = "" if self.chat.settings.plain else self.chat.footer()
-        except ValueError as error:
-            self.talk.value, self.footer.value = before, str(error)
+
+@patch
+def write(self: ChatPanel, line: str) -> None:
+    "Write the reply, character by character."
+    before = self.talk.value
+    try:
+        self.talk.value += line
+        for piece in self.chat.say(line):
+            self.talk.value += piece
+            if self.stopping:
+                break
+        self.talk.value += "\n" + (self.chat.thoughts() + "\n" if self.chat.settings.debug else "")
+        self.footer.value = "" if self.chat.settings.plain else self.chat.footer()
+    except ValueError as error:
+        self.talk.value, self.footer.value = before, str(error)
 
 # %% ../../nbs/text/10_widgets.ipynb #657c5973
 class FilePicker:

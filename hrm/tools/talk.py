@@ -56,7 +56,7 @@ def books_command(
     for name in BOOKS:
         print(fetch(name, out or root() / "data" / "books", accept))
 
-# %% ../../nbs/tools/09_talk.ipynb #36fe78c4
+# %% ../../nbs/tools/09_talk.ipynb #8761b299
 def opened(
     path: Path,
 ) -> tuple[Any, Any, dict[str, Any], Path]:  # model, tokenizer, what its checkpoint says with the date, and the checkpoint
@@ -88,7 +88,7 @@ def talk(
     print(chat.status(), file=sys.stderr)
     text_loop(chat, sys.stdin, lambda text: print(text, end="", flush=True))
 
-
+# %% ../../nbs/tools/09_talk.ipynb #6062916a
 @app.command("chat")
 def chat_command(
     model: Annotated[Path, typer.Argument(help="folder of the model, or a checkpoint", show_default=False)],
@@ -107,7 +107,7 @@ def chat_command(
     talk(model, {"mode": mode, "temperature": temperature, "top_k": top_k, "limit": most, "natural": natural, "debug": debug, "plain": plain,
                  "memory": memory}, seed, compiled)
 
-# %% ../../nbs/tools/09_talk.ipynb #cf40b752
+# %% ../../nbs/tools/09_talk.ipynb #cb5aca33
 def _books(named: list[Path] | None, profile: str, tokenizer, share: float, scratch: Path) -> dict[str, Any]:
     "The books to judge with: those named, or the profile's that the model can read. Raises `ConfigError`."
     from hrm.text.data import load, load_book, make_own
@@ -125,7 +125,29 @@ def _books(named: list[Path] | None, profile: str, tokenizer, share: float, scra
         found[book.name] = book
     return found
 
+# %% ../../nbs/tools/09_talk.ipynb #597b38df
+def _judged(model, tokenizer, book, characters: int, sample: int, temperature: float, seed: int, compiled: bool) -> dict[str, Any]:
+    "Print what can be said of a model and a book, and return it as plain values."
+    import numpy as np
+    from hrm.core.device import seeded
+    from hrm.core.generate import Sampling
+    from hrm.text.baselines import baselines, compressed
+    from hrm.text.evaluate import judge, mean_bits, sample as written, surprise_of
+    from hrm.text.grammar import LANGUAGES
+    from hrm.text.quality import bands
+    bits = mean_bits(surprise_of(model, tokenizer, book, model.config.seq_len // 2, characters), np.random.default_rng(seed))
+    known = baselines(np.asarray(book.train), np.asarray(book.held_out[:characters]), book.tokenizer.size) | compressed(book.text("train"), book.text())
+    text = written(model, tokenizer, book, sample, Sampling(temperature=temperature, top_k=50), seeded(seed), compiled)
+    judged = judge(text, book, np.random.default_rng(seed), LANGUAGES.get(book.name))
+    says = bands(bits.value, known, book.floor)
+    print(f"{book.name}: {bits} bits per held-out character{f', floor {book.floor:.4f}' if book.floor else ''}: {says}")
+    print("  without a model: " + ", ".join(f"{key} {value:.3f}" for key, value in known.items()))
+    print("  sample: " + ", ".join(f"{key} {getattr(value, 'value', value):.3g}" for key, value in judged.items() if not isinstance(value, str | None)))
+    print("  " + text[:200].replace("\n", "\n  "))
+    plain = {key: value.figure() if hasattr(value, "figure") else value for key, value in judged.items()}
+    return {"bits": bits.figure(), "baselines": known, "floor": book.floor, "sample": text, "judged": plain, "says": says}
 
+# %% ../../nbs/tools/09_talk.ipynb #4adb2737
 @app.command("evaluate")
 def evaluate_command(
     model: Annotated[Path, typer.Argument(help="folder of the model, or a checkpoint", show_default=False)],
@@ -140,14 +162,7 @@ def evaluate_command(
 ):
     "Bits per held-out character beside n-grams, PPM and compressors; a sample with its scores, repetition and copying."
     import tempfile
-    import numpy as np
-    from hrm.core.device import seeded
-    from hrm.core.generate import Sampling
     from hrm.core.report import dump
-    from hrm.text.baselines import baselines, compressed
-    from hrm.text.evaluate import judge, mean_bits, sample as written, surprise_of
-    from hrm.text.grammar import LANGUAGES
-    from hrm.text.quality import bands
     one, tokenizer, _, path = opened(model)
     record: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -155,17 +170,7 @@ def evaluate_command(
         if not chosen:
             raise ConfigError(f"{path}: knows the characters of no book of profile {profile}; allowed: name one with --book")
         for name, of in chosen.items():
-            bits = mean_bits(surprise_of(one, tokenizer, of, one.config.seq_len // 2, characters), np.random.default_rng(seed))
-            known = baselines(np.asarray(of.train), np.asarray(of.held_out[:characters]), of.tokenizer.size) | compressed(of.text("train"), of.text())
-            text = written(one, tokenizer, of, sample, Sampling(temperature=temperature, top_k=50), seeded(seed), compiled)
-            judged = judge(text, of, np.random.default_rng(seed), LANGUAGES.get(name))
-            plain = {key: value.figure() if hasattr(value, "figure") else value for key, value in judged.items()}
-            record[name] = {"bits": bits.figure(), "baselines": known, "floor": of.floor, "sample": text, "judged": plain, "says": bands(bits.value, known, of.floor)}
-            floor = f", floor {of.floor:.4f}" if of.floor else ""
-            print(f"{name}: {bits} bits per held-out character{floor}: {record[name]['says']}")
-            print("  without a model: " + ", ".join(f"{key} {value:.3f}" for key, value in known.items()))
-            print("  sample: " + ", ".join(f"{key} {getattr(value, 'value', value):.3g}" for key, value in judged.items() if not isinstance(value, str) and value is not None))
-            print("  " + text[:200].replace("\n", "\n  "))
+            record[name] = _judged(one, tokenizer, of, characters, sample, temperature, seed, compiled)
     if as_json:
         write_atomic(as_json, dump({"checkpoint": str(path), "books": record}))
 
