@@ -96,7 +96,7 @@ class TextChat:
         while self.turns and (len(self.remembered()) > self.settings.memory) and (len(self.turns) > 1 or self.settings.memory == 0):
             del self.turns[0]
 
-# %% ../../nbs/text/08_chat.ipynb #7a97f809
+# %% ../../nbs/text/08_chat.ipynb #a6828877
 @patch
 def prompt(
     self: TextChat,
