@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 from scipy import stats as scipy_stats
 
-from hrm.core import config, device, plots, report, stats, tracking
+from hrm.core import config, device, halting, plots, report, stats, tracking
 from hrm.core.config import ConfigError, Section, section
 
 GOOD = """\
@@ -556,3 +556,32 @@ def test_tables():
     assert report.table(frame).splitlines()[1:] == ["| ---: | ---: |", "| 1 | 123,457 |", "| – | 2 |"]
     assert report.table([]) == "|  |\n|  |"
     assert report.table(rows)._repr_markdown_() == str(report.table(rows))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.sampled_from([0.0, 0.01, 0.2]))
+def test_graves_is_the_papers_definition(probabilities, epsilon):
+    total, weights = 0.0, []
+    for number, probability in enumerate(probabilities, 1):
+        if total + probability >= 1 - epsilon or number == len(probabilities):
+            weights.append(1 - total)
+            break
+        weights.append(probability)
+        total += probability
+    found, steps, remainder = halting.graves(torch.tensor(probabilities, dtype=torch.float64)[:, None], epsilon)
+    assert steps.item() == len(weights) and remainder.item() == weights[-1]
+    assert found[:, 0].tolist() == weights + [0.0] * (len(probabilities) - len(weights))
+    spent, alive = torch.zeros(1, dtype=torch.float64), True
+    for number, probability in enumerate(probabilities, 1):
+        weight, spent, running = halting.graves_step(spent, torch.tensor([probability], dtype=torch.float64), number == len(probabilities), epsilon)
+        assert weight.item() == found[number - 1].item() and running.item() == (alive and number < len(weights))
+        alive = running.item()
+
+
+def test_the_gate_of_graves_learns_from_the_cost_and_from_the_result():
+    gates = torch.tensor([[0.2], [0.3], [0.9]], requires_grad=True)
+    weights, steps, remainder = halting.graves(gates)
+    (steps + remainder).sum().backward()
+    assert gates.grad[:, 0].tolist() == [-1.0, -1.0, 0.0]
+    gates.grad = None
+    (halting.graves(gates)[0][:, 0] * torch.tensor([1.0, 5.0, 7.0])).sum().backward()
+    assert gates.grad[:, 0].tolist() == [1.0 - 7.0, 5.0 - 7.0, 0.0]

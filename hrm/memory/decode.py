@@ -18,7 +18,7 @@ from ..core.generate import Sampling, stream
 from ..core.layers import Cache
 from .model import MemoryModel
 
-# %% ../../nbs/memory/04_decode.ipynb #beb24eec
+# %% ../../nbs/memory/04_decode.ipynb #d79c909d
 class Decoder:
     "Rows of text that a model continues. `steps` holds how many steps each token took."
 
@@ -35,14 +35,16 @@ class Decoder:
         self.threshold = (model.config.arch.threshold if threshold is None else threshold) if early else None
         self.ids = torch.zeros(rows, 0, dtype=torch.long, device=device)
         self.steps = torch.zeros(rows, 0, dtype=torch.long, device=device)  # [B, S]
-        self.cache, self.state = Cache(model.config.seq_len) if cached else None, None
+        positions, prefix = model.config.seq_len, model.config.arch.persistent
+        self.caches = (Cache(positions + prefix), Cache(positions)) if cached else (None, None)  # of the blocks, of the TRM
+        self.state = None  # of the memory
 
     @property
     def room(self) -> int:
         "Tokens that still fit."
         return self.model.config.seq_len - self.ids.shape[1]
 
-# %% ../../nbs/memory/04_decode.ipynb #70c5fd7e
+# %% ../../nbs/memory/04_decode.ipynb #52b6bcb0
 @patch
 @torch.no_grad()
 def feed(
@@ -55,11 +57,13 @@ def feed(
     self.ids = torch.cat((self.ids, ids.to(self.ids)), dim=1)
     new = self.ids[:, -ids.shape[1] :] if self.cached else self.ids
     with one_thread(new.numel() == 1):
-        features, _, state = self.model.features(new, self.state, self.cache)
-        out = self.model.trm(features, self.model.halt_head, self.threshold, self.cache, real=True)
+        blocks, trm = self.caches
+        features, _, state = self.model.features(new, self.state, blocks)
+        out = self.model.trm(features, self.model.halt_head, self.threshold, trm, real=True)
         if self.cached:
             self.state = state
-            self.cache.advance(new.shape[1])
+            blocks.advance(new.shape[1] + (0 if blocks.length else self.model.config.arch.persistent))
+            trm.advance(new.shape[1])
         self.steps = torch.cat((self.steps, out["ran"].sum(0)[:, -ids.shape[1] :]), dim=1)
         return self.model.head(out["y"][-1][:, -1])
 

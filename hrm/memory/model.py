@@ -7,7 +7,7 @@ __all__ = ['DOCUMENT', 'MemoryArch', 'MemoryConfig', 'Sight', 'WindowAttention',
            'remember_in_a_loop', 'Gate', 'CrossAttention', 'Mlp', 'Refiner', 'MemoryModel', 'parameters', 'build',
            'load']
 
-# %% ../../nbs/memory/02_model.ipynb #7c6b5613
+# %% ../../nbs/memory/02_model.ipynb #88748081
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +24,9 @@ from ..core.config import ConfigError, Section, validate
 from ..core.device import Placement, pick
 from ..core.layers import Attention, Cache, CastedEmbedding, CastedLinear, SwiGLU
 from ..core.tokens import Tokenizer, tokenizer_from
+from .titans import TitansMemory
 
-# %% ../../nbs/memory/02_model.ipynb #7b2dcfd1
+# %% ../../nbs/memory/02_model.ipynb #38ab8c3f
 class MemoryArch(Section):
     "Shape of the model; the defaults are the document's."
 
@@ -35,9 +36,11 @@ class MemoryArch(Section):
     expansion: float = Field(6.0, gt=0)  # of SwiGLU
     window: int = Field(1024, gt=0)  # positions that the blocks see, the own one included
     dropout: float = Field(0.1, ge=0, lt=1)  # in the blocks
-    memory: Literal["ema", "none"] = "ema"
+    memory: Literal["ema", "titans", "none"] = "ema"
     memory_size: int = Field(160, gt=0)  # M
-    decay: float = Field(0.99, ge=0, lt=1)  # of the memory, for each token
+    decay: float = Field(0.99, ge=0, lt=1)  # of the fading memory, for each token
+    chunk: int = Field(16, gt=0)  # tokens that the Titans memory learns from at a time
+    persistent: int = Field(0, ge=0)  # learned tokens in front of every text
     trm_heads: int = Field(8, gt=0)
     steps: int = Field(3, gt=0)  # T, most steps of the TRM
     micro_steps: int = Field(2, gt=0)  # updates of z in a step
@@ -301,7 +304,7 @@ def _some(self: Refiner, z: Tensor, y: Tensor, features: tuple, answers: tuple, 
         results.append(whole)
     return tuple(results)
 
-# %% ../../nbs/memory/02_model.ipynb #d6cbb4e8
+# %% ../../nbs/memory/02_model.ipynb #a44df304
 class MemoryModel(nn.Module):
     "TRM on sliding-window attention with memory as a gate; sees the past alone."
 
@@ -315,9 +318,11 @@ class MemoryModel(nn.Module):
         self.embed_tokens = CastedEmbedding(config.vocab_size, a.hidden_size, 1.0)
         self.embed_pos = CastedEmbedding(config.seq_len, a.hidden_size, 1.0)
         self.dropout = nn.Dropout(a.dropout)
-        sight = Sight(config.seq_len, a.window)
+        self.embed_persistent = nn.Parameter(torch.empty(a.persistent, a.hidden_size)) if a.persistent else None
+        sight = Sight(config.seq_len + a.persistent, a.window, a.persistent)
         self.blocks = nn.ModuleList([WindowBlock(a, sight) for _ in range(a.layers)])
-        self.memory = ExponentialMemory(a.hidden_size, a.memory_size, a.decay, config.seq_len) if a.memory == "ema" else None
+        self.memory = {"ema": lambda: ExponentialMemory(a.hidden_size, a.memory_size, a.decay, config.seq_len),
+                       "titans": lambda: TitansMemory(a.hidden_size, a.memory_size, a.chunk), "none": lambda: None}[a.memory]()
         self.gate = Gate(a.hidden_size) if self.memory is not None else None
         self.norm = nn.RMSNorm(a.hidden_size, a.rms_norm_eps)
         self.trm = Refiner(a, Sight(config.seq_len, a.cross_window))
@@ -333,22 +338,26 @@ class MemoryModel(nn.Module):
         "Logits of the next token: the answer against every row of the embedding."
         return F.linear(y, self.embed_tokens.embedding_weight.to(y.dtype)).float()
 
-# %% ../../nbs/memory/02_model.ipynb #cd3d5b23
+# %% ../../nbs/memory/02_model.ipynb #c517644e
 @patch
 def features(
     self: MemoryModel,
     inputs: Tensor,  # [B, S] ids
     state: Any = None,  # of the memory; None for an empty one
-    cache: Cache | None = None,  # of the positions before
+    cache: Cache | None = None,  # of the positions before, the persistent tokens included
 ) -> tuple[Tensor, Tensor, Any]:  # [B, S, D], [B, S] entropy of the gate, the memory's state afterwards
     "What the TRM thinks about. Raises `ValueError` for more positions than the model has."
-    start = 0 if cache is None else cache.length
+    prefix, begun = self.config.arch.persistent, cache is not None and cache.length > 0
+    start = cache.length - prefix if begun else 0
     end = start + inputs.shape[1]
     if end > self.config.seq_len:
         raise ValueError(f"{end} positions; the model was built for {self.config.seq_len}")
     x = self.dropout(self.embed_tokens(inputs) + self.embed_pos.embedding_weight[start:end])
+    if prefix and not begun:
+        x = torch.cat((self.embed_persistent.expand(len(x), -1, -1), x), dim=1)
     for block in self.blocks:
         x = block(x, cache)
+    x = x[:, -inputs.shape[1] :]
     if self.memory is None:
         return self.norm(x), x.new_zeros(x.shape[:2]), None
     read, state = self.memory(x, state)
