@@ -31,6 +31,9 @@ SECTIONS = {  # section of a profile -> the model that reads it
     "checkpoints.sweep": "hrm.tools.sweep:SweepConfig",
     "checkpoints.evaluate": "hrm.analysis.evaluate:EvaluateConfig",
     "blackwell.benchmark": "hrm.core.benchmark:BenchmarkConfig",
+    "memory.data": "hrm.memory.data:DataConfig",
+    "memory.train": "hrm.memory.train:TrainConfig",
+    "memory.evaluate": "hrm.memory.evaluate:EvaluateConfig",
 }
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb")
                    if not any(part.startswith((".", "_")) for part in path.relative_to(ROOT).parts))

@@ -104,7 +104,7 @@ def rows(
         labels[row, :count] = torch.where(torch.tensor(answer[1:]), targets, IGNORE)
     return {"inputs": inputs, "labels": labels, "valid": valid}
 
-# %% ../../nbs/memory/01_data.ipynb #8f32ace1
+# %% ../../nbs/memory/01_data.ipynb #9f5ca6b3
 class DataConfig(Section):
     "The section `memory.data`."
 
@@ -114,7 +114,7 @@ class DataConfig(Section):
     test: int = Field(gt=0)  # questions that nothing looks at before the end
     share: float = Field(0.1, gt=0, lt=0.4)  # of wordings and numbers for the test, half as many for the held-out part
     largest: int = Field(20, gt=3)  # number to add, to take away, and to be left
-    speed: int = Field(20, gt=3)
+    speed: int = Field(444, gt=9)
     hours: int = Field(4, gt=2)
     facts: int = Field(8, gt=1)  # most facts of a memory question
     length: int = Field(64, gt=7)  # positions of a memory row, and of the user's

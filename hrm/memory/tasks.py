@@ -70,17 +70,17 @@ def wordings(
     "All wordings of a kind of question."
     return list(product(*PARTS[kind]))
 
-# %% ../../nbs/memory/00_tasks.ipynb #8d320a2d
+# %% ../../nbs/memory/00_tasks.ipynb #4e23604c
 def numbers(
     kind: str,
     largest: int = 20,  # number to add, to take away, and to be left
-    speed: int = 20,
+    speed: int = 444,
     hours: int = 4,
 ) -> list[tuple]:  # pairs: terms in ascending order; minuend, subtrahend; speed, hours; key, value
     "All pairs that a kind of question can be about."
     few = range(1, largest + 1)
     return {"sum": [(a, b) for a in few for b in few if a <= b], "difference": [(a + b, b) for a in few for b in few],
-            "speed": [(a, b) for a in range(2, speed + 1) for b in range(2, hours + 1)]}.get(kind) or list(product(KEYS[kind], VALUES[kind]))
+            "speed": [(a, b) for a in range(1, speed + 1) for b in range(2, hours + 1) if max(map(int, str(a))) * b <= 9]}.get(kind) or list(product(KEYS[kind], VALUES[kind]))
 
 
 def result(
@@ -184,7 +184,7 @@ def memory(
     return Question(f"{told} {first[0]}", first[1], kind, " ".join(words), pair, distance, sum(other == kind for other, _, _ in all_of),
                     tuple(asks[i] for i in rng.permutation(len(asks))))
 
-# %% ../../nbs/memory/00_tasks.ipynb #7646a755
+# %% ../../nbs/memory/00_tasks.ipynb #39897f8a
 def make(
     task: str,  # reasoning or memory
     part: str,  # train, held_out or test
@@ -193,15 +193,17 @@ def make(
     rng: np.random.Generator,
     facts: int = 8,  # most facts of a memory question
 ) -> list[Question]:
-    "Questions of one part. In training memory the number of facts is drawn, and so is the place of the one asked for first."
+    "Questions of one part. Training memory draws the number of facts, few or many, and the place of the one asked for first."
     found = []
     for number in range(count):
         kind = KINDS[task][number % 3]
         if task == "reasoning":
             found.append(reasoning(kind, made[part][kind], rng))
             continue
-        distance = int(number // 3 % facts if part != "train" else rng.integers(facts))
-        found.append(memory(kind, made[part][kind], made["train"], int(rng.integers(max(2, distance + 1), facts + 1)), distance, rng))
+        distance = number // 3 % facts
+        told = int(rng.integers(2 if part == "train" else max(2, distance + 1), facts + 1))
+        distance = int(rng.integers(told)) if part == "train" else distance
+        found.append(memory(kind, made[part][kind], made["train"], told, distance, rng))
     return found
 
 # %% ../../nbs/memory/00_tasks.ipynb #c480b022
