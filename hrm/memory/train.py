@@ -194,7 +194,7 @@ def evaluate(self: MemoryTask) -> dict[str, float]:
     mean = {key: sum(one[key] for one in each.values()) / len(each) for key in METRICS}
     return mean | ({f"{name}.{key}": value for name, one in each.items() for key, value in one.items()} if len(each) > 1 else {})
 
-# %% ../../nbs/memory/05_train.ipynb #fcbcd63c
+# %% ../../nbs/memory/05_train.ipynb #2a5c23dc
 def _name_epochs(folder: Path, per_epoch: int) -> None:
     "`step_000016` becomes `epoch_02`."
     for kept in sorted(folder.glob("step_*")):
@@ -223,7 +223,7 @@ def run(
     result = fit(task, config.loop(per_epoch), out, resume or root() / "data" / "resume", name, settings, tree_hash(folder), tracking, progress, watch, keep)
     if world()[0] == 0:
         _name_epochs(result.folder, per_epoch)
-    result.metrics |= {"epochs": config.epochs, "per_epoch": per_epoch, "entropies": {name: data.entropies[name] for name in config.sets}}
+    result.metrics |= {"epochs": config.epochs, "per_epoch": per_epoch, "entropies": {f"{name}.{key}": value for name in config.sets for key, value in data.entropies[name].items()}}
     return result
 
 # %% ../../nbs/memory/05_train.ipynb #34cbf8e4
