@@ -136,7 +136,7 @@ class Grokfast(torch.optim.Optimizer):
             self.clip.count = state["clipped"]
             self.clip.forget()
 
-# %% ../../nbs/core/08_optim.ipynb #4790b8d0
+# %% ../../nbs/core/08_optim.ipynb #7ce96ead
 class QKClip:
     "Holds every attention logit of a model under a bound, head by head; `count` says how often it had to."
 
@@ -169,8 +169,9 @@ class QKClip:
             peak = peaks[0] * peaks[1] * (heads / width) ** 0.5
             if dist.is_initialized():
                 dist.all_reduce(peak, dist.ReduceOp.MAX)
-            self.count += int((peak > self.bound).sum())
-            factor = (self.bound / peak).clamp(max=1).sqrt().repeat_interleave(width // heads)
+            over = peak > self.bound * (1 + 1e-5)  # what was just clipped is not above by a rounding
+            self.count += int(over.sum())
+            factor = torch.where(over, (self.bound / peak).sqrt(), 1.0).repeat_interleave(width // heads)
             for linear, part in pair:
                 for weight in (linear.weight, linear.bias):
                     if weight is not None:

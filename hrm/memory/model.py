@@ -246,7 +246,7 @@ class Refiner(nn.Module):
             z = self.z_norm(z + self.z_mlp(looked))
         return z, self.y_norm(y + self.y_mlp(torch.cat((y, z), dim=-1)))
 
-# %% ../../nbs/memory/02_model.ipynb #8825107a
+# %% ../../nbs/memory/02_model.ipynb #145297f6
 @patch
 def forward(
     self: Refiner,
@@ -261,18 +261,19 @@ def forward(
     z = self.begin_z(features)
     y = self.begin_y(z)
     active = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
-    answers, halting, ran = [y], [], []
+    answers, halting, ran, moved = [y], [], [], True
     seen, known = self._sees(features.shape[1], start), kept(self.look_f.remember(features))
     for step in range(self.arch.steps):
         if step and not real:
             z, y = z.detach(), y.detach()
         if step == 1 and features.requires_grad:
             known = self.look_f.remember(features.detach())
-        told = kept(self.look_y.remember(y))
+        pair = self.look_y.remember(y) if moved else pair
+        told = kept(pair)
         if not real:
             new_z, new_y = self.step(z, y, known, told, seen)
             z, y = torch.where(active[..., None], new_z, z), torch.where(active[..., None], new_y, y)
-        elif active.any():
+        elif moved := bool(active.any()):
             z, y = self._some(z, y, known, told, active, start)
         ran.append(active)
         halting.append(halt(z)[..., 0].float())
