@@ -33,6 +33,8 @@ SECTIONS = {  # section of a profile -> the model that reads it
     "blackwell.benchmark": "hrm.core.benchmark:BenchmarkConfig",
     "memory.data": "hrm.memory.data:DataConfig",
     "memory.train": "hrm.memory.train:TrainConfig",
+    "memory.optim": "hrm.memory.compare:CompareConfig",
+    "memory.titans": "hrm.memory.compare:RecallConfig",
     "memory.evaluate": "hrm.memory.evaluate:EvaluateConfig",
 }
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb")

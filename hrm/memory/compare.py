@@ -83,19 +83,21 @@ def compare_optimizers(
         result.forget()
     return pd.DataFrame(table)
 
-# %% ../../nbs/memory/07_compare.ipynb #ec444419
+# %% ../../nbs/memory/07_compare.ipynb #7960d746
 def against_the_first(
     table: pd.DataFrame,  # one row for each name and seed
     column: str,  # what is compared, such as "loss"
     name: str = "optimizer",  # the column of the names
-) -> pd.DataFrame:  # name, mean, sd, test (Welch or None for the first), g, p (Holm)
+) -> pd.DataFrame:  # name, mean, sd, test (Welch; None for the first, and where nothing varies), g, p (Holm)
     "Each against the first, over the seeds."
     groups = {key: rows[column].to_numpy() for key, rows in table.groupby(name, sort=False)}
     first, *others = groups
     found = [{name: first, "mean": groups[first].mean(), "sd": groups[first].std(ddof=1), "test": None, "g": None, "p": None}]
     for key in others:
-        test: Welch = welch(groups[key], groups[first])
-        found.append({name: key, "mean": groups[key].mean(), "sd": groups[key].std(ddof=1), "test": test, "g": hedges_g(groups[key], groups[first]), "p": test.p})
+        varies = groups[key].std() + groups[first].std() > 1e-9
+        test: Welch | None = welch(groups[key], groups[first]) if varies else None
+        found.append({name: key, "mean": groups[key].mean(), "sd": groups[key].std(ddof=1), "test": test,
+                      "g": hedges_g(groups[key], groups[first]) if varies else None, "p": test.p if test else 1.0})
     for row, p in zip(found[1:], holm([row["p"] for row in found[1:]]) if others else []):
         row["p"] = float(p)
     return pd.DataFrame(found)
