@@ -104,7 +104,7 @@ def rows(
         labels[row, :count] = torch.where(torch.tensor(answer[1:]), targets, IGNORE)
     return {"inputs": inputs, "labels": labels, "valid": valid}
 
-# %% ../../nbs/memory/01_data.ipynb #9f5ca6b3
+# %% ../../nbs/memory/01_data.ipynb #3d77f232
 class DataConfig(Section):
     "The section `memory.data`."
 
@@ -116,7 +116,7 @@ class DataConfig(Section):
     largest: int = Field(20, gt=3)  # number to add, to take away, and to be left
     speed: int = Field(444, gt=9)
     hours: int = Field(4, gt=2)
-    facts: int = Field(8, gt=1)  # most facts of a memory question
+    facts: int = Field(8, gt=1, le=12)  # most facts of a memory question
     length: int = Field(64, gt=7)  # positions of a memory row, and of the user's
     vocabulary: int = Field(768, ge=263)  # ids at most
     tokenizer: str = ""  # a tokenizer.json of the user's, in place of a vocabulary of the data's own
