@@ -1,7 +1,12 @@
 "The model of the memory part: its parameters, the past alone, its two memories, halting by position, and the decoder."
 import json
 import math
+import os
+import signal
+from collections import Counter
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,8 +18,10 @@ from hrm.core.config import ConfigError
 from hrm.core.device import seeded
 from hrm.core.generate import Sampling, stream
 from hrm.core.layers import inner_width
+from hrm.core.optim import OptimConfig
 from hrm.core.tokens import WordTokenizer
-from hrm.core.train import count_flops
+from hrm.core.train import LoopConfig, Stopped, count_flops
+from hrm.memory.compare import RecallConfig, RecallTask, against_the_first, compare_memories, recall_chance, recall_rows
 from hrm.memory.decode import Decoder, write
 from hrm.memory.model import (DOCUMENT, CrossAttention, ExponentialMemory, Gate, MemoryArch, MemoryConfig, MemoryModel, Sight, load,
                               parameters, remember_in_a_loop)
@@ -424,3 +431,73 @@ def test_checkpoints_are_read_strictly(tmp_path):
         checkpoint.write(tmp_path / name, model.state_dict(), {"config": about | change})
         with pytest.raises(ConfigError, match=message):
             load(tmp_path / name)
+
+
+# --- the comparison of memories
+
+def recall(**change) -> RecallConfig:
+    arch = ARCH | dict(layers=1, window=2, steps=1, micro_steps=1, cross_window=1, threshold=None)
+    return RecallConfig(**dict(seeds=2, pairs=3, keys=6, values=4, batch_size=8, held_out=24, arch=MemoryArch(**arch), optim=OptimConfig(name="adamw", lr=3e-3),
+                               loop=LoopConfig(steps=5, evaluate_every=5, log_every=1, checkpoint_seconds=0.0, compile="off", best="accuracy"),
+                               variants={"mean": {}, "Titans": {"memory": "titans", "chunk": 2}}, device="cpu") | change)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 6), st.integers(0, 3), st.integers(2, 9), st.integers(0, 99))
+def test_questions_that_only_a_memory_can_answer(pairs, more, values, seed):
+    config = recall(pairs=pairs, keys=pairs + more, values=values)
+    rows = recall_rows(20, config, seeded(seed))
+    best = []
+    for ids, labels, distance in zip(*(rows[name].tolist() for name in ("inputs", "labels", "distance"))):
+        facts = dict(zip(ids[0 : 2 * pairs : 2], ids[1 : 2 * pairs : 2]))
+        assert len(facts) == pairs and ids[2 * pairs] == config.keys + config.values and labels[: 2 * pairs + 1] == [-100] * (2 * pairs + 1)
+        assert sorted(ids[2 * pairs + 1 :]) == sorted(facts) and labels[2 * pairs + 1 :] == [facts[key] for key in ids[2 * pairs + 1 :]]
+        assert all(ids[place - distance[place]] == ids[place] and place - distance[place] < 2 * pairs for place in range(2 * pairs + 1, len(ids)))
+        assert min(distance[2 * pairs + 1 :]) >= 3, "outside of what attention passes on"
+        best.append(Counter(facts.values()).most_common(1)[0][1] / pairs)
+    assert recall_chance(rows) == pytest.approx(np.mean(best))
+
+
+def test_without_a_memory_a_question_says_nothing_about_its_answer():
+    "A model whose memory is cut off gives the same answer whatever the facts were."
+    config = recall(variants={"none": {"memory": "none"}})
+    model = MemoryModel(MemoryConfig(vocab_size=11, seq_len=10, arch=config.of("none")), seeded(0)).eval()
+    rows = recall_rows(4, config, seeded(0))
+    other = rows["inputs"].clone()
+    other[:, :6] = recall_rows(4, config, seeded(1))["inputs"][:, :6]
+    with torch.no_grad():
+        assert torch.equal(model(rows)["logits"][:, :, 7:], model({"inputs": other})["logits"][:, :, 7:])
+    with pytest.raises(ValueError, match="a position learns of 4 positions without the memory; allowed: 2"):
+        recall(variants={"wide": {"window": 4}})
+
+
+def test_a_comparison_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    whole = compare_memories(recall(), tmp_path / "whole", tmp_path / "a", progress=False)
+    calls, original = [], RecallTask.loss
+
+    def loss(task, model):
+        calls.append(1)
+        if len(calls) == 10:  # in the second run: six calls are the first one's, counted FLOPs included
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(task, model)
+
+    monkeypatch.setattr(RecallTask, "loss", loss)
+    with pytest.raises(Stopped):
+        compare_memories(recall(), tmp_path / "broken", tmp_path / "b", progress=False)
+    broken = compare_memories(recall(), tmp_path / "broken", tmp_path / "b", progress=False)
+    pd.testing.assert_frame_equal(broken.drop(columns="seconds"), whole.drop(columns="seconds"))
+    assert len(calls) < 10 + 4 * 6 and list(whole.variant) == ["mean", "mean", "Titans", "Titans"] and not list((tmp_path / "b").glob("[!.]*"))
+    same_weights = whole.groupby("variant").parameters.nunique()
+    assert (same_weights == 1).all() and whole.accuracy.between(0, 1).all()
+
+
+def test_differences_are_welchs_with_holms_correction():
+    from scipy import stats
+    draw = np.random.default_rng(0)
+    groups = {name: draw.normal(shift, 1, 6) for name, shift in (("a", 0), ("b", 3), ("c", 0.1))}
+    frame = against_the_first(pd.DataFrame([{"optimizer": name, "loss": value} for name, values in groups.items() for value in values]), "loss")
+    p = [stats.ttest_ind(groups[name], groups["a"], equal_var=False).pvalue for name in "bc"]
+    assert frame.p.iloc[1:].tolist() == pytest.approx([min(1, 2 * p[0]) if p[0] < p[1] else p[0], max(p[1], min(1, 2 * p[0]))])
+    assert frame["mean"].tolist() == pytest.approx([values.mean() for values in groups.values()]) and frame.test.iloc[0] is None
+    flat = against_the_first(pd.DataFrame({"optimizer": ["a", "a", "b", "b"], "loss": [1.0, 1.0, 2.0, 2.0]}), "loss")
+    assert flat.test.tolist() == [None, None] and flat.p.iloc[1] == 1.0, "without any spread there is nothing to test"

@@ -138,31 +138,32 @@ class RecallConfig(Section):
         steps = arch.steps * arch.micro_steps * (arch.cross_window - 1 if arch.cross_window else 10**6)
         return 1 + arch.layers * (arch.window - 1) + steps
 
-# %% ../../nbs/memory/07_compare.ipynb #c3d5d2a6
+# %% ../../nbs/memory/07_compare.ipynb #e0748d83
 def recall_rows(
     rows: int,
     config: RecallConfig,
     generator: torch.Generator,
-) -> dict[str, Tensor]:  # inputs, labels [rows, 4 pairs - 1]; distance, likewise, from the key to its first occurrence
-    "Pairs, and their keys again in another order."
+) -> dict[str, Tensor]:  # inputs, labels [rows, 3 pairs + 1]; distance, likewise, from the question to the key that it repeats
+    "Pairs, a mark, and the keys again in another order."
     n = config.pairs
     keys = torch.rand(rows, config.keys, generator=generator).argsort(1)[:, :n]
     values = config.keys + torch.randint(config.values, (rows, n), generator=generator)
     order = torch.rand(rows, n, generator=generator).argsort(1)
-    asked, answers = keys.gather(1, order), values.gather(1, order)
-    ids = torch.cat((torch.stack((keys, values), 2).flatten(1), torch.stack((asked, answers), 2).flatten(1)), dim=1)
-    labels, distance = torch.full_like(ids, IGNORE), torch.zeros_like(ids)
-    labels[:, 2 * n :: 2] = answers
-    distance[:, 2 * n :: 2] = 2 * (n + torch.arange(n) - order)
-    return {"inputs": ids[:, :-1], "labels": labels[:, :-1], "distance": distance[:, :-1]}
+    mark = torch.full((rows, 1), config.keys + config.values)
+    inputs = torch.cat((torch.stack((keys, values), 2).flatten(1), mark, keys.gather(1, order)), dim=1)
+    labels, distance = torch.full_like(inputs, IGNORE), torch.zeros_like(inputs)
+    labels[:, 2 * n + 1 :] = values.gather(1, order)
+    distance[:, 2 * n + 1 :] = 2 * n + 1 + torch.arange(n) - 2 * order
+    return {"inputs": inputs, "labels": labels, "distance": distance}
 
 
 def recall_chance(
-    config: RecallConfig,
+    rows: Mapping[str, Tensor],  # from `recall_rows`
 ) -> float:  # share of right answers
-    "Of one who remembers which values were said and have not been asked for yet, and not with which key."
-    n = config.pairs
-    return sum(1 / left for left in range(1, n + 1)) / n
+    "Of one who remembers which values were said, and not with which key: the most frequent one is the best guess."
+    at = rows["labels"] != IGNORE
+    wanted = rows["labels"][at].view(len(at), -1)
+    return (wanted[:, :, None] == wanted[:, None]).sum(-1).amax(-1).double().div(wanted.shape[1]).mean().item()
 
 # %% ../../nbs/memory/07_compare.ipynb #24bf7d36
 class RecallTask(Task):
@@ -196,7 +197,7 @@ class RecallTask(Task):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.generator.set_state(state["generator"])
 
-# %% ../../nbs/memory/07_compare.ipynb #90d224ab
+# %% ../../nbs/memory/07_compare.ipynb #e9ee1b51
 def compare_memories(
     config: RecallConfig,
     out: Path,
@@ -208,7 +209,7 @@ def compare_memories(
     results, table = [], []
     todo = [(name, seed) for name in config.variants for seed in range(config.seeds)]
     for name, seed in tqdm(todo, desc="memories", unit="run", disable=not progress):
-        model = build(config.of(name), config.keys + config.values, 4 * config.pairs - 1, seeded(2 * seed), pick(config.device))
+        model = build(config.of(name), config.keys + config.values + 1, 3 * config.pairs + 1, seeded(2 * seed), pick(config.device))
         label, settings = f"{name}-{seed}", {"system": "memory.recall", "variant": name, "seed": seed} | config.model_dump(exclude={"variants"}) | {"arch": config.of(name).model_dump()}
         task = RecallTask(model, config, seeded(2 * seed + 1))
         results.append(fit(task, config.loop, out / label, resume or root() / "data" / "resume", label, settings, hash_of({}), tracking, False, keep=True))
