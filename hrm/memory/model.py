@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DOCUMENT', 'MemoryArch', 'MemoryConfig', 'Sight', 'WindowAttention', 'WindowBlock', 'ExponentialMemory',
-           'remember_in_a_loop', 'Gate', 'CrossAttention', 'Mlp', 'Refiner', 'MemoryModel', 'parameters', 'build',
-           'load']
+           'remember_in_a_loop', 'Gate', 'CrossAttention', 'Mlp', 'Refiner', 'waves', 'MemoryModel', 'parameters',
+           'build', 'load']
 
 # %% ../../nbs/memory/02_model.ipynb #88748081
 import math
@@ -47,6 +47,7 @@ class MemoryArch(Section):
     cross_window: int = Field(0, ge=0)  # positions that the TRM sees; 0 for all that came before
     threshold: float | None = Field(0.95, gt=0, lt=1)  # a token is done when halting is more probable than this; None: never early
     init_std: float = Field(0.02, gt=0)  # of every matrix at first
+    positions: Literal["drawn", "sine"] = "drawn"  # what the learned positions are at first
     rms_norm_eps: float = Field(1e-6, gt=0)
 
     @model_validator(mode="after")
@@ -305,6 +306,17 @@ def _some(self: Refiner, z: Tensor, y: Tensor, features: tuple, answers: tuple, 
         results.append(whole)
     return tuple(results)
 
+# %% ../../nbs/memory/02_model.ipynb #5e1a7002
+def waves(
+    positions: int,
+    width: int,  # D, even
+    longest: float = 64.0,  # radians of the longest wave, in places
+) -> Tensor:  # [positions, D]
+    "Sines and cosines of each place."
+    frequency = longest ** (-torch.arange(0, width, 2) / width)
+    angle = torch.arange(positions)[:, None] * frequency
+    return torch.cat((angle.sin(), angle.cos()), dim=-1)
+
 # %% ../../nbs/memory/02_model.ipynb #a44df304
 class MemoryModel(nn.Module):
     "TRM on sliding-window attention with memory as a gate; sees the past alone."
@@ -331,6 +343,8 @@ class MemoryModel(nn.Module):
         with torch.no_grad():
             for p in (p for p in self.parameters() if p.ndim == 2):
                 p.normal_(std=a.init_std, generator=generator)
+            if a.positions == "sine":
+                self.embed_pos.embedding_weight.copy_(a.init_std * waves(config.seq_len, a.hidden_size))
 
     def head(
         self,
