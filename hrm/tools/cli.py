@@ -411,7 +411,7 @@ def _specialists(path: Path) -> dict:
     except (AttributeError, OSError, ValueError, KeyError, TypeError):  # nothing there, or not what it seems
         return {}
 
-
+# %% ../../nbs/tools/02_cli.ipynb #3e0a7105
 @app.command("chat")
 def chat_command(
     checkpoint: Annotated[Optional[Path], typer.Option(help=f"folder of a checkpoint  [default: {TALKER}]", show_default=False)] = None,
