@@ -1445,6 +1445,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'hrm.text.decode._one_more': ('text/decode.html#_one_more', 'hrm/text/decode.py'),
                                  'hrm.text.decode._product': ('text/decode.html#_product', 'hrm/text/decode.py'),
                                  'hrm.text.decode._thought': ('text/decode.html#_thought', 'hrm/text/decode.py'),
+                                 'hrm.text.decode._turned': ('text/decode.html#_turned', 'hrm/text/decode.py'),
                                  'hrm.text.decode.quick': ('text/decode.html#quick', 'hrm/text/decode.py'),
                                  'hrm.text.decode.write_on': ('text/decode.html#write_on', 'hrm/text/decode.py')},
             'hrm.text.evaluate': { 'hrm.text.evaluate.EvaluateConfig': ('text/evaluate.html#evaluateconfig', 'hrm/text/evaluate.py'),
