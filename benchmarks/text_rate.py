@@ -5,8 +5,9 @@
 One row of text, drawn and fed back character by character, on one thread. Three renderings write: eager, with the core's compiled
 modules, and quick (`hrm.text.decode`). Two renderings of the products alone set the limit: the library's, one call for each matrix, and
 the compiled sums that quick is made of, one graph for each module. Both read every matrix as often as a character needs it, and do
-nothing else. The headline divides by the faster of the two. All take turns; compiling is not counted. Before anything is timed the
-logits of the renderings must agree.
+nothing else. The headline divides by the library's, and a second, stricter figure by the faster of the two. All take turns, a window each, so that a busy machine slows all of them
+alike; processor time stands beside the clock, and the ratios are of processor time, which other programs on the same cores disturb
+least. Compiling is not counted. Before anything is timed the logits of the renderings must agree.
 """
 import json
 import statistics
@@ -47,30 +48,32 @@ def together(weights: list[Tensor], vectors: list[Tensor]) -> list[Tensor]:
     return [_product(weight, vector) for weight, vector in zip(weights, vectors)]
 
 
-def products(passes: list[list[Tensor]], compiled: bool) -> float:
-    "Seconds of the products of one character."
+def products(passes: list[list[Tensor]], compiled: bool, characters: int) -> tuple[float, float]:
+    "Seconds by the clock and of the processor for the products of so many characters."
     vectors = [[torch.ones(weight.shape[1]) for weight in weights] for weights in passes]
     rows = [[vector[None, None] for vector in some] for some in vectors]
-    began = time.perf_counter()
-    for weights, some, row in zip(passes, vectors, rows):
-        if compiled:
-            together(weights, some)
-        else:
-            [F.linear(vector, weight) for weight, vector in zip(weights, row)]
-    return time.perf_counter() - began
+    began = time.perf_counter(), time.process_time()
+    for _ in range(characters):
+        for weights, some, row in zip(passes, vectors, rows):
+            if compiled:
+                together(weights, some)
+            else:
+                [F.linear(vector, weight) for weight, vector in zip(weights, row)]
+    return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
-def write(model: TextHRM, way: str, window: int, seed: int = 0) -> list[float]:
-    "Seconds of each character from the prompt to the end of the window: drawn, and read back."
+def write(model: TextHRM, way: str, window: int, seed: int = 0) -> tuple[float, float, list[float]]:
+    "Seconds by the clock and of the processor from the prompt to the end of the window, and by the clock of each character: drawn, and read back."
     decoder, generator, stamps = WAYS[way](model), seeded(seed), []
     logits = decoder.feed(torch.randint(VOCABULARY, (1, PROMPT), generator=seeded(1)))
+    start = time.perf_counter(), time.process_time()
     for _ in range(window - PROMPT):
         began = time.perf_counter()
         drawn = torch.multinomial(probabilities(logits, SAMPLING), 1, generator=generator)
         int(drawn)  # what a reader gets to see
         logits = decoder.feed(drawn)
         stamps.append(time.perf_counter() - began)
-    return stamps
+    return time.perf_counter() - start[0], time.process_time() - start[1], stamps
 
 
 def agree(model: TextHRM, ways: list[str], window: int) -> float:
@@ -96,31 +99,34 @@ def main(
     ways, passes = ["eager"] + ["compiled", "quick"] * possible, matrices(model)
     print(f"{machine_name()}, one thread; {parameters(model):,} parameters; {reason}")
     worst = agree(model, ways, window)
-    characters, alone = {way: [] for way in ways}, {name: [] for name in ["library", "compiled"][: 1 + possible]}
+    count = window - PROMPT
+    written, alone = {way: [] for way in ways}, {name: [] for name in ["library", "compiled"][: 1 + possible]}
     with torch.no_grad(), one_thread():
         for turn in tqdm(range(repeats + 1), unit="turn"):
             for name, seconds in alone.items():
-                some = [products(passes, name == "compiled") for _ in range(20)]
-                seconds += some if turn else []  # the first turn compiles
+                some = products(passes, name == "compiled", count)
+                seconds += [some] * bool(turn)  # the first turn compiles
             for way in ways:
-                stamps = write(model, way, window, turn)
-                characters[way] += [stamps] if turn else []
-    rates = {way: 1 / statistics.median(one for turn in turns for one in turn) for way, turns in characters.items()}
-    limits = {name: 1 / statistics.median(seconds) for name, seconds in alone.items()}
+                some = write(model, way, window, turn)
+                written[way] += [some] * bool(turn)
+    rate = lambda turns, clock: count / statistics.median(turn[clock] for turn in turns)
+    rates, limits = ({name: rate(turns, 0) for name, turns in of.items()} for of in (written, alone))
+    cpu, cpu_limits = ({name: rate(turns, 1) for name, turns in of.items()} for of in (written, alone))
     best = "quick" if possible else "eager"
-    half = (window - PROMPT) // 2
-    price = [1e3 * statistics.median(turn[place] for turn in characters[best]) for place in range(window - PROMPT)]
+    half = count // 2
+    price = [1e3 * statistics.median(turn[2][place] for turn in written[best]) for place in range(count)]
     along = statistics.mean(price[half:]) / statistics.mean(price[:half])
-    for name, rate in limits.items():
-        print(f"products alone, {name:8}: {rate:6.1f} characters/s")
-    for way, rate in rates.items():
-        print(f"streamed, {way:8}: {rate:6.1f} characters/s; " + ", ".join(f"{rate / limit:.2f} of the {name} products" for name, limit in limits.items()))
+    for name, per_second in limits.items():
+        print(f"products alone, {name:8}: {per_second:6.1f} characters/s by the clock, {cpu_limits[name]:6.1f} of processor time")
+    for way, per_second in rates.items():
+        print(f"streamed, {way:8}: {per_second:6.1f} characters/s by the clock, {cpu[way]:6.1f} of processor time; "
+              + ", ".join(f"{cpu[way] / limit:.2f} of the {name} products" for name, limit in cpu_limits.items()))
     print(f"price along the window, second half over first: {along:.2f}")
     figure = {"unit": "ratio", "low": None, "high": None, "n": repeats, "stage": "benchmarks/text_rate", "profile": "laptop", "machine": machine_name()}
     record = {"machine": machine(), "window": window, "repeats": repeats, "arch": ARCH.model_dump(), "parameters": parameters(model), "largest_difference": worst,
-              "characters_per_second": rates, "products_per_second": limits, "milliseconds_along_the_window": price,
-              "figures": {"text.rate_over_matvec": figure | {"value": rates[best] / max(limits.values())},
-                          "text.rate_over_library_matvec": figure | {"value": rates[best] / limits["library"]},
+              "characters_per_second": rates, "products_per_second": limits, "by_processor_time": {"characters": cpu, "products": cpu_limits}, "milliseconds_along_the_window": price,
+              "figures": {"text.rate_over_matvec": figure | {"value": cpu[best] / cpu_limits["library"]},
+                          "text.rate_over_own_matvec": figure | {"value": cpu[best] / max(cpu_limits.values())},
                           "text.rate": figure | {"value": rates[best], "unit": "characters per second"},
                           "text.rate.along_the_window": figure | {"value": along}}}
     print(write_atomic(root() / out, json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"))

@@ -45,6 +45,11 @@ SECTIONS = {  # section of a profile -> the model that reads it
     "text.trouble": "hrm.text.trouble:TroubleConfig",
     "text.learn": "hrm.text.life:Recipe",
     "blackwell.benchmark": "hrm.core.benchmark:BenchmarkConfig",
+    "memory.data": "hrm.memory.data:DataConfig",
+    "memory.train": "hrm.memory.train:TrainConfig",
+    "memory.optim": "hrm.memory.compare:CompareConfig",
+    "memory.titans": "hrm.memory.compare:RecallConfig",
+    "memory.evaluate": "hrm.memory.evaluate:EvaluateConfig",
 }
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb")
                    if not any(part.startswith((".", "_")) for part in path.relative_to(ROOT).parts))

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'app', 'sudoku', 'dialogue', 'Profile', 'container', 'CHECKPOINT', 'Checkpoint', 'OfficialConfig', 'Segments',
-           'TALKER', 'complete_profile', 'doctor_command', 'container_check', 'container_build', 'container_run',
-           'sudoku_data', 'sudoku_train', 'sudoku_evaluate', 'sudoku_solve', 'dialogue_data', 'dialogue_train',
-           'chat_command', 'inspect_command', 'main']
+           'memory', 'SPECIALIST', 'TALKER', 'complete_profile', 'doctor_command', 'container_check', 'container_build',
+           'container_run', 'sudoku_data', 'sudoku_train', 'sudoku_evaluate', 'sudoku_solve', 'dialogue_data',
+           'dialogue_train', 'memory_data', 'memory_train', 'memory_evaluate', 'chat_command', 'inspect_command',
+           'main']
 
 # %% ../../nbs/tools/02_cli.ipynb #ab0a6e4d
 import os, sys
@@ -290,6 +291,89 @@ def dialogue_train(
     for name, result in results.items():
         print(_told(name, result))
 
+# %% ../../nbs/tools/02_cli.ipynb #3e0a7102
+memory = typer.Typer(help="TRM on attention with a memory: questions of reasoning and recall.", **STYLE)
+app.add_typer(memory, name="memory")
+
+
+@memory.command("data")
+def memory_data(
+    profile: Profile = "smoke",
+    source: Annotated[Optional[Path], typer.Option(help="questions of your own, JSON lines with question and answer", show_default=False)] = None,
+    tokenizer: Annotated[Optional[Path], typer.Option(help="a tokenizer.json of your own, byte-level byte pairs", show_default=False)] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="stop at a bad line  [default: leave it out and say so]")] = False,
+    out: Annotated[Optional[Path], typer.Option(help="folder for the sets  [default: data/<profile>/memory/data]", show_default=False)] = None,
+):
+    "Make the questions of a profile, read your own, split them by wording and numbers, and write JSON lines and tensors."
+    from hrm.memory.data import DataConfig, build
+    from hrm.memory.tasks import read_questions
+    given = {"source": source, "tokenizer": tokenizer}
+    config = section(profile, "memory.data", DataConfig)
+    config = config.model_copy(update={"strict": strict or config.strict} | {key: str(value) for key, value in given.items() if value is not None})
+    if config.source:
+        print(read_questions(config.source, config.strict)[1].text(), file=sys.stderr)
+    folder = out or root() / "data" / profile / "memory" / "data"
+    facts = build(config, folder)
+    for name, parts in facts["sets"].items():
+        print(f"{name}: {parts['train']['questions']} questions to train on, {parts['held_out']['questions']} held out, {parts['test']['questions']} to test, "
+              f"{facts['vocabulary']} ids -> {Path(folder) / name}")
+
+# %% ../../nbs/tools/02_cli.ipynb #3e0a7103
+@memory.command("train")
+def memory_train(
+    profile: Profile = "smoke",
+    run: Annotated[Optional[str], typer.Option(help="name of one run in memory.train  [default: all of them]", show_default=False)] = None,
+    data: Annotated[Optional[Path], typer.Option(help="folder of the sets  [default: data/<profile>/memory/data]", show_default=False)] = None,
+    out: Annotated[Optional[Path], typer.Option(help="folder for the finished runs  [default: data/<profile>/memory/train]", show_default=False)] = None,
+    resume: Annotated[Optional[Path], typer.Option(help="folder for runs in progress  [default: data/resume]", show_default=False)] = None,
+):
+    "Train specialisations. Ctrl-C or SIGTERM saves the state (exit code 130); the same command goes on from there."
+    from hrm.core.tracking import MODES
+    from hrm.core.train import Stopped, world
+    from hrm.memory.train import TrainConfig, run_all
+    config, base = section(profile, "memory.train", TrainConfig), root() / "data" / profile / "memory"
+    runs, mode = _chosen(config.runs, run, profile), setting("tracking", "disabled", allowed=MODES)
+    first, results = world()[0] == 0, {}
+    try:
+        results = run_all(config, data or base / "data", out or base / "train", resume, mode, sys.stderr.isatty(), only=runs)
+    except Stopped as why:
+        print(f"hrm: {why}", file=sys.stderr) if first else None
+        raise typer.Exit(130) from None
+    finally:
+        _leave()
+    for name, result in results.items() if first else ():
+        print(_told(name, result))
+
+# %% ../../nbs/tools/02_cli.ipynb #3e0a7104
+SPECIALIST = "data/laptop/memory/train/speed/best"  # what `make repro` leaves
+
+
+@memory.command("evaluate")
+def memory_evaluate(
+    checkpoint: Annotated[Optional[Path], typer.Option(help=f"folder of a checkpoint, or its file  [default: {SPECIALIST}]", show_default=False)] = None,
+    data: Annotated[Optional[Path], typer.Option(help="folder of the sets  [default: data/<profile>/memory/data]", show_default=False)] = None,
+    source: Annotated[Optional[Path], typer.Option(help="questions of your own instead, JSON lines", show_default=False)] = None,
+    profile: Profile = "laptop",
+    ascii_only: Annotated[bool, typer.Option("--ascii", help="print nothing but ASCII")] = False,
+):
+    "Ask a checkpoint the test questions: exact match with intervals beside chance, by kind and distance, what early exit saves, what the outputs look like."
+    import numpy as np
+    from hrm.memory.data import load
+    from hrm.memory.evaluate import EvaluateConfig, ascii_safe, load_model, text_report
+    from hrm.memory.tasks import chance, read_questions, stored_questions
+    config, loaded = section(profile, "memory.evaluate", EvaluateConfig), load_model(checkpoint or root() / SPECIALIST)
+    if source is not None:
+        sets, report = read_questions(source)
+        print(report.text(), file=sys.stderr)
+        sets, chances = {"own": sets}, {"own": chance((), sets)["chance"]}
+    else:
+        folder = data or root() / "data" / profile / "memory" / "data"
+        made = load(folder)
+        sets = {name: made.test[name] for name in loaded.meta["config"].get("sets", made.test) if name in made.test}
+        chances = {name: chance(stored_questions(folder / name / "train.jsonl"), one)["chance"] for name, one in sets.items()}
+    text = text_report(loaded, sets, chances, np.random.default_rng(config.seed), config)
+    print(ascii_safe(text) if ascii_only else text)
+
 # %% ../../nbs/tools/02_cli.ipynb #fbd1bc89
 TALKER = "data/laptop/dialogue/train/phase4/final"  # what `make repro` leaves
 
@@ -314,19 +398,33 @@ def _talker(path: Path):
     "Model and tokenizer of a checkpoint. Raises `ConfigError` for one that does not talk."
     system = _system(path)
     if system != "dialogue":
-        raise ConfigError(f"{path}: found system {system!r} in meta.json; allowed: dialogue, text")
+        raise ConfigError(f"{path}: found system {system!r} in meta.json; allowed: dialogue, text, memory")
     from hrm.dialogue.model import load
     model, tokenizer, meta = load(path)
     if meta["config"].get("tokens") == "document":
         raise ConfigError(f"{path}: found tokens 'document' in meta.json, a recipe that loses the role markers; allowed: a checkpoint with roles")
     return model, tokenizer
 
+# %% ../../nbs/tools/02_cli.ipynb #3e0a7106
+def _specialists(path: Path) -> dict:
+    "The memory checkpoints at or beside a path; none where it is another system's."
+    import json
+    from hrm.core.checkpoint import find
+    from hrm.memory.chat import beside
+    found = beside(path)
+    first = next(iter(found.values()), None)
+    try:
+        file = first.with_suffix(".json") if first.is_file() else find(first) / "meta.json"
+        return found if json.loads(file.read_text())["config"]["system"] == "memory" else {}
+    except (AttributeError, OSError, ValueError, KeyError, TypeError):  # nothing there, or not what it seems
+        return {}
+
 # %% ../../nbs/tools/02_cli.ipynb #5b1e77a1
 @app.command("chat")
 def chat_command(
     checkpoint: Annotated[Optional[Path], typer.Option(help=f"folder of a checkpoint  [default: {TALKER}]", show_default=False)] = None,
     system: Annotated[str, typer.Option(help="text of the system turn")] = "",
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token")] = 1.0,
+    temperature: Annotated[Optional[float], typer.Option(min=0, help="0 takes the likeliest token  [default: 1; for questions 0]", show_default=False)] = None,
     top_k: Annotated[int, typer.Option(min=0, help="draw from the k likeliest; 0 for all")] = 0,
     top_p: Annotated[float, typer.Option(min=1e-6, max=1, help="draw from the likeliest that reach this share")] = 0.9,
     most: Annotated[int, typer.Option(min=1, help="ids of a reply at most")] = 200,
@@ -337,14 +435,20 @@ def chat_command(
     from hrm.core.device import seeded
     from hrm.core.generate import ChatSession, Sampling, chat_loop
     path = checkpoint or root() / TALKER
+    say = lambda text: print(text, end="", flush=True)
+    if found := _specialists(path):
+        from hrm.memory.chat import MemoryChat, memory_loop
+        from hrm.memory.evaluate import load_model
+        models = {name: load_model(one) for name, one in found.items()}
+        return memory_loop(MemoryChat(models, Sampling(temperature=temperature or 0.0, top_k=top_k, top_p=top_p), most, seed), sys.stdin, say)
     if _system(path) == "text":
         if system:
             raise ConfigError(f"--system: {path} is a model of text, which has no system turn; allowed: no --system")
-        return talk.talk(path, {"temperature": temperature, "top_k": top_k, "limit": most}, seed, compiled)
+        return talk.talk(path, {"temperature": 1.0 if temperature is None else temperature, "top_k": top_k, "limit": most}, seed, compiled)
     model, tokenizer = _talker(path)
-    session = ChatSession(model, tokenizer, Sampling(temperature=temperature, top_k=top_k, top_p=top_p), seeded(seed), system, most, compiled=compiled)
+    session = ChatSession(model, tokenizer, Sampling(temperature=1.0 if temperature is None else temperature, top_k=top_k, top_p=top_p), seeded(seed), system, most, compiled=compiled)
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    chat_loop(session, sys.stdin, lambda text: print(text, end="", flush=True), color)
+    chat_loop(session, sys.stdin, say, color)
 
 # %% ../../nbs/tools/02_cli.ipynb #a555cb2a
 from .routing import app as routing
