@@ -21,7 +21,7 @@ from ..core.generate import Sampling, probabilities
 from ..core.recurrence import Level
 from .model import TextDecoder, TextHRM, log_probabilities
 
-# %% ../../nbs/text/07_decode.ipynb #13dce505
+# %% ../../nbs/text/07_decode.ipynb #eac06d50
 def _product(
     weight: Tensor,  # [O, I]
     x: Tensor,  # [I]
@@ -51,7 +51,7 @@ def _turned(
     (cos, sin), half = (table[place] for table in tables), x.shape[-1] // 2
     return first * cos[:, :half] + second * sin[:, :half], second * cos[:, half:] + first * sin[:, half:]
 
-
+# %% ../../nbs/text/07_decode.ipynb #ecbf7582
 @torch.compile(dynamic=False, options=OPTIONS)  # when it is first called; a graph for each kind of module
 def _one_more(
     x: Tensor,  # [D] state plus injection
