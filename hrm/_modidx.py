@@ -1385,6 +1385,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'hrm.text.chat.Turn.whole': ('text/chat.html#turn.whole', 'hrm/text/chat.py'),
                                'hrm.text.chat._answer_batch': ('text/chat.html#_answer_batch', 'hrm/text/chat.py'),
                                'hrm.text.chat._command_of': ('text/chat.html#_command_of', 'hrm/text/chat.py'),
+                               'hrm.text.chat.mode_of': ('text/chat.html#mode_of', 'hrm/text/chat.py'),
                                'hrm.text.chat.text_loop': ('text/chat.html#text_loop', 'hrm/text/chat.py')},
             'hrm.text.continual': { 'hrm.text.continual.ContinualConfig': ('text/continual.html#continualconfig', 'hrm/text/continual.py'),
                                     'hrm.text.continual.Elastic': ('text/continual.html#elastic', 'hrm/text/continual.py'),

@@ -14,7 +14,7 @@ from hrm.core.config import ConfigError
 from hrm.core.device import seeded
 from hrm.core.generate import Sampling
 from hrm.core.tokens import SPECIALS, CharacterTokenizer
-from hrm.text.chat import BARE, HELP, LIMIT, MODES, SAME, SENTENCE, UNLIMITED, Settings, TextChat, _command_of, text_loop
+from hrm.text.chat import BARE, HELP, LIMIT, MODES, SAME, SENTENCE, UNLIMITED, Settings, TextChat, _command_of, text_loop, mode_of
 from hrm.text.decode import QuickDecoder, quick, write_on
 from hrm.text.grammar import LANGUAGES, write
 from hrm.text.model import TextArch, TextDecoder, about, at, build
@@ -333,3 +333,9 @@ def test_data_evaluate_and_recover_from_the_command_line(saved, tmp_path, capsys
     assert json.loads((tmp_path / "tokenizer.json").read_text())["kind"] == "character"
     assert main(["text", "data", "--only"]) == 2 and "--only" in capsys.readouterr().err
     assert main(["text", "evaluate", str(tmp_path / "nothing")]) == 2
+
+
+@pytest.mark.parametrize("cycles, mode", [((1, 1), "fast"), ((2, 2), "normal"), ((3, 2), "deep"), ((5, 1), "normal")])
+def test_a_conversation_begins_with_the_cycles_of_the_training(cycles, mode):
+    model = build(TextArch(**TINY | {"H_cycles": cycles[0], "L_cycles": cycles[1]}), 20, 10, seeded(0))
+    assert mode_of(model) == mode

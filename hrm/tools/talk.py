@@ -82,9 +82,9 @@ def talk(
 ) -> None:
     "Open the conversation on standard input and output. Raises `ConfigError` for settings that cannot be."
     from hrm.core.device import seeded
-    from hrm.text.chat import Settings, TextChat, text_loop
+    from hrm.text.chat import Settings, TextChat, mode_of, text_loop
     model, tokenizer, about, _ = opened(path)
-    chat = TextChat(model, tokenizer, seeded(seed), Settings(**settings), about, fast)
+    chat = TextChat(model, tokenizer, seeded(seed), Settings(**settings | {"mode": settings.get("mode") or mode_of(model)}), about, fast)
     print(chat.status(), file=sys.stderr)
     text_loop(chat, sys.stdin, lambda text: print(text, end="", flush=True))
 
@@ -92,7 +92,7 @@ def talk(
 @app.command("chat")
 def chat_command(
     model: Annotated[Path, typer.Argument(help="folder of the model, or a checkpoint", show_default=False)],
-    mode: Annotated[str, typer.Option(help="fast, normal, deep, thorough or extreme")] = "normal",
+    mode: Annotated[str, typer.Option(help="fast, normal, deep, thorough or extreme  [default: the one that the model was trained in]", show_default=False)] = "",
     temperature: Annotated[float, typer.Option(help="0.1 to 2.0; 0 takes the likeliest character")] = 0.8,
     top_k: Annotated[int, typer.Option(min=0, help="draw from the k likeliest; 0 for all")] = 50,
     most: Annotated[int, typer.Option(min=1, help="characters of a reply at most")] = 1000,
