@@ -6,7 +6,7 @@ PORT ?= 8000
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
 .DEFAULT_GOAL := help
-.PHONY: help repro smoke test lab docs docs-serve plots notebooks clean
+.PHONY: help repro smoke test lab docs docs-serve books plots notebooks clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ docs: $(READY)  ## the site, from the notebooks, into _build/html
 
 docs-serve: docs  ## the site at http://localhost:8000 (PORT=... for another port)
 	python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+books: $(READY)  ## two Alice books from Project Gutenberg into data/books, checked; name them in text.sources (needs a network)
+	hrm text books
 
 plots: $(READY)  ## the training curves and figures as one page that needs no network, dvc_plots/index.html
 	dvc plots show

@@ -11,7 +11,7 @@ from hrm.core.device import pick
 from hrm.core.hrm import ArchConfig
 
 FOLDER = ROOT / "benchmarks"
-PROGRAMS = ("throughput", "exchange", "generate", "generator", "checkpoints", "container", "grokking")
+PROGRAMS = ("throughput", "exchange", "generate", "generator", "checkpoints", "container", "shakespeare", "grokking")
 
 
 @pytest.fixture
@@ -83,6 +83,33 @@ def test_checkpoints_measures_fresh_processes(program, tmp_path, capsys):
     assert 0 < figures["checkpoints.seconds"]["value"] < 15 and 50 < figures["checkpoints.peak_mb"]["value"] < 400
     with pytest.raises(SystemExit, match="--made"):
         program("checkpoints").main(folder=str(tmp_path / "nowhere"), pattern="*", made=False, repeats=1, out=str(tmp_path / "none.json"))
+
+
+def test_shakespeare_compares_at_equal_arithmetic(program, monkeypatch, tmp_path):
+    shakespeare = program("shakespeare")
+    (tmp_path / "verse.txt").write_text("To be, or not to be: that is the question.\n" * 60)
+    book = shakespeare.book_of(tmp_path / "verse.txt", tmp_path / "books")
+    tasks = {name: shakespeare.task_of(name, book, 10) for name in shakespeare.MODELS}
+    blocks = {name: shakespeare.flops(task) for name, task in tasks.items()}
+    assert tasks["nanogpt"].model(tasks["nanogpt"].rows()[:, :-1]).logits.shape == (1, 12, 64, book.tokenizer.size)
+    layer, head = 12 * 128**2, book.tokenizer.size * 128  # of nanoGPT: attention's projections and the feed-forward network
+    scores = 4 * (4 + 10) * 12 * 64**2 * 128  # two products of every layer, forward; five in the backward pass of the fused kernel
+    assert blocks["nanogpt"] == 6 * 12 * 64 * (4 * layer + head) + scores
+    assert blocks["hrm_1x1"] == blocks["transformer"] + 2 * 12 * 64 * 128 * 2  # the halting head, which is read and not trained
+    assert blocks["hrm_2x2"] > 1.9 * blocks["hrm_1x1"]
+    for task in tasks.values():  # none of them sees the future
+        text = task.rows()[:2, :-1]
+        other = text.clone()
+        other[:, 40:] = other[:, 40:].flip(1)
+        assert task.model.eval()(text).logits[:, :, :40].equal(task.model(other).logits[:, :, :40])
+
+
+def test_shakespeare_says_what_is_missing(program, tmp_path, monkeypatch):
+    monkeypatch.setenv("HRM_SHARED", str(tmp_path))
+    with pytest.raises(SystemExit, match="tiny_shakespeare.txt.*HRM_SHARED"):
+        program("shakespeare").main(only=None, share=1.0, out=str(tmp_path / "out.json"))
+    with pytest.raises(SystemExit, match="found gpt; allowed: nanogpt"):
+        program("shakespeare").main(only=["gpt"], share=1.0, out=str(tmp_path / "out.json"))
 
 
 def test_grokking_counts_from_knowing_the_pairs_to_knowing_the_rule(program, tmp_path, monkeypatch):

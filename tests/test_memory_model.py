@@ -491,13 +491,20 @@ def test_a_comparison_that_was_stopped_goes_on(tmp_path, monkeypatch):
     assert (same_weights == 1).all() and whole.accuracy.between(0, 1).all()
 
 
-def test_differences_are_welchs_with_holms_correction():
+def test_differences_are_paired_by_seed_and_corrected():
     from scipy import stats
     draw = np.random.default_rng(0)
-    groups = {name: draw.normal(shift, 1, 6) for name, shift in (("a", 0), ("b", 3), ("c", 0.1))}
-    frame = against_the_first(pd.DataFrame([{"optimizer": name, "loss": value} for name, values in groups.items() for value in values]), "loss")
-    p = [stats.ttest_ind(groups[name], groups["a"], equal_var=False).pvalue for name in "bc"]
-    assert frame.p.iloc[1:].tolist() == pytest.approx([min(1, 2 * p[0]) if p[0] < p[1] else p[0], max(p[1], min(1, 2 * p[0]))])
-    assert frame["mean"].tolist() == pytest.approx([values.mean() for values in groups.values()]) and frame.test.iloc[0] is None
-    flat = against_the_first(pd.DataFrame({"optimizer": ["a", "a", "b", "b"], "loss": [1.0, 1.0, 2.0, 2.0]}), "loss")
-    assert flat.test.tolist() == [None, None] and flat.p.iloc[1] == 1.0, "without any spread there is nothing to test"
+    luck = draw.normal(0, 5, 6)  # of a seed, the same for all
+    groups = {name: luck + draw.normal(shift, 1, 6) for name, shift in (("a", 0), ("b", 3), ("c", 0.1))}
+    rows = pd.DataFrame([{"optimizer": name, "seed": seed, "loss": value} for name, values in groups.items() for seed, value in enumerate(values)])
+    frame = against_the_first(rows.sample(frac=1, random_state=1).sort_values("optimizer"), "loss")
+    p = [stats.ttest_rel(groups[name], groups["a"]).pvalue for name in "bc"]
+    assert p[0] < p[1] and frame.p.iloc[1:].tolist() == pytest.approx([2 * p[0], max(p[1], 2 * p[0])])
+    assert frame["mean"].tolist() == pytest.approx([values.mean() for values in groups.values()]) and frame.difference.iloc[0] is None
+    gap = groups["b"] - groups["a"]
+    assert frame.difference.iloc[1].value == pytest.approx(gap.mean())
+    assert frame.difference.iloc[1].high - gap.mean() == pytest.approx(stats.t.ppf(0.975, 5) * gap.std(ddof=1) / 6**0.5)
+    flat = against_the_first(pd.DataFrame({"optimizer": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "loss": [1.0, 1.5, 2.0, 2.5]}), "loss")
+    assert flat.difference.tolist() == [None, None] and flat.p.iloc[1] == 1.0, "without any spread there is nothing to test"
+    with pytest.raises(ValueError, match="1 runs are missing"):
+        against_the_first(rows.iloc[1:], "loss")

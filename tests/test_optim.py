@@ -61,15 +61,15 @@ def equal(ours: nn.Module, theirs: nn.Module) -> bool:
 
 # --- the slow filter
 
-@settings(max_examples=30, deadline=None)
-@given(st.floats(0.5, 0.99), st.floats(0.1, 5), st.floats(-3, 3).filter(lambda g: abs(g) > 1e-2))
+@settings(max_examples=12, deadline=None)
+@given(st.floats(0.5, 0.97), st.floats(0.1, 5), st.floats(-3, 3).filter(lambda g: abs(g) > 1e-2))
 def test_what_stays_is_amplified_and_what_alternates_is_not(alpha, strength, g):
     for sign in (1, -1):
         w, seen = nn.Parameter(torch.zeros(1, dtype=torch.float64)), []
         inner = torch.optim.SGD([w], lr=1.0)
         inner.register_step_pre_hook(lambda *_: seen.append(w.grad.item() / g))
         optimizer = Grokfast([inner], alpha, strength)
-        for t in range(900):
+        for t in range(400):
             w.grad = torch.tensor([g * sign**t], dtype=torch.float64)
             optimizer.step()
         if sign == 1:

@@ -6,7 +6,7 @@
 __all__ = ['CompareConfig', 'compare_optimizers', 'against_the_first', 'RecallConfig', 'recall_rows', 'recall_chance',
            'RecallTask', 'compare_memories']
 
-# %% ../../nbs/memory/07_compare.ipynb #0de55902
+# %% ../../nbs/memory/07_compare.ipynb #9da3ff5c
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
+from scipy import stats as scipy_stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ from ..core.config import Section, hash_of, root, validate
 from ..core.device import pick, seeded
 from ..core.losses import IGNORE
 from ..core.optim import OptimConfig
-from ..core.stats import Welch, hedges_g, holm, welch
+from ..core.stats import Estimate, hedges_g, holm
 from ..core.train import LoopConfig, Result, Task, fit
 from .model import MemoryArch, MemoryModel, build
 from .train import RunConfig, run
@@ -83,21 +84,24 @@ def compare_optimizers(
         result.forget()
     return pd.DataFrame(table)
 
-# %% ../../nbs/memory/07_compare.ipynb #7960d746
+# %% ../../nbs/memory/07_compare.ipynb #f6e348f9
 def against_the_first(
     table: pd.DataFrame,  # one row for each name and seed
     column: str,  # what is compared, such as "loss"
     name: str = "optimizer",  # the column of the names
-) -> pd.DataFrame:  # name, mean, sd, test (Welch; None for the first, and where nothing varies), g, p (Holm)
-    "Each against the first, over the seeds."
-    groups = {key: rows[column].to_numpy() for key, rows in table.groupby(name, sort=False)}
-    first, *others = groups
-    found = [{name: first, "mean": groups[first].mean(), "sd": groups[first].std(ddof=1), "test": None, "g": None, "p": None}]
-    for key in others:
-        varies = groups[key].std() + groups[first].std() > 1e-9
-        test: Welch | None = welch(groups[key], groups[first]) if varies else None
-        found.append({name: key, "mean": groups[key].mean(), "sd": groups[key].std(ddof=1), "test": test,
-                      "g": hedges_g(groups[key], groups[first]) if varies else None, "p": test.p if test else 1.0})
+) -> pd.DataFrame:  # name, mean, sd, difference (Estimate; None for the first, and where nothing varies), g, p (Holm)
+    "Each against the first, paired by seed. Raises `ValueError` where seeds are missing."
+    wide = table.pivot(index="seed", columns=name, values=column)[list(dict.fromkeys(table[name]))]
+    if wide.isna().any(axis=None):
+        raise ValueError(f"{int(wide.isna().sum().sum())} runs are missing; allowed: every {name} with every seed")
+    first, *others = wide
+    found = [{name: key, "mean": wide[key].mean(), "sd": wide[key].std(), "difference": None, "g": None, "p": None if key == first else 1.0} for key in wide]
+    for row, key in zip(found[1:], others):
+        gap = wide[key] - wide[first]
+        if gap.std() > 1e-9:
+            test = scipy_stats.ttest_rel(wide[key], wide[first])
+            low, high = test.confidence_interval(0.95)
+            row |= {"difference": Estimate(float(gap.mean()), float(low), float(high), len(gap)), "g": hedges_g(wide[key], wide[first]), "p": float(test.pvalue)}
     for row, p in zip(found[1:], holm([row["p"] for row in found[1:]]) if others else []):
         row["p"] = float(p)
     return pd.DataFrame(found)

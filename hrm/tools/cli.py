@@ -378,26 +378,34 @@ def memory_evaluate(
 TALKER = "data/laptop/dialogue/train/phase4/final"  # what `make repro` leaves
 
 
-def _talker(path: Path):
-    "Model and tokenizer of a checkpoint. Raises `ConfigError` for one that does not talk."
+def _system(path: Path) -> str | None:
+    "The system that a checkpoint says it is of; `text` also for a folder of `hrm text train`. Raises `ConfigError` where there is none."
     import json
     from hrm.core.checkpoint import find
+    from hrm.text.life import chapters
     found = find(path)
     if found is None:
+        if chapters(path):
+            return "text"
         raise ConfigError(f"{path}: no checkpoint there; make the pipeline's with `make repro`, or name another with --checkpoint")
     try:
-        system = json.loads((found / "meta.json").read_text())["config"]["system"]
+        return json.loads((found / "meta.json").read_text())["config"]["system"]
     except (ValueError, KeyError, TypeError):
-        system = None
+        return None
+
+
+def _talker(path: Path):
+    "Model and tokenizer of a checkpoint. Raises `ConfigError` for one that does not talk."
+    system = _system(path)
     if system != "dialogue":
-        raise ConfigError(f"{path}: found system {system!r} in meta.json; allowed: dialogue, memory")
+        raise ConfigError(f"{path}: found system {system!r} in meta.json; allowed: dialogue, text, memory")
     from hrm.dialogue.model import load
     model, tokenizer, meta = load(path)
     if meta["config"].get("tokens") == "document":
         raise ConfigError(f"{path}: found tokens 'document' in meta.json, a recipe that loses the role markers; allowed: a checkpoint with roles")
     return model, tokenizer
 
-
+# %% ../../nbs/tools/02_cli.ipynb #3e0a7106
 def _specialists(path: Path) -> dict:
     "The memory checkpoints at or beside a path; none where it is another system's."
     import json
@@ -411,7 +419,7 @@ def _specialists(path: Path) -> dict:
     except (AttributeError, OSError, ValueError, KeyError, TypeError):  # nothing there, or not what it seems
         return {}
 
-# %% ../../nbs/tools/02_cli.ipynb #3e0a7105
+# %% ../../nbs/tools/02_cli.ipynb #5b1e77a1
 @app.command("chat")
 def chat_command(
     checkpoint: Annotated[Optional[Path], typer.Option(help=f"folder of a checkpoint  [default: {TALKER}]", show_default=False)] = None,
@@ -433,15 +441,30 @@ def chat_command(
         from hrm.memory.evaluate import load_model
         models = {name: load_model(one) for name, one in found.items()}
         return memory_loop(MemoryChat(models, Sampling(temperature=temperature or 0.0, top_k=top_k, top_p=top_p), most, seed), sys.stdin, say)
+    if _system(path) == "text":
+        if system:
+            raise ConfigError(f"--system: {path} is a model of text, which has no system turn; allowed: no --system")
+        return talk.talk(path, {"temperature": 1.0 if temperature is None else temperature, "top_k": top_k, "limit": most}, seed, compiled)
     model, tokenizer = _talker(path)
     session = ChatSession(model, tokenizer, Sampling(temperature=1.0 if temperature is None else temperature, top_k=top_k, top_p=top_p), seeded(seed), system, most, compiled=compiled)
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     chat_loop(session, sys.stdin, say, color)
 
+# %% ../../nbs/tools/02_cli.ipynb #a555cb2a
+from .routing import app as routing
+
+app.add_typer(routing, name="routing")
+
 # %% ../../nbs/tools/02_cli.ipynb #cf66a06f
 from .sweep import app as sweeps
 
 app.add_typer(sweeps, name="sweep")
+
+# %% ../../nbs/tools/02_cli.ipynb #7e1f0a02
+from . import talk  # the commands of its own
+from .text import app as text
+
+app.add_typer(text, name="text")
 
 # %% ../../nbs/tools/02_cli.ipynb #4745d27f
 def _cells(config):

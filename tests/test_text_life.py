@@ -1,0 +1,228 @@
+"A model's life when things change or break on the way: another strategy, a stop at the worst moment, what cannot be learned; and a chat that keeps what was said."
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hrm.core import checkpoint
+from hrm.core.config import ConfigError
+from hrm.core.device import seeded
+from hrm.core.optim import OptimConfig
+from hrm.core.tokens import CharacterTokenizer
+from hrm.core.train import LoopConfig, Stopped
+from hrm.text.chat import TextChat, text_loop
+from hrm.text.continual import Memory, MemoryConfig, Reservoir, memory_state, restore_memory
+from hrm.text.data import Book
+from hrm.text.files import DataError, detect
+from hrm.text.growth import Growth, GrowthConfig
+from hrm.text.life import NEXT, chapters, create, decide, pending, teach
+from hrm.text.model import TextArch, build
+from hrm.text.train import RunConfig, TextTask, spans
+from hrm.text.widgets import ChatPanel, TrainingForm
+from hrm.tools.cli import main
+
+ARCH = TextArch(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1, expansion=2, halt_max_steps=1)
+LETTERS = CharacterTokenizer(tuple("abcdef"))
+KINDS = {"finetune": MemoryConfig(strategy="finetune"), "replay": MemoryConfig(strategy="replay", capacity=12, share=0.25),
+         "narrow": MemoryConfig(strategy="replay", capacity=5, share=0.25), "ewc": MemoryConfig(strategy="ewc", windows=3, strength=10.0)}
+
+
+class Killed(BaseException):
+    "As good as a lost machine."
+
+
+def book(name: str, step: int = 1, length: int = 600) -> Book:
+    ids = (7 + step * np.arange(length) % 6).astype(np.uint16)
+    return Book(name, ids, ids[:90], LETTERS)
+
+
+def recipe(**change) -> RunConfig:
+    loop = LoopConfig(steps=4, evaluate_every=4, log_every=1, checkpoint_seconds=0.0, compile="off", best="bits", best_mode="min")
+    return RunConfig(**{"arch": ARCH, "loop": loop, "batch_size": 4, "seq_len": 16, "context": 4, "device": "cpu", "optim": OptimConfig(name="adamw", lr=3e-3)} | change)
+
+
+def learned(home, one: Book, **change):
+    "Teach a book with what differs from the recipe."
+    options = {"growth": None, "memory": KINDS["finetune"], "config": recipe()} | change
+    return teach(home, one, decide(home, one, options["config"], options["growth"], options["memory"])[1], progress=False)
+
+
+def weights(results) -> dict[str, torch.Tensor]:
+    return checkpoint.read(results[-1].folder / "final").weights
+
+
+# --- memory
+
+@pytest.mark.parametrize("first", KINDS)
+@pytest.mark.parametrize("then", KINDS)
+def test_a_model_may_go_on_with_another_strategy(first, then):
+    model, before = build(ARCH, LETTERS.size, 16, seeded(0)), Memory(KINDS[first], 0)
+    before.remember(book("a"), model, LETTERS)
+    memory = restore_memory(Memory(KINDS[then], 0), memory_state(before))
+    knows = {"finetune": False, "ewc": first == "ewc"}.get(then, first in ("replay", "narrow"))
+    assert bool(memory.parts()) == knows  # a strategy that has kept nothing has nothing to say
+    TextTask(model, [book("b", 5)], LETTERS, recipe(), seeded(1), **memory.parts()).loss(model)[0].backward()
+    memory.remember(book("b", 5), model, LETTERS)
+    assert memory.books == 2 and len(memory.reservoir.rows) == ({"replay": 12, "narrow": 5}.get(then) or len(before.reservoir.rows))
+    if then == "ewc":
+        again = restore_memory(Memory(KINDS["replay"], 0), memory_state(memory))  # what was kept is carried along
+        assert again.reservoir.rows.equal(before.reservoir.rows)
+
+
+def test_fewer_places_keep_a_sample_of_what_was_kept():
+    memory = Memory(MemoryConfig(strategy="replay", capacity=40, share=0.5), 0)
+    memory.reservoir.offer(torch.arange(400)[:, None].expand(400, 2), seeded(0))
+    kept, times = {tuple(row) for row in memory.reservoir.rows.tolist()}, torch.zeros(40)
+    for seed in range(400):
+        few = restore_memory(Memory(MemoryConfig(strategy="replay", capacity=10, share=0.5), seed), memory_state(memory)).reservoir
+        assert few.seen == 400 and len({tuple(row) for row in few.rows.tolist()} & kept) == 10
+        times += (memory.reservoir.rows[:, 0][:, None] == few.rows[:, 0]).any(1)
+    assert abs(times - 100).max() < 5 * (400 * 0.25 * 0.75) ** 0.5  # every one as often
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 30), st.lists(st.integers(0, 40), max_size=5), st.integers(0, 99))
+def test_windows_may_be_offered_in_pieces(capacity, counts, seed):
+    whole, pieces, draws = Reservoir(capacity), Reservoir(capacity), seeded(seed)
+    windows = torch.arange(sum(counts))[:, None].expand(-1, 3)
+    whole.offer(windows, seeded(seed))
+    for piece in windows.split(counts) if counts else ():
+        pieces.offer(piece, draws)
+    assert pieces.rows.equal(whole.rows) if len(windows) else not len(pieces.rows)
+    assert pieces.seen == whole.seen
+
+
+def test_what_is_remembered_is_the_book_in_the_models_ids():
+    larger, one = CharacterTokenizer(tuple("zfedcba")), book("a", length=400)
+    model, memory = build(ARCH, larger.size, 16, seeded(0)), Memory(MemoryConfig(strategy="replay", capacity=100, share=0.5), 0)
+    memory.remember(one, model, larger)
+    assert memory.reservoir.rows.equal(torch.as_tensor(one.ids(larger, "train"))[: 400 // 17 * 17].view(-1, 17).int())
+
+
+# --- lessons
+
+def test_a_lesson_that_cannot_be_learned_is_not_left_begun(tmp_path):
+    with pytest.raises(DataError, match=r"too short: tiny \(16\); allowed: 17 or more"):
+        learned(tmp_path / "m", book("tiny", length=16))
+    with pytest.raises(ConfigError, match="growth.parameters: found 500, but a block of this model has"):
+        learned(tmp_path / "m", book("a"), growth=Growth(characters=128, parameters=500))
+    assert not (tmp_path / "m" / NEXT).exists() and not (tmp_path / "m" / "resume").exists()
+    assert len(learned(tmp_path / "m", book("a"), growth=Growth(characters=1000, parameters=500))) == 1  # no growth is due
+    with pytest.raises(ValueError, match="growth.parameters: found 500"):
+        GrowthConfig(seed=0, base=recipe(), growth=Growth(characters=128, parameters=500))
+
+
+def test_a_stop_after_the_training_does_not_lose_it(tmp_path, monkeypatch):
+    whole = learned(tmp_path / "whole", book("a"), memory=KINDS["ewc"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Memory, "remember", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            learned(tmp_path / "cut", book("a"), memory=KINDS["ewc"])
+    state, = (tmp_path / "cut" / "resume").iterdir()
+    assert checkpoint.read(state / "latest").meta["step"] == 4 and not chapters(tmp_path / "cut")
+    again = learned(tmp_path / "cut", book("a"), memory=KINDS["ewc"])
+    assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(again).items())
+    assert not any((tmp_path / "cut" / "resume").iterdir()) and not any((tmp_path / "whole" / "resume").iterdir())
+
+
+def test_a_stop_between_the_last_two_files_does_not_learn_a_book_twice(tmp_path):
+    home = tmp_path / "m"
+    lesson = decide(home, book("a"), recipe(), None, KINDS["finetune"])[1]
+    teach(home, book("a"), lesson, progress=False)
+    (home / NEXT).write_text(lesson.model_dump_json())
+    assert pending(home) is None
+    with pytest.raises(ConfigError, match="has learned 'a' already"):
+        decide(home, book("a"), recipe(), None, KINDS["finetune"])
+    assert decide(home, book("b", 5), recipe(), None, KINDS["finetune"])[0] == "new book"
+    (home / NEXT).write_text("{")
+    with pytest.raises(ConfigError, match="next.json"):
+        pending(home)
+
+
+def test_no_model_is_created_where_a_first_book_is_unfinished(tmp_path):
+    home = tmp_path / "m"
+    home.mkdir()
+    (home / NEXT).write_text(decide(home, book("a"), recipe(), None, KINDS["finetune"])[1].model_dump_json())
+    with pytest.raises(ConfigError, match="a model stands there already"):
+        create(home, ARCH, 16, LETTERS)
+
+
+def test_a_fresh_model_that_was_stopped_says_how_it_goes_on(tmp_path, monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise Stopped("stopped at step 3; the same command goes on from there")
+
+    text = tmp_path / "book.txt"
+    text.write_text("all the little words of a little book. " * 60)
+    learned(tmp_path / "m", book("a"))
+    monkeypatch.setenv("HRM_ROOT", str(ROOT))
+    monkeypatch.setattr("hrm.text.life.teach", stopped)
+    assert main(["text", "train", str(text), "--model", str(tmp_path / "m"), "--fresh"]) == 130
+    assert f"--model {tmp_path / 'm_2'} and without --fresh" in capsys.readouterr().err
+    assert main(["text", "train", str(text), "--model", str(tmp_path / "m")]) == 130
+    assert "--fresh" not in capsys.readouterr().err
+
+
+# --- errors that are said
+
+@pytest.mark.parametrize("context", [8, 9])
+def test_a_context_without_room_is_an_error_and_no_endless_loop(context):
+    assert spans(8, 8, context) == [(0, 0)]
+    with pytest.raises(ValueError, match=f"context: found {context} of a window of 8 characters; allowed: less"):
+        spans(9, 8, context)
+
+
+@pytest.mark.parametrize("name", ["hex", "rot13", "klingon", "undefined"])
+def test_encodings_that_are_none_of_text(tmp_path, name):
+    (tmp_path / "a.txt").write_text("a text")
+    with pytest.raises(DataError, match=f"encoding: found '{name}'; allowed: a name that Python knows"):
+        detect(tmp_path / "a.txt", name)
+
+
+def test_a_chat_keeps_what_was_said(tmp_path):
+    chat, said = TextChat(build(ARCH, LETTERS.size, 16, seeded(0)).eval(), LETTERS, seeded(0)), []
+    text_loop(chat, ["limit 3", "/limit 3", "abc", "batch", "def", "XYZ", "fed", "", f"/save {tmp_path}", f"/load {tmp_path / 'no'}", "interactive", "cab"], said.append)
+    assert [turn.text for turn in chat.turns] == ["abc", "def", "fed", "cab"]  # the line that cannot be read takes nothing along
+    assert "found no character of the vocabulary in 'XYZ'" in "".join(said) and str(tmp_path) in "".join(said)
+    chat.save(tmp_path / "talk.json")
+    assert [turn["text"] for turn in json.loads((tmp_path / "talk.json").read_text())["turns"]] == ["abc", "def", "fed", "cab"]
+
+
+def test_options_that_would_do_nothing_and_damaged_files_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HRM_ROOT", str(ROOT))
+    learned(tmp_path / "m", book("a"))
+    (tmp_path / "book.txt").write_text("all the little words of a little book. " * 60)
+    assert main(["text", "train", str(tmp_path / "book.txt"), "--model", str(tmp_path / "m"), "--hidden", "64", "--N", "2"]) == 2
+    assert f"--N, --hidden: {tmp_path / 'm'} stands there with an architecture of its own" in capsys.readouterr().err
+    (tmp_path / "m" / "1-a" / "life.json").write_text("{")
+    for words in (["status", str(tmp_path / "m")], ["chat", str(tmp_path / "m")], ["train", str(tmp_path / "book.txt"), "--model", str(tmp_path / "m")]):
+        assert main(["text", *words]) == 2
+        assert f"{tmp_path / 'm' / '1-a' / 'life.json'}: Expecting property name" in capsys.readouterr().err
+
+
+def test_a_fresh_training_of_the_form_leaves_the_old_model_alone(tmp_path, monkeypatch):
+    started, home = [], tmp_path / "m"
+    monkeypatch.setattr("hrm.text.widgets.subprocess.Popen", lambda words, **_: started.append(words) or type("Ended", (), {"stdout": (), "wait": lambda *_: 130, "poll": lambda *_: 130, "returncode": 130})())
+    home.mkdir()
+    (home / NEXT).write_text(decide(home, book("a"), recipe(), None, KINDS["finetune"])[1].model_dump_json())
+    form = TrainingForm(tmp_path, home, "smoke")
+    form.picker.picked, form.fresh.value = tmp_path / "book.txt", True
+    for _ in range(2):  # begun, paused, gone on with
+        form.start.click()
+        form.reader.join()
+    assert [words[words.index("--model") + 1] for words in started] == [str(tmp_path / "m_2")] * 2 and "--fresh" not in started[1]
+    form.stop.click()
+    assert pending(home) is not None
+
+
+def test_a_panel_tells_what_is_wrong_and_keeps_a_line_typed_too_early(tmp_path):
+    panel = ChatPanel(TextChat(build(ARCH, LETTERS.size, 16, seeded(0)).eval(), LETTERS, seeded(0)))
+    panel.line.value = f"/save {tmp_path}"
+    panel.send.click()
+    assert str(tmp_path) in panel.footer.value
+    panel.worker, panel.line.value = type("Busy", (), {"is_alive": lambda _: True})(), "abc"
+    panel.send.click()
+    assert panel.line.value == "abc"
