@@ -891,6 +891,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'hrm.memory.tasks.Question.prompt': ('memory/tasks.html#question.prompt', 'hrm/memory/tasks.py'),
                                   'hrm.memory.tasks.Report': ('memory/tasks.html#report', 'hrm/memory/tasks.py'),
                                   'hrm.memory.tasks.Report.text': ('memory/tasks.html#report.text', 'hrm/memory/tasks.py'),
+                                  'hrm.memory.tasks._again': ('memory/tasks.html#_again', 'hrm/memory/tasks.py'),
                                   'hrm.memory.tasks._facts': ('memory/tasks.html#_facts', 'hrm/memory/tasks.py'),
                                   'hrm.memory.tasks._part': ('memory/tasks.html#_part', 'hrm/memory/tasks.py'),
                                   'hrm.memory.tasks._row': ('memory/tasks.html#_row', 'hrm/memory/tasks.py'),

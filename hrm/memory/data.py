@@ -65,7 +65,7 @@ def _from_library(stored: Any) -> BytePairTokenizer:
     merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
     return BytePairTokenizer(tuple(tokens), tuple(merges))
 
-# %% ../../nbs/memory/01_data.ipynb #a2154c41
+# %% ../../nbs/memory/01_data.ipynb #8b81b8ef
 def encode(
     one: Question,
     tokenizer: Tokenizer,
@@ -73,7 +73,7 @@ def encode(
 ) -> tuple[list[int], list[bool]]:  # ids, and which of them belong to an answer
     "A question with its answer. Raises `DataError` for one that is longer than `length`."
     ids, answer = [tokenizer.sos], [False]
-    for number, (text, reply) in enumerate([(one.prompt, one.answer), *((f" Q: {q} A:", a) for q, a in one.more)]):
+    for number, (text, reply) in enumerate([(one.prompt, one.answer), *((f" {prompt}", reply) for prompt, reply in one.more)]):
         asked, told = tokenizer.encode(text), [*tokenizer.encode(f" {reply}"), tokenizer.eos]
         if number and (length is None or len(ids) + len(asked) + len(told) > length + 1):
             break

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..core.config import write_atomic
 
-# %% ../../nbs/memory/00_tasks.ipynb #f7623367
+# %% ../../nbs/memory/00_tasks.ipynb #35c2daba
 @dataclass(frozen=True)
 class Question:
     "One question, its answer, and what it was made of."
@@ -32,7 +32,7 @@ class Question:
     numbers: tuple = ()  # what the gaps that matter were filled with
     distance: int = 0  # facts between the one asked for and the question
     choices: int = 0  # values of the right kind that the facts state; 0 where there are no facts
-    more: tuple[tuple[str, str], ...] = ()  # further questions and answers about the same facts
+    more: tuple[tuple[str, str], ...] = ()  # further prompts and answers about the same facts
 
     @property
     def prompt(self) -> str:
@@ -154,15 +154,15 @@ def reasoning(
     wording = " ".join(words)
     return Question(wording.format(a=a, b=b, **gaps), str(result(kind, pair)), kind, wording, pair)
 
-# %% ../../nbs/memory/00_tasks.ipynb #8a324ff8
+# %% ../../nbs/memory/00_tasks.ipynb #275eba29
 def _facts(asked: str, about: tuple, count: int, pool: Mapping[str, Pool], rng: np.random.Generator) -> list[tuple[str, tuple, tuple]]:
     "(kind, wording, pair) of facts to stand around the one asked for, one of the same kind among them."
-    found, used = [], {(asked, part) for part in about}
+    found, used = [], {about[0], (asked, about[1])}
     while len(found) < count:
         kind = asked if not found else KINDS["memory"][rng.integers(len(KINDS["memory"]))]
         words, pair = (chosen[rng.integers(len(chosen))] for chosen in (pool[kind].wordings, pool[kind].numbers))
-        if not used & {(kind, part) for part in pair}:
-            used |= {(kind, part) for part in pair}
+        if not used & {pair[0], (kind, pair[1])}:
+            used |= {pair[0], (kind, pair[1])}
             found.append((kind, words, pair))
     return [found[i] for i in rng.permutation(len(found))]
 
@@ -175,17 +175,23 @@ def memory(
     distance: int,  # facts between the one asked for and the question
     rng: np.random.Generator,
 ) -> Question:
-    "Facts and a question about one of them; `more` asks about any of them again. Raises `ValueError` for a distance that does not fit."
+    "Facts and a question about one of them; `more` comes back to any of them. Raises `ValueError` for a distance that does not fit."
     if not 0 <= distance < facts or facts < 2:
         raise ValueError(f"memory: found {facts} facts and distance {distance}; allowed: two facts or more, and a distance below their number")
     words, pair = (chosen[rng.integers(len(chosen))] for chosen in (pool.wordings, pool.numbers))
     all_of = _facts(kind, pair, facts - 1, others, rng)
     all_of.insert(facts - 1 - distance, (kind, words, pair))
     told = " ".join(one[0].format(key=key, value=value) for _, one, (key, value) in all_of)
-    asks = [(one[1].format(key=key), value) for _, one, (key, value) in all_of]
-    first = asks[facts - 1 - distance]
-    return Question(f"{told} {first[0]}", first[1], kind, " ".join(words), pair, distance, sum(other == kind for other, _, _ in all_of),
-                    tuple(asks[i] for i in rng.integers(0, facts, 8)))
+    first = words[1].format(key=pair[0])
+    return Question(f"{told} {first}", pair[1], kind, " ".join(words), pair, distance, sum(other == kind for other, _, _ in all_of),
+                    tuple(_again(*all_of[i][1:], rng) for i in rng.integers(0, facts, 20)))
+
+
+def _again(words: tuple, pair: tuple, rng: np.random.Generator) -> tuple[str, str]:
+    "A fact once more: its key alone, its own sentence up to the value, or its question."
+    key, value = pair
+    form = ("{key}", "{key}", words[0].partition(" {value}")[0], f"Q: {words[1]} A:")[rng.integers(4)]
+    return form.format(key=key), value
 
 # %% ../../nbs/memory/00_tasks.ipynb #39897f8a
 def make(
