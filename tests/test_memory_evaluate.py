@@ -256,8 +256,8 @@ def test_scores_by_kind_and_distance(data):
 def test_noise_is_called_noise():
     assert [longest_run(ids) for ids in ([], [5], [1, 1, 1], [1, 2, 2, 1])] == [0, 1, 3, 2]
     assert distinct([[1, 1, 1, 2]], 1) == 0.5 and distinct([[1, 2], [1, 2]], 2) == 0.5 and distinct([[1]], 2) == 1.0
-    sum_, colour = Question("Ann has 2 pens and gets 3.", "5", "sum"), Question("The cup is red. What colour is the cup?", "red", "colour")
-    noise = [Answer("::::::", (7,) * 6, False, (3,)), Answer("The cup is is", (1, 2, 3, 3), True, (3,))]
+    sum_, colour = Question("Ann has 2 pens and gets 3.", "5", "sum"), Question("Paint the cup red. What colour is the cup?", "red", "colour")
+    noise = [Answer("::::::", (7,) * 6, False, (3,)), Answer("the cup is is", (1, 2, 3, 3), True, (3,))]
     good = [Answer("5", (4, 5), True, (1,)), Answer("blue", (6, 7), True, (1,))]
     bad = pathologies([sum_, colour], noise)
     assert bad["longest_run"] == 6 and bad["format"] == 0 and bad["prompt_words"] == 1 and bad["stopped"] == 0.5

@@ -33,6 +33,11 @@ def folder(tmp_path_factory):
 
 # --- an independent reader: it knows English, not how the questions were made
 
+def sort_of(fact: str) -> str:
+    "What a sentence tells."
+    return "colour" if " the " in fact else "number" if "coins" in fact else "food"
+
+
 def solve(question: str) -> str:
     "The answer, from the words alone."
     *told, asked = re.split(r"(?<=[.?]) ", question)
@@ -44,12 +49,11 @@ def solve(question: str) -> str:
     if re.search(r"\b(eats|loses|sells|gives)\b", question):
         return str(amounts[0] - amounts[1])
     key = re.findall(r"\w+", asked)[-1]
-    wanted = "colour" if "colour" in asked else "number" if "many" in asked or "umber" in asked else "city"
+    wanted = "colour" if "colour" in asked else "number" if "coins" in asked or "number" in asked else "food"
     for fact in told:
-        name = re.findall(r"\w+", fact)[1 if fact.startswith("The ") else 0]
-        sort = "colour" if fact.startswith("The ") else "number" if "coins" in fact else "city"
-        if (name, sort) == (key, wanted):
-            return re.findall(r"\w+", fact)[-2 if sort == "number" else -1]
+        name, value = re.fullmatch(r"\w+ (?:the )?(\w+) (\w+)(?: coins)?\.", fact).groups()
+        if (name, sort_of(fact)) == (key, wanted):
+            return value
     raise AssertionError(f"nothing tells {question!r}")
 
 
@@ -62,17 +66,17 @@ def test_every_answer_is_what_a_reader_finds(sets):
                 for prompt, answer in one.more:
                     if prompt.startswith("Q: "):
                         assert solve(" ".join([*facts, prompt.removeprefix("Q: ").removesuffix(" A:")])) == answer
-                    else:  # a fact told again up to its value, or its key alone
-                        assert [fact for fact in facts if re.search(rf"\b{prompt}\b.*\b{answer}\b", fact)]
+                    else:  # a fact told again, up to its value
+                        assert [fact for fact in facts if fact.startswith(f"{prompt} {answer}")]
 
 
 def test_distances_and_choices_are_what_the_text_says(sets):
     for one in sets["memory"]["test"]:
         facts = re.split(r"(?<=[.?]) ", one.question)[:-1]
         key, value = one.numbers
-        sort = {"colour": "The ", "count": "coins", "fact": " in "}[one.kind]
-        same = [fact for fact in facts if sort in fact]
-        place = [number for number, fact in enumerate(facts) if sort in fact and re.search(rf"\b{key}\b", fact)]
+        sort = {"colour": "colour", "count": "number", "fact": "food"}[one.kind]
+        same = [fact for fact in facts if sort_of(fact) == sort]
+        place = [number for number, fact in enumerate(facts) if fact in same and re.search(rf"\b{key}\b", fact)]
         assert len(place) == 1 and len(facts) - 1 - place[0] == one.distance
         assert len(same) == one.choices >= 2 and value in facts[place[0]]
 
@@ -112,9 +116,9 @@ def test_nothing_is_shared_and_every_token_is_known(sets):
 
 def test_unheard_pairs_stand_nowhere_in_training_memory(sets):
     held = {(one.kind, one.numbers) for part in ("held_out", "test") for one in sets["memory"][part]}
-    verbs = {"fact": r"{0} (lives|stays|works|is) in {1}\.", "count": r"{0} (has|owns|holds|keeps) {1} coins\.", "colour": r"The {0} (is|looks|seems|was) {1}\."}
+    tails = {"fact": r" {0} {1}\.", "count": r" {0} {1} coins\.", "colour": r" the {0} {1}\."}
     text = " ".join(one.question for one in sets["memory"]["train"])
-    assert held and not [pair for kind, pair in held if re.search(verbs[kind].format(*pair), text)]
+    assert held and not [pair for kind, pair in held if re.search(tails[kind].format(*pair), text)]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -219,7 +223,7 @@ def test_digits_stay_single_whatever_is_frequent(sets):
     tokenizer = learn_tokenizer(sets["reasoning"]["train"], 768)
     for number in (7, 15, 42, 444):
         pieces = [tokenizer.decode([i]) for i in tokenizer.encode(f"has {number} pens")]
-        assert [piece for piece in pieces if piece.strip().isdigit()] == list(str(number))
+        assert [piece.strip() for piece in pieces if piece.strip().isdigit()] == list(str(number))
     merged = BytePairTokenizer.train([one.prompt for one in sets["reasoning"]["train"]], 768)  # what happens without the care
     assert len(merged.encode(" 15")) == 1
 

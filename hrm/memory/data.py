@@ -26,14 +26,14 @@ from ..core.losses import IGNORE, bigram_entropy, bigram_loss, label_entropy
 from ..core.tokens import SPECIALS, BytePairTokenizer, Tokenizer, tokenizer_from
 from .tasks import KINDS, PARTITIONS, DataError, Question, Report, make, pools, read_questions, stored_questions, write_questions
 
-# %% ../../nbs/memory/01_data.ipynb #3a39d20e
+# %% ../../nbs/memory/01_data.ipynb #867b9bbd
 def learn_tokenizer(
     questions: Iterable[Question],  # of the training split alone
     size: int,  # ids at most
 ) -> BytePairTokenizer:
     "Byte pairs of prompts and answers; digits stay single."
     asked = (text for one in questions for text in (one.prompt, f" {one.answer}", *(f" {part}" for pair in one.more for part in pair)))
-    return BytePairTokenizer.train([re.sub(r"\d", " ", text) for text in asked], size)
+    return BytePairTokenizer.train([re.sub(r"(\d)\d+", r"\1", text) for text in asked], size)
 
 # %% ../../nbs/memory/01_data.ipynb #9933c78b
 def read_tokenizer(
