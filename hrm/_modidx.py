@@ -1529,6 +1529,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'hrm.text.life.chapters': ('text/life.html#chapters', 'hrm/text/life.py'),
                                'hrm.text.life.create': ('text/life.html#create', 'hrm/text/life.py'),
                                'hrm.text.life.decide': ('text/life.html#decide', 'hrm/text/life.py'),
+                               'hrm.text.life.finished': ('text/life.html#finished', 'hrm/text/life.py'),
                                'hrm.text.life.free': ('text/life.html#free', 'hrm/text/life.py'),
                                'hrm.text.life.newest': ('text/life.html#newest', 'hrm/text/life.py'),
                                'hrm.text.life.pending': ('text/life.html#pending', 'hrm/text/life.py'),

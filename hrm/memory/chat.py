@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPECIALISATIONS', 'HELP', 'beside', 'MemoryChat', 'memory_loop']
 
-# %% ../../nbs/memory/08_chat.ipynb #e640ba06
+# %% ../../nbs/memory/08_chat.ipynb #95987d58
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ..core.generate import Sampling
 from .evaluate import Loaded, ask, load_model
 from .tasks import PROMPTS, Question
 
-# %% ../../nbs/memory/08_chat.ipynb #762e1207
+# %% ../../nbs/memory/08_chat.ipynb #37370622
 SPECIALISATIONS = ("reasoning", "memory", "speed")
 
 
@@ -31,7 +31,7 @@ def beside(
         return {own: path} | {name: other for name, other in near.items() if other.is_file() or find(other) is not None}
     return {name: path / name / "best" for name in SPECIALISATIONS if find(path / name / "best") is not None}
 
-# %% ../../nbs/memory/08_chat.ipynb #f2bbc8bd
+# %% ../../nbs/memory/08_chat.ipynb #874cec86
 HELP = """QUESTION              ask the specialisation that was used last
 /reasoning QUESTION   ask the one for word problems
 /memory QUESTION      ask the one for facts that the question states
@@ -63,7 +63,7 @@ class MemoryChat:
         said = ask(loaded.model, loaded.tokenizer, [Question(" ".join(text.split()), "")], self.sampling, self.seed, self.most)[0]
         return f"{said.text or '(nothing)'}   [{self.now}, {sum(said.steps) / len(said.steps):.1f} steps a token]"
 
-# %% ../../nbs/memory/08_chat.ipynb #3ccb8b62
+# %% ../../nbs/memory/08_chat.ipynb #84e2f29b
 def _line(chat: MemoryChat, line: str) -> str:
     "What one line is answered with. Raises `ValueError` for what it cannot be."
     if not line.startswith("/"):

@@ -61,17 +61,14 @@ def opened(
     path: Path,
 ) -> tuple[Any, Any, dict[str, Any], Path]:  # model, tokenizer, what its checkpoint says with the date, and the checkpoint
     "A model of text by its folder or checkpoint. Raises `ConfigError` or `CheckpointError`."
-    import json
     from hrm.core.checkpoint import find
-    from hrm.text.life import newest
+    from hrm.text.life import LIFE, finished, newest
     from hrm.text.model import load
-    said: dict[str, Any] = {}
     if find(path) is None:
-        path, said = newest(path)
-    elif (life := path.parent / "life.json").is_file():
-        said = json.loads(life.read_text(encoding="utf-8"))
+        path, _ = newest(path)
+    lives = [folder / LIFE for folder in (path.parent, path.parent.parent) if (folder / LIFE).is_file()]
     model, tokenizer, meta = load(path)
-    return model, tokenizer, meta | {"finished": said.get("finished")}, path
+    return model, tokenizer, meta | {"finished": finished(lives[0]) if lives else None}, path
 
 
 def talk(
