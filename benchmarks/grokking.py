@@ -2,9 +2,10 @@
 
     python benchmarks/grokking.py [--seeds 3] [--tflop 0.6] [--out reports/benchmarks/grokking.json]
 
-One block of width 64 reads two numbers and says their sum modulo 23. It is trained on half of the 529 pairs, all of them in every step,
-and tested on the other half. Four optimizers have the same model, the same pairs and the same learning rate: AdamW, Muon, Grokfast and
-MuGrokfast, the last two with the filter of the Grokfast paper (alpha 0.98, lambda 2). The delay is counted in steps, from a training
+One block of width 64 reads two numbers and says their sum modulo 23. It is trained on seven of ten of the 529 pairs, all of them in every
+step, and tested on the others. Four optimizers have the same model and the same pairs: AdamW, Muon, Grokfast and MuGrokfast, the last two
+with the filter of the Grokfast paper (alpha 0.98, lambda 2). A filtered one has the rate and the decay of the one without a filter, and
+those were chosen on seed 0, where each of the two unfiltered ones found the rule. The delay is counted in steps, from a training
 accuracy of 0.99 to the first test accuracy of 0.95. A run ends when the test accuracy has stayed above 0.99, or when its arithmetic is spent.
 """
 import json
@@ -26,7 +27,9 @@ from hrm.core.optim import OptimConfig, build, rate
 from hrm.core.train import count_flops
 
 FILTER = {"grokfast_alpha": 0.98, "grokfast_lambda": 2.0}
-OPTIMIZERS = {"AdamW": {"name": "adamw"}, "Muon": {"name": "muon"}, "Grokfast": {"name": "grokfast"} | FILTER, "MuGrokfast": {"name": "mugrokfast"} | FILTER}
+PLAIN, MATRIX = {"lr": 3e-3, "weight_decay": 2.0}, {"lr": 1e-2, "weight_decay": 1.0}
+OPTIMIZERS = {"AdamW": {"name": "adamw"} | PLAIN, "Grokfast": {"name": "grokfast"} | PLAIN | FILTER,
+              "Muon": {"name": "muon"} | MATRIX, "MuGrokfast": {"name": "mugrokfast"} | MATRIX | FILTER}
 KNOWN, RISEN, STAYED = 0.99, 0.95, 0.99
 
 
@@ -48,7 +51,7 @@ class Adder(nn.Module):
         return self.head(x + self.mlp(x))[:, 0]
 
 
-def halves(modulus: int, share: float, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+def split(modulus: int, share: float, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
     "All pairs with their sums, in a random order: those to train on, and the others."
     pairs = torch.cartesian_prod(torch.arange(modulus), torch.arange(modulus))[torch.randperm(modulus**2, generator=generator)]
     count = round(share * len(pairs))
@@ -65,9 +68,9 @@ def first(steps: list[int], values: list[float], least: float) -> int | None:
     return next((step for step, value in zip(steps, values) if value >= least), None)
 
 
-def grok(config: OptimConfig, seed: int, tflop: float, every: int, modulus: int = 23, width: int = 64, share: float = 0.5) -> dict:
+def grok(config: OptimConfig, seed: int, tflop: float, every: int, modulus: int = 23, width: int = 64, share: float = 0.7) -> dict:
     "One run: its curves, and when each accuracy was reached."
-    train, test = halves(modulus, share, seeded(1000 + seed))
+    train, test = split(modulus, share, seeded(1000 + seed))
     model = Adder(modulus, width, seeded(seed))
     optimizers = build(model, config)
     flops = count_flops(lambda: F.cross_entropy(model(train[0]), train[1]).backward())
@@ -94,8 +97,6 @@ def grok(config: OptimConfig, seed: int, tflop: float, every: int, modulus: int 
 def main(
     seeds: Annotated[int, typer.Option(min=1, help="runs of each optimizer")] = 3,
     tflop: Annotated[float, typer.Option(min=1e-6, max=0.6, help="most arithmetic of a run")] = 0.6,
-    lr: Annotated[float, typer.Option(min=0, help="learning rate of all four")] = 3e-3,
-    weight_decay: Annotated[float, typer.Option(min=0)] = 1.0,
     every: Annotated[int, typer.Option(min=1, help="steps between two looks at the accuracies")] = 10,
     out: Annotated[str, typer.Option(help="where the record goes")] = "reports/benchmarks/grokking.json",
 ) -> None:
@@ -104,7 +105,7 @@ def main(
     rows = {name: [] for name in OPTIMIZERS}
     with tqdm(total=seeds * len(OPTIMIZERS), desc="grokking", unit="run") as bar:
         for name, own in OPTIMIZERS.items():
-            config = OptimConfig(lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay, warmup=10, **own)
+            config = OptimConfig(betas=(0.9, 0.98), warmup=10, **own)
             for seed in range(seeds):
                 rows[name].append(grok(config, seed, tflop, every))
                 bar.update()
@@ -117,7 +118,7 @@ def main(
         figures[f"memory.grokking.{name.lower()}.delay"] = {
             "value": statistics.median(delays) if delays else None, "unit": "optimizer steps", "low": min(delays, default=None), "high": max(delays, default=None),
             "n": len(delays), "stage": "benchmarks/grokking", "profile": "laptop", "machine": machine_name()}
-    record = {"machine": machine(), "modulus": 23, "width": 64, "share": 0.5, "lr": lr, "weight_decay": weight_decay, "optimizers": OPTIMIZERS,
+    record = {"machine": machine(), "modulus": 23, "width": 64, "share": 0.7, "optimizers": OPTIMIZERS,
               "tflop_a_run": tflop, "thresholds": {"known": KNOWN, "risen": RISEN, "stayed": STAYED}, "runs": rows, "figures": figures}
     print(write_atomic(root() / out, json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"))
 

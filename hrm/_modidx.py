@@ -935,6 +935,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'hrm.memory.train._name_epochs': ('memory/train.html#_name_epochs', 'hrm/memory/train.py'),
                                   'hrm.memory.train.epoch_steps': ('memory/train.html#epoch_steps', 'hrm/memory/train.py'),
                                   'hrm.memory.train.epoch_table': ('memory/train.html#epoch_table', 'hrm/memory/train.py'),
+                                  'hrm.memory.train.few_threads': ('memory/train.html#few_threads', 'hrm/memory/train.py'),
                                   'hrm.memory.train.halting_targets': ('memory/train.html#halting_targets', 'hrm/memory/train.py'),
                                   'hrm.memory.train.log_faults': ('memory/train.html#log_faults', 'hrm/memory/train.py'),
                                   'hrm.memory.train.measure': ('memory/train.html#measure', 'hrm/memory/train.py'),

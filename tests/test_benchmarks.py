@@ -114,13 +114,13 @@ def test_shakespeare_says_what_is_missing(program, tmp_path, monkeypatch):
 
 def test_grokking_counts_from_knowing_the_pairs_to_knowing_the_rule(program, tmp_path, monkeypatch):
     grokking = program("grokking")
-    train, test = grokking.halves(23, 0.5, grokking.seeded(0))
+    train, test = grokking.split(23, 0.5, grokking.seeded(0))
     pairs = [tuple(pair) for part in (train, test) for pair in part[0].tolist()]
     assert len(pairs) == len(set(pairs)) == 529 and len(train[0]) == 264
     assert all((a + b) % 23 == c for part in (train, test) for (a, b), c in zip(part[0].tolist(), part[1].tolist()))
     assert (grokking.first([10, 20, 30], [0.2, 0.96, 0.1], 0.95), grokking.first([10], [0.2], 0.95)) == (20, None)
     monkeypatch.setattr(grokking, "OPTIMIZERS", {name: grokking.OPTIMIZERS[name] for name in ("AdamW", "MuGrokfast")})
-    grokking.main(seeds=1, tflop=0.002, lr=5e-3, weight_decay=1.0, every=5, out=str(tmp_path / "grokking.json"))
+    grokking.main(seeds=1, tflop=0.002, every=5, out=str(tmp_path / "grokking.json"))
     record = json.loads((tmp_path / "grokking.json").read_text())
     for run, in record["runs"].values():
         assert run["most_steps"] == run["steps"][-1] and 0 < run["tflop"] <= 0.002 and len(run["train"]) == len(run["test"]) == len(run["steps"])

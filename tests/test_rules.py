@@ -3,6 +3,7 @@ import ast
 import configparser
 import filecmp
 import importlib
+import io
 import json
 import re
 import shutil
@@ -246,6 +247,13 @@ def test_every_section_of_every_profile_is_valid():
         for where in found:
             module, _, model = SECTIONS[where].partition(":")
             section(profile, where, getattr(importlib.import_module(module), model))
+
+
+def test_parameters_survive_being_written_back():
+    "DVC loads, changes and dumps the file for an experiment; a key with a space that is folded cannot be read any more."
+    yaml, said = YAML(), io.StringIO()
+    yaml.dump(yaml.load((ROOT / "params.yaml").read_text()), said)
+    assert YAML(typ="safe").load(said.getvalue()) == YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 
 
 def test_a_plain_repro_runs_smoke_and_laptop_without_tracking():

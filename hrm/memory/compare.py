@@ -27,7 +27,7 @@ from ..core.optim import OptimConfig
 from ..core.stats import Estimate, hedges_g, holm
 from ..core.train import LoopConfig, Result, Task, fit
 from .model import MemoryArch, MemoryModel, build
-from .train import RunConfig, run
+from .train import RunConfig, few_threads, run
 
 # %% ../../nbs/memory/07_compare.ipynb #c3ca4555
 class CompareConfig(Section):
@@ -216,7 +216,8 @@ def compare_memories(
         model = build(config.of(name), config.keys + config.values + 1, 3 * config.pairs + 1, seeded(2 * seed), pick(config.device))
         label, settings = f"{name}-{seed}", {"system": "memory.recall", "variant": name, "seed": seed} | config.model_dump(exclude={"variants"}) | {"arch": config.of(name).model_dump()}
         task = RecallTask(model, config, seeded(2 * seed + 1))
-        results.append(fit(task, config.loop, out / label, resume or root() / "data" / "resume", label, settings, hash_of({}), tracking, False, keep=True))
+        with few_threads(config.of(name), config.device):
+            results.append(fit(task, config.loop, out / label, resume or root() / "data" / "resume", label, settings, hash_of({}), tracking, False, keep=True))
         table.append(_row(results[-1], variant=name, seed=seed, parameters=sum(p.numel() for p in model.parameters())))
     for result in results:
         result.forget()

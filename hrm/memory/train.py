@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STEP_WEIGHTS', 'METRICS', 'halting_targets', 'pass_loss', 'RunConfig', 'TrainConfig', 'epoch_steps', 'MemoryTask',
-           'measure', 'run', 'run_all', 'epoch_table', 'log_faults']
+           'measure', 'few_threads', 'run', 'run_all', 'epoch_table', 'log_faults']
 
 # %% ../../nbs/memory/05_train.ipynb #51e274fc
 import math
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..core.checkpoint import find
 from ..core.config import ConfigError, Section, root, tree_hash
-from ..core.device import pick, seeded
+from ..core.device import one_thread, pick, seeded
 from ..core.losses import IGNORE
 from ..core.optim import OptimConfig
 from ..core.tracking import read_log
@@ -195,6 +195,14 @@ def evaluate(self: MemoryTask) -> dict[str, float]:
     return mean | ({f"{name}.{key}": value for name, one in each.items() for key, value in one.items()} if len(each) > 1 else {})
 
 # %% ../../nbs/memory/05_train.ipynb #2a5c23dc
+def few_threads(
+    arch: MemoryArch,
+    device: str = "auto",
+):
+    "A context for training: small matrices on one core, because waking a second one costs more than it does."
+    return one_thread(pick(device).device.type == "cpu" and arch.hidden_size < 128)
+
+
 def _name_epochs(folder: Path, per_epoch: int) -> None:
     "`step_000016` becomes `epoch_02`."
     for kept in sorted(folder.glob("step_*")):
@@ -220,7 +228,8 @@ def run(
     settings = config.model_dump() | {"system": "memory", "seed": seed, "tokenizer": data.tokenizer.to_dict(), "vocab_size": data.tokenizer.size,
                                       "seq_len": data.longest, "per_epoch": per_epoch, "specialisation": name}
     task = MemoryTask(model, data, config, seeded(2 * seed + 1))
-    result = fit(task, config.loop(per_epoch), out, resume or root() / "data" / "resume", name, settings, tree_hash(folder), tracking, progress, watch, keep)
+    with few_threads(config.arch, config.device):
+        result = fit(task, config.loop(per_epoch), out, resume or root() / "data" / "resume", name, settings, tree_hash(folder), tracking, progress, watch, keep)
     if world()[0] == 0:
         _name_epochs(result.folder, per_epoch)
     result.metrics |= {"epochs": config.epochs, "per_epoch": per_epoch, "entropies": {f"{name}.{key}": value for name in config.sets for key, value in data.entropies[name].items()}}
