@@ -796,6 +796,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'hrm.memory.data.Prepared.longest': ('memory/data.html#prepared.longest', 'hrm/memory/data.py'),
                                  'hrm.memory.data._from_library': ('memory/data.html#_from_library', 'hrm/memory/data.py'),
                                  'hrm.memory.data._once': ('memory/data.html#_once', 'hrm/memory/data.py'),
+                                 'hrm.memory.data._stored_rows': ('memory/data.html#_stored_rows', 'hrm/memory/data.py'),
                                  'hrm.memory.data.build': ('memory/data.html#build', 'hrm/memory/data.py'),
                                  'hrm.memory.data.encode': ('memory/data.html#encode', 'hrm/memory/data.py'),
                                  'hrm.memory.data.entropies': ('memory/data.html#entropies', 'hrm/memory/data.py'),
