@@ -219,7 +219,7 @@ class Prepared:
         "Positions of the longest row."
         return max(rows["inputs"].shape[1] for part in (self.train, self.held_out) for rows in part.values())
 
-
+# %% ../../nbs/memory/01_data.ipynb #5b70c3d1
 def _stored_rows(file: Path, classes: int) -> dict[str, Tensor]:
     "Tensors that `build` has written, checked. Raises `DataError`."
     try:
@@ -234,7 +234,7 @@ def _stored_rows(file: Path, classes: int) -> dict[str, Tensor]:
         raise DataError(f"{file}: found ids from {ids.min()} to {ids.max()}; allowed: 0 to {classes - 1}, those of the tokenizer")
     return found
 
-
+# %% ../../nbs/memory/01_data.ipynb #6c81d4e2
 def load(
     folder: Path | str,
 ) -> Prepared:
