@@ -22,7 +22,7 @@ from hrm.core.optim import OptimConfig
 from hrm.core.train import Stopped
 from hrm.memory.chat import MemoryChat, beside, memory_loop
 from hrm.memory.data import DataConfig, build as build_data, load, rows
-from hrm.memory.evaluate import (Answer, ascii_safe, ask, distinct, drop_memory_state, exact_match, exit_curve, fits, load_model, longest_run, matches,
+from hrm.memory.evaluate import (Answer, EvaluateConfig, ascii_safe, ask, distinct, drop_memory_state, exact_match, exit_curve, fits, load_model, longest_run, matches,
                                  pathologies, scores, verdict)
 from hrm.memory.model import MemoryArch, build
 from hrm.memory.tasks import Question, stored_questions
@@ -172,6 +172,8 @@ def test_gaps_in_a_log_are_found(trained, tmp_path):
     assert "held_out.loss: found 1 rows, expected 2" in faults([line for line in lines if "held_out.loss" not in line or json.loads(line)["step"] != 12])[0]
     assert "lm_loss: the same value 2.5" in faults([json.dumps(json.loads(line) | ({"lm_loss": 2.5} if "lm_loss" in line else {})) + "\n" for line in lines])[0]
     assert any("first difference at step 6" in one for one in faults([line.replace(str(json.loads(line)["held_out.loss"]), "null") if "held_out.loss" in line else line for line in lines]))
+    wild = [line.replace(str(json.loads(line)["lm_loss"]), "Infinity") if json.loads(line)["step"] == 4 and "lm_loss" in line else line for line in lines]
+    assert faults(wild) == ["lm_loss: a value that is not finite at step 4"]
     faults(lines)
     shutil.rmtree(place / "best")
     assert log_faults(place, *arguments) == ["checkpoints: best missing"]
@@ -403,6 +405,12 @@ def test_wrong_input_costs_a_line(words, why, capsys):
     assert main(words) == 2
     out = capsys.readouterr()
     assert why in out.err and len(out.err.strip().splitlines()) == 1 and not out.out
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, 1.5])
+def test_a_threshold_is_a_probability(threshold):
+    with pytest.raises(ValueError, match="greater than 0|less than 1"):
+        EvaluateConfig(resamples=10, seed=0, thresholds=(0.9, threshold))
 
 
 def test_questions_that_a_checkpoint_cannot_be_asked(folder, trained, tmp_path, capsys):

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -329,7 +329,7 @@ class EvaluateConfig(Section):
     seed: int = Field(ge=0)
     temperature: float = Field(0.7, gt=0)  # of the sampled answers beside the greedy ones
     most: int = Field(16, gt=0)  # tokens of an answer
-    thresholds: tuple[float, ...] = (0.9, 0.95, 0.99)
+    thresholds: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.9, 0.95, 0.99)
     tries: int = Field(5, gt=0)  # of the speed
 
 # %% ../../nbs/memory/06_evaluate.ipynb #798b4c67
