@@ -1,6 +1,7 @@
 "Questions of the memory part: splits, answers by an independent reader, chance, files, rows of ids, tokenizers."
 import json
 import re
+import resource
 import shutil
 from collections import Counter
 
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
 from hrm.core.config import ConfigError
-from hrm.core.losses import IGNORE
+from hrm.core.losses import IGNORE, bigram_entropy, bigram_loss
 from hrm.core.tokens import BytePairTokenizer, CharacterTokenizer
-from hrm.memory.data import DataConfig, build, encode, learn_tokenizer, load, make_sets, prompt_ids, read_tokenizer, rows
+from hrm.memory.data import DataConfig, build, encode, entropies, learn_tokenizer, load, make_sets, prompt_ids, read_tokenizer, rows
 from hrm.memory.tasks import (KINDS, PARTITIONS, PARTS, PROMPTS, VALUES, DataError, Question, chance, hold_out, make, memory, numbers, pools, read_questions,
                               result, stored_questions, wordings, write_questions)
 
@@ -301,6 +302,27 @@ def test_damaged_sets_are_refused_by_file(folder, tmp_path, file, content, why):
 def test_ranges_without_enough_numbers_are_refused():
     with pytest.raises(ConfigError, match="memory.data: share 0.39 .* allowed: a smaller share"):
         make_sets(CONFIG.model_copy(update={"share": 0.39, "largest": 4, "speed": 10, "hours": 3}))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 9), st.integers(0, 2**31))
+def test_entropies_are_those_of_the_full_tables(classes, seed):
+    g = torch.Generator().manual_seed(seed)
+    part = lambda: {"inputs": torch.randint(classes, (5, 6), generator=g), "labels": torch.where(torch.rand(5, 6, generator=g) < 0.7, torch.randint(classes, (5, 6), generator=g), IGNORE)}
+    one, two = part(), part()
+    found = entropies(one, two, classes)
+    assert found["bigram"] == pytest.approx(bigram_entropy(two["inputs"], two["labels"]), abs=1e-12)
+    assert found["bigram_table"] == pytest.approx(bigram_loss((one["inputs"], one["labels"]), (two["inputs"], two["labels"]), classes))
+
+
+def test_a_vocabulary_as_large_as_gpt2s_costs_no_table_of_all_pairs(folder):
+    "50,257 ids and seven specials: a table of pairs would take 20 GB, the rows take a few kB."
+    data = load(folder)
+    before, (one, two) = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, (part["memory"] for part in (data.train, data.held_out))
+    high = {name: {"inputs": rows["inputs"] + 49_000, "labels": torch.where(rows["labels"] == IGNORE, IGNORE, rows["labels"] + 49_000)} for name, rows in (("a", one), ("b", two))}
+    found = entropies(high["a"], high["b"], 50_264)
+    assert found["uniform"] == pytest.approx(np.log(50_264)) and found["bigram"] == pytest.approx(data.entropies["memory"]["bigram"])
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 200, "MiB more than before"
 
 
 def test_questions_of_the_users_are_a_third_set(tmp_path):

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..core.config import ConfigError, Section, write_atomic
-from ..core.losses import IGNORE, bigram_entropy, bigram_loss, label_entropy
+from ..core.losses import IGNORE, label_entropy
 from ..core.tokens import SPECIALS, BytePairTokenizer, Tokenizer, tokenizer_from
 from .tasks import KINDS, PARTITIONS, DataError, Question, Report, make, pools, read_questions, stored_questions, write_questions
 
@@ -154,15 +154,32 @@ def make_sets(
     return sets, report
 
 # %% ../../nbs/memory/01_data.ipynb #e405279a
+def _pairs(rows: dict[str, Tensor], classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    "Pairs of an id and the label after it as one number, and ids, in ascending order; each followed by its count, float64."
+    keep = rows["labels"] != IGNORE
+    pairs, counts = torch.unique(rows["inputs"][keep] * classes + rows["labels"][keep], return_counts=True)
+    ids, place = torch.unique(pairs // classes, return_inverse=True)
+    return pairs, counts.double(), ids, torch.zeros(len(ids), dtype=torch.double).index_add_(0, place, counts.double())
+
+
+def _count(known: Tensor, counts: Tensor, wanted: Tensor) -> Tensor:
+    "The counts of what is wanted; 0 where it is not known."
+    place = torch.searchsorted(known, wanted).clamp_max(len(known) - 1)
+    return torch.where(known[place] == wanted, counts[place], 0.0)
+
+
 def entropies(
     train: dict[str, Tensor],  # rows to count
     held_out: dict[str, Tensor],  # rows to be predicted
     classes: int,  # ids of the vocabulary
+    added: float = 0.01,  # to every count of the table
 ) -> dict[str, float]:
     "Nats per held-out label without a model."
-    inputs, labels = held_out["inputs"], held_out["labels"]
-    return label_entropy(labels, classes) | {"bigram": bigram_entropy(inputs, labels), "floor": 0.0,
-                                             "bigram_table": bigram_loss((train["inputs"], train["labels"]), (inputs, labels), classes)}
+    pairs, counts, ids, totals = _pairs(held_out, classes)
+    known, seen, known_ids, seen_ids = _pairs(train, classes)
+    mean = lambda shares: -(counts * shares.log()).sum().item() / counts.sum().item()
+    table = (_count(known, seen, pairs) + added) / (_count(known_ids, seen_ids, pairs // classes) + added * classes)
+    return label_entropy(held_out["labels"], classes) | {"bigram": mean(counts / _count(ids, totals, pairs // classes)), "floor": 0.0, "bigram_table": mean(table)}
 
 
 def statistics(questions: Sequence[Question], coded: dict[str, Tensor]) -> dict[str, Any]:
