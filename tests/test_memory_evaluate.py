@@ -22,7 +22,7 @@ from hrm.core.optim import OptimConfig
 from hrm.core.train import Stopped
 from hrm.memory.chat import MemoryChat, beside, memory_loop
 from hrm.memory.data import DataConfig, build as build_data, load, rows
-from hrm.memory.evaluate import (Answer, ascii_safe, ask, distinct, drop_memory_state, exact_match, exit_curve, fits, load_model, longest_run, matches,
+from hrm.memory.evaluate import (Answer, EvaluateConfig, ascii_safe, ask, distinct, drop_memory_state, exact_match, exit_curve, fits, load_model, longest_run, matches,
                                  pathologies, scores, verdict)
 from hrm.memory.model import MemoryArch, build
 from hrm.memory.tasks import Question, stored_questions
@@ -172,6 +172,8 @@ def test_gaps_in_a_log_are_found(trained, tmp_path):
     assert "held_out.loss: found 1 rows, expected 2" in faults([line for line in lines if "held_out.loss" not in line or json.loads(line)["step"] != 12])[0]
     assert "lm_loss: the same value 2.5" in faults([json.dumps(json.loads(line) | ({"lm_loss": 2.5} if "lm_loss" in line else {})) + "\n" for line in lines])[0]
     assert any("first difference at step 6" in one for one in faults([line.replace(str(json.loads(line)["held_out.loss"]), "null") if "held_out.loss" in line else line for line in lines]))
+    wild = [line.replace(str(json.loads(line)["lm_loss"]), "Infinity") if json.loads(line)["step"] == 4 and "lm_loss" in line else line for line in lines]
+    assert faults(wild) == ["lm_loss: a value that is not finite at step 4"]
     faults(lines)
     shutil.rmtree(place / "best")
     assert log_faults(place, *arguments) == ["checkpoints: best missing"]
@@ -245,6 +247,30 @@ def test_the_interval_is_over_what_is_asked_about():
             exact_match(*bad, rng)
 
 
+def test_all_right_is_not_certain():
+    "The exact binomial bound: 0.025 of the time, all of the things that were asked about would come out right at the lower end."
+    rng, questions = np.random.default_rng(0), [Question("?", "1", "sum", "", (1, pair)) for pair in range(18) for _ in range(9)]
+    for right in (True, False):
+        found = exact_match(questions, [right] * 162, rng, 50)
+        low, high = (found.low, found.high) if right else (1 - found.high, 1 - found.low)
+        assert found.value == right and high == 1.0 and low**18 == pytest.approx(0.025), "of eighteen pairs, not of 162 questions"
+    assert 0.8 < low < 0.83
+
+
+def test_what_early_exit_loses_is_counted_question_by_question(loaded, data, monkeypatch):
+    "All steps get two of three right, the threshold another two of three: as many, but not the same."
+    from hrm.memory import evaluate
+    questions = data.test["reasoning"]
+
+    def reply(model, tokenizer, asked, most, threshold, early):
+        return [Answer(one.answer if number % 3 != (1 if early else 0) else "", (7,), True, (1 if early else 3,)) for number, one in enumerate(asked)]
+
+    monkeypatch.setattr(evaluate, "ask", reply)
+    full, short = exit_curve(loaded.model, loaded.tokenizer, questions, (0.5,), np.random.default_rng(0), 500)
+    assert (full["lost"].value, full["lost"].low, full["lost"].high) == (0.0, 0.0, 0.0) and full["exact"].value == pytest.approx(2 / 3)
+    assert short["lost"].value == pytest.approx(0) and short["lost"].low < 0 < short["lost"].high and short["saved"] == pytest.approx(2 / 3)
+
+
 def test_scores_by_kind_and_distance(data):
     answers = [Answer(one.answer if one.distance < 4 else "nothing", (), True, (1,)) for one in data.test["memory"]]
     found = scores(data.test["memory"], answers, np.random.default_rng(0), 50)
@@ -316,6 +342,29 @@ def test_files_that_are_no_checkpoints_are_refused(loaded, tmp_path):
         load_model(file)
 
 
+@pytest.mark.parametrize("change, about, why", [
+    ({"step": "x"}, {}, "step: found 'x'; allowed: a number of steps"), ({"best": 3}, {}, "best: found 3"), ({"best": {"metric": "loss"}}, {}, "allowed: metric, value and step"),
+    ({}, {"per_epoch": 0}, "config, per_epoch: found 0"), ({}, {"sets": 3}, "config, sets: found 3"), ({}, {"vocab_size": 300}, "vocab_size: found 300; allowed: at least"),
+    ({}, {"tokenizer": "merges"}, "config, tokenizer: tokens or merges"), (None, {}, "system: memory")])
+def test_metadata_that_cannot_be_are_refused_while_loading(trained, tmp_path, change, about, why):
+    place = tmp_path / "odd"
+    shutil.copytree(trained.folder / "best", place)
+    meta = json.loads((place / "meta.json").read_text())
+    about = {"tokenizer": meta["config"]["tokenizer"] | {"merges": [5]}} if "tokenizer" in about else about
+    odd = [1] if change is None else meta | change | {"config": meta["config"] | about}
+    (place / "meta.json").write_text(json.dumps(odd))
+    with pytest.raises(ConfigError, match=why) as error:
+        load_model(place)
+    assert str(place) in str(error.value)
+
+
+def test_weights_that_are_no_numbers_are_refused(loaded, tmp_path):
+    weights = loaded.model.state_dict() | {"halt_head.bias": torch.full((1,), float("nan"))}
+    checkpoint.write(tmp_path / "nan", weights, loaded.meta)
+    with pytest.raises(CheckpointError, match="nan: halt_head.bias holds values that are no finite numbers .1 of"):
+        load_model(tmp_path / "nan")
+
+
 # --- chat and commands
 
 def test_a_chat_in_lines(folder, trained):
@@ -356,6 +405,26 @@ def test_wrong_input_costs_a_line(words, why, capsys):
     assert main(words) == 2
     out = capsys.readouterr()
     assert why in out.err and len(out.err.strip().splitlines()) == 1 and not out.out
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, 1.5])
+def test_a_threshold_is_a_probability(threshold):
+    with pytest.raises(ValueError, match="greater than 0|less than 1"):
+        EvaluateConfig(resamples=10, seed=0, thresholds=(0.9, threshold))
+
+
+def test_questions_that_a_checkpoint_cannot_be_asked(folder, trained, tmp_path, capsys):
+    long, words = tmp_path / "long.jsonl", ["memory", "evaluate", "--profile", "smoke", "--checkpoint", str(trained.folder / "best")]
+    long.write_text(json.dumps({"question": "word " * 200, "answer": "1"}) + "\n")
+    shutil.copytree(folder / "data" / "reasoning", tmp_path / "half" / "reasoning")
+    shutil.copy(folder / "data" / "tokenizer.json", tmp_path / "half")
+    for more, why in ((["--source", str(long)], "long.jsonl: own: 'word word"), (["--data", str(tmp_path / "half")], "half: holds no questions of memory")):
+        assert main([*words, *more]) == 2
+        out = capsys.readouterr()
+        assert why in out.err and not out.out
+    for option in (["--system", "you"], ["--compile"]):
+        assert main(["chat", "--checkpoint", str(trained.folder / "best"), *option]) == 2
+        assert f"{option[0]}: " in capsys.readouterr().err
 
 
 def test_test_questions_are_those_of_the_data(folder, data):

@@ -409,7 +409,8 @@ def test_attention_across_is_torchs_own():
 
 
 @pytest.mark.parametrize("change, message", [({"num_heads": 5}, "not a multiple of num_heads 5"), ({"trm_heads": 3}, "not a multiple of trm_heads 3"),
-                                             ({"threshold": 1.0}, "less than 1"), ({"memory": "lstm"}, "'ema', 'titans' or 'none'")])
+                                             ({"threshold": 1.0}, "less than 1"),
+                                             ({"hidden_size": 33, "num_heads": 3, "trm_heads": 3, "positions": "sine"}, "allowed: an even one"), ({"memory": "lstm"}, "'ema', 'titans' or 'none'")])
 def test_an_architecture_that_cannot_be(change, message):
     with pytest.raises(ValueError, match=message):
         MemoryArch(**ARCH | change)
@@ -427,7 +428,8 @@ def test_checkpoints_are_read_strictly(tmp_path):
         assert torch.equal(again({"inputs": texts()})["logits"], model.eval()({"inputs": texts()})["logits"])
     for name, change, message in (("system", {"system": "dialogue"}, "is this a checkpoint of hrm memory"),
                                   ("arch", {"arch": about["arch"] | {"depth": 3}}, "depth: unknown key"),
-                                  ("size", {"vocab_size": 3}, "vocab_size 3; allowed: at least 9 ids"), ("none", {"vocab_size": None}, "vocab_size")):
+                                  ("size", {"vocab_size": 3}, "vocab_size 3; allowed: at least 9 ids"), ("none", {"vocab_size": None}, "vocab_size"),
+                                  ("words", {"tokenizer": words.to_dict() | {"words": 5}}, "words")):
         checkpoint.write(tmp_path / name, model.state_dict(), {"config": about | change})
         with pytest.raises(ConfigError, match=message):
             load(tmp_path / name)

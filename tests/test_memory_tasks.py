@@ -1,6 +1,8 @@
 "Questions of the memory part: splits, answers by an independent reader, chance, files, rows of ids, tokenizers."
 import json
 import re
+import resource
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -8,11 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save
 
 from hrm.core.config import ConfigError
-from hrm.core.losses import IGNORE
+from hrm.core.losses import IGNORE, bigram_entropy, bigram_loss
 from hrm.core.tokens import BytePairTokenizer, CharacterTokenizer
-from hrm.memory.data import DataConfig, build, encode, learn_tokenizer, load, make_sets, prompt_ids, read_tokenizer, rows
+from hrm.memory.data import DataConfig, build, encode, entropies, learn_tokenizer, load, make_sets, prompt_ids, read_tokenizer, rows
 from hrm.memory.tasks import (KINDS, PARTITIONS, PARTS, PROMPTS, VALUES, DataError, Question, chance, hold_out, make, memory, numbers, pools, read_questions,
                               result, stored_questions, wordings, write_questions)
 
@@ -155,11 +158,20 @@ def test_chance_is_what_guessers_score(sets):
         values = [next(value for value in VALUES[one.kind] if re.search(rf"\b{value}\b", fact)) for fact in stated]
         right += values[rng.integers(len(values))] == one.answer
     assert abs(right / (240 * tries) - found["memory"]["stated"]) < 0.02
-    assert found["memory"]["chance"] == found["memory"]["stated"] and found["reasoning"]["stated"] == 0
+    assert found["memory"]["chance"] >= found["memory"]["stated"] and found["reasoning"]["stated"] == 0
     train = [Question("?", answer, "sum") for answer in "1122233"]
     assert chance(train, [Question("?", answer, "sum") for answer in "2234"]) == {"constant": 0.5, "stated": 0.0, "chance": 0.5}
     with pytest.raises(ValueError, match="no questions"):
         chance(train, [])
+
+
+def test_a_guesser_takes_the_better_way_for_each_kind(sets):
+    "Where word problems and facts are asked together, chance is the mean over the questions of what each kind gives alone."
+    train, test = (sets["reasoning"][part] + sets["memory"][part] for part in ("train", "test"))
+    kinds = sorted({one.kind for one in test})
+    alone = [max(chance(train, own)[way] for way in ("constant", "stated")) * len(own) for own in ([one for one in test if one.kind == kind] for kind in kinds)]
+    assert len(kinds) == 6 and chance(train, test)["chance"] == pytest.approx(sum(alone) / len(test))
+    assert chance(train, test)["chance"] > max(chance(train, test)[way] for way in ("constant", "stated"))
 
 
 # --- files
@@ -237,9 +249,17 @@ def test_tokenizers_of_the_users(sets, tmp_path):
         file.write_text(json.dumps(stored | {"model": stored["model"] | {"merges": merges}}))
         assert read_tokenizer(file).encode(text) == own.encode(text) and read_tokenizer(file).decode(own.encode(text)) == text
     for change, why in (({"normalizer": {"type": "NFC"}}, "ByteLevel for both, and none"), ({"pre_tokenizer": {"type": "Whitespace"}}, "ByteLevel"),
-                        ({"model": {"vocab": {"a": 0}, "merges": []}}, "all 256")):
+                        ({"model": {"vocab": {"a": 0}, "merges": []}}, "all 256"), ({"model": stored["model"] | {"type": "Unigram"}}, "found 'Unigram'; allowed: BPE"),
+                        ({"model": stored["model"] | {"vocab": stored["model"]["vocab"] | {"zz": "x"}}}, "no whole numbers"),
+                        ({"model": stored["model"] | {"vocab": dict.fromkeys(stored["model"]["vocab"], 0)}}, "one id for two tokens"),
+                        ({"model": stored["model"] | {"merges": [5]}}, "not lists of text"), ({"model": stored["model"] | {"merges": [[["a"], "b"]]}}, "not lists of text")):
         file.write_text(json.dumps(stored | change))
-        with pytest.raises(ConfigError, match=why):
+        with pytest.raises(ConfigError, match=why) as error:
+            read_tokenizer(file)
+        assert str(file) in str(error.value)
+    for change in ({"tokens": 5}, {"merges": [5]}):
+        file.write_text(json.dumps(own.to_dict() | change))
+        with pytest.raises(ConfigError, match="not lists of text"):
             read_tokenizer(file)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_tokenizer(tmp_path)
@@ -260,6 +280,49 @@ def test_build_and_load(folder, tmp_path):
     (tmp_path / "memory" / "train.safetensors").write_bytes(b"no")
     with pytest.raises(DataError, match="rows of train cannot be read"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("file, content, why", [
+    ("reasoning/test.jsonl", b"", "test.jsonl: holds no question"), ("reasoning/test.jsonl", b"\xff\n", "test.jsonl:1: not a stored question"),
+    ("memory/train.safetensors", lambda t: {"inputs": t["inputs"]}, "train.safetensors: found .* allowed: inputs, labels, valid of one shape"),
+    ("memory/held_out.safetensors", lambda t: t | {"inputs": t["inputs"] + 10**5}, "held_out.safetensors: found ids from 3 to 100"),
+    ("memory/train.safetensors", lambda t: {name: rows[:0].clone() for name, rows in t.items()}, "one shape"), (None, None, "holds no set")])
+def test_damaged_sets_are_refused_by_file(folder, tmp_path, file, content, why):
+    place = tmp_path / "sets"
+    shutil.copytree(folder, place)
+    if file is None:
+        for name in KINDS:
+            shutil.rmtree(place / name)
+    else:
+        (place / file).write_bytes(content if isinstance(content, bytes) else save(content(load_file(place / file))))
+    with pytest.raises(DataError, match=why):
+        load(place)
+
+
+def test_ranges_without_enough_numbers_are_refused():
+    with pytest.raises(ConfigError, match="memory.data: share 0.39 .* allowed: a smaller share"):
+        make_sets(CONFIG.model_copy(update={"share": 0.39, "largest": 4, "speed": 10, "hours": 3}))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 9), st.integers(0, 2**31))
+def test_entropies_are_those_of_the_full_tables(classes, seed):
+    g = torch.Generator().manual_seed(seed)
+    part = lambda: {"inputs": torch.randint(classes, (5, 6), generator=g), "labels": torch.where(torch.rand(5, 6, generator=g) < 0.7, torch.randint(classes, (5, 6), generator=g), IGNORE)}
+    one, two = part(), part()
+    found = entropies(one, two, classes)
+    assert found["bigram"] == pytest.approx(bigram_entropy(two["inputs"], two["labels"]), abs=1e-12)
+    assert found["bigram_table"] == pytest.approx(bigram_loss((one["inputs"], one["labels"]), (two["inputs"], two["labels"]), classes))
+
+
+def test_a_vocabulary_as_large_as_gpt2s_costs_no_table_of_all_pairs(folder):
+    "50,257 ids and seven specials: a table of pairs would take 20 GB, the rows take a few kB."
+    data = load(folder)
+    before, (one, two) = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, (part["memory"] for part in (data.train, data.held_out))
+    high = {name: {"inputs": rows["inputs"] + 49_000, "labels": torch.where(rows["labels"] == IGNORE, IGNORE, rows["labels"] + 49_000)} for name, rows in (("a", one), ("b", two))}
+    found = entropies(high["a"], high["b"], 50_264)
+    assert found["uniform"] == pytest.approx(np.log(50_264)) and found["bigram"] == pytest.approx(data.entropies["memory"]["bigram"])
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 200, "MiB more than before"
 
 
 def test_questions_of_the_users_are_a_third_set(tmp_path):

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..core.config import ConfigError, Section, write_atomic
-from ..core.losses import IGNORE, bigram_entropy, bigram_loss, label_entropy
+from ..core.losses import IGNORE, label_entropy
 from ..core.tokens import SPECIALS, BytePairTokenizer, Tokenizer, tokenizer_from
 from .tasks import KINDS, PARTITIONS, DataError, Question, Report, make, pools, read_questions, stored_questions, write_questions
 
@@ -49,6 +49,8 @@ def read_tokenizer(
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); allowed: a tokenizer.json") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    except TypeError as error:  # a number in place of a token, or of a list of them
+        raise ConfigError(f"{path}: tokens or merges are not lists of text ({error}); allowed: a tokenizer.json") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON ({error}); allowed: a tokenizer.json") from None
 
@@ -58,6 +60,11 @@ def _from_library(stored: Any) -> BytePairTokenizer:
     model = stored.get("model") if isinstance(stored, dict) else None
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list):
         raise ConfigError("found no model with vocab and merges; allowed: byte-level byte pairs")
+    if model.get("type", "BPE") != "BPE":
+        raise ConfigError(f"model, type: found {model['type']!r}; allowed: BPE")
+    ids = list(model["vocab"].values())
+    if not all(type(i) is int for i in ids) or len(set(ids)) < len(ids):
+        raise ConfigError("model, vocab: found ids that are no whole numbers, or one id for two tokens; allowed: a number for each token")
     kinds = [stage.get("type") if isinstance(stage, dict) else None for stage in (stored.get("pre_tokenizer"), stored.get("decoder"))]
     if kinds != ["ByteLevel", "ByteLevel"] or stored.get("normalizer") is not None:
         raise ConfigError(f"found pre_tokenizer, decoder = {kinds}, normalizer {stored.get('normalizer')!r}; allowed: ByteLevel for both, and none")
@@ -128,9 +135,12 @@ class DataConfig(Section):
 def make_sets(
     config: DataConfig,
 ) -> tuple[dict[str, dict[str, list[Question]]], Report | None]:  # set -> part -> questions; and about the user's file
-    "All questions. Raises `DataError` for a source that cannot be used."
+    "All questions. Raises `DataError` for a source that cannot be used, `ConfigError` for too few numbers."
     rng = np.random.default_rng(config.seed)
-    made = pools(rng, config.share, largest=config.largest, speed=config.speed, hours=config.hours)
+    try:
+        made = pools(rng, config.share, largest=config.largest, speed=config.speed, hours=config.hours)
+    except ValueError as error:
+        raise ConfigError(f"memory.data: share {config.share} of the wordings and numbers cannot be held out ({error}); allowed: a smaller share, or more numbers") from None
     counts = {"train": config.train, "held_out": config.held_out, "test": config.test}
     sets = {task: {part: make(task, part, counts[part], made, rng, config.facts) for part in PARTITIONS} for task in KINDS}
     report = None
@@ -144,15 +154,32 @@ def make_sets(
     return sets, report
 
 # %% ../../nbs/memory/01_data.ipynb #e405279a
+def _pairs(rows: dict[str, Tensor], classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    "Pairs of an id and the label after it as one number, and ids, in ascending order; each followed by its count, float64."
+    keep = rows["labels"] != IGNORE
+    pairs, counts = torch.unique(rows["inputs"][keep] * classes + rows["labels"][keep], return_counts=True)
+    ids, place = torch.unique(pairs // classes, return_inverse=True)
+    return pairs, counts.double(), ids, torch.zeros(len(ids), dtype=torch.double).index_add_(0, place, counts.double())
+
+
+def _count(known: Tensor, counts: Tensor, wanted: Tensor) -> Tensor:
+    "The counts of what is wanted; 0 where it is not known."
+    place = torch.searchsorted(known, wanted).clamp_max(len(known) - 1)
+    return torch.where(known[place] == wanted, counts[place], 0.0)
+
+
 def entropies(
     train: dict[str, Tensor],  # rows to count
     held_out: dict[str, Tensor],  # rows to be predicted
     classes: int,  # ids of the vocabulary
+    added: float = 0.01,  # to every count of the table
 ) -> dict[str, float]:
     "Nats per held-out label without a model."
-    inputs, labels = held_out["inputs"], held_out["labels"]
-    return label_entropy(labels, classes) | {"bigram": bigram_entropy(inputs, labels), "floor": 0.0,
-                                             "bigram_table": bigram_loss((train["inputs"], train["labels"]), (inputs, labels), classes)}
+    pairs, counts, ids, totals = _pairs(held_out, classes)
+    known, seen, known_ids, seen_ids = _pairs(train, classes)
+    mean = lambda shares: -(counts * shares.log()).sum().item() / counts.sum().item()
+    table = (_count(known, seen, pairs) + added) / (_count(known_ids, seen_ids, pairs // classes) + added * classes)
+    return label_entropy(held_out["labels"], classes) | {"bigram": mean(counts / _count(ids, totals, pairs // classes)), "floor": 0.0, "bigram_table": mean(table)}
 
 
 def statistics(questions: Sequence[Question], coded: dict[str, Tensor]) -> dict[str, Any]:
@@ -175,7 +202,7 @@ def build(
     for name, parts in sets.items():
         longest = max(len(encode(one, tokenizer)[0]) - 1 for questions in parts.values() for one in questions)
         if name != "reasoning" and longest > config.length:
-            raise ConfigError(f"length: found {config.length}; allowed: at least {longest}, which the longest question of {name} needs")
+            raise ConfigError(f"memory.data, length: found {config.length}; allowed: at least {longest}, which the longest question of {name} needs")
         length = longest if name == "reasoning" else config.length
         coded[name] = {part: rows([one if part == "train" else _once(one) for one in parts[part]], tokenizer, length) for part in PARTITIONS}
     write_atomic(folder / "tokenizer.json", json.dumps(tokenizer.to_dict(), ensure_ascii=False) + "\n")
@@ -209,7 +236,22 @@ class Prepared:
         "Positions of the longest row."
         return max(rows["inputs"].shape[1] for part in (self.train, self.held_out) for rows in part.values())
 
+# %% ../../nbs/memory/01_data.ipynb #5b70c3d1
+def _stored_rows(file: Path, classes: int) -> dict[str, Tensor]:
+    "Tensors that `build` has written, checked. Raises `DataError`."
+    try:
+        found = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{file}: rows of {file.stem} cannot be read ({error}); make the data again with `hrm memory data`") from None
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    if set(shapes) != {"inputs", "labels", "valid"} or len(set(shapes.values())) > 1 or found["inputs"].ndim != 2 or not found["inputs"].numel():
+        raise DataError(f"{file}: found {shapes}; allowed: inputs, labels, valid of one shape, rows by positions; make the data again with `hrm memory data`")
+    ids = torch.cat((found["inputs"].flatten(), found["labels"][found["labels"] != IGNORE]))
+    if ids.min() < 0 or ids.max() >= classes:
+        raise DataError(f"{file}: found ids from {ids.min()} to {ids.max()}; allowed: 0 to {classes - 1}, those of the tokenizer")
+    return found
 
+# %% ../../nbs/memory/01_data.ipynb #6c81d4e2
 def load(
     folder: Path | str,
 ) -> Prepared:
@@ -218,13 +260,13 @@ def load(
     if not (folder / "tokenizer.json").is_file():
         raise DataError(f"{folder}: holds no tokenizer.json; make the data with `hrm memory data`")
     names = [name for name in (*KINDS, "own") if (folder / name).is_dir()]
-    tokenizer, parts = read_tokenizer(folder / "tokenizer.json"), {}
-    for part in ("train", "held_out"):
-        try:
-            parts[part] = {name: load_file(folder / name / f"{part}.safetensors") for name in names}
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{folder}: rows of {part} cannot be read ({error}); make the data again with `hrm memory data`") from None
+    if not names:
+        raise DataError(f"{folder}: holds no set; allowed: {', '.join((*KINDS, 'own'))}; make the data again with `hrm memory data`")
+    tokenizer = read_tokenizer(folder / "tokenizer.json")
+    parts = {part: {name: _stored_rows(folder / name / f"{part}.safetensors", tokenizer.size) for name in names} for part in ("train", "held_out")}
     test = {name: stored_questions(folder / name / "test.jsonl") for name in names}
+    if empty := next((name for name in names if not test[name]), None):
+        raise DataError(f"{folder / empty / 'test.jsonl'}: holds no question; make the data again with `hrm memory data`")
     for name in names:
         if shared := {one.prompt for one in stored_questions(folder / name / "train.jsonl")} & {one.prompt for one in test[name]}:
             raise DataError(f"{folder / name}: {len(shared)} questions are in both train.jsonl and test.jsonl; allowed: none")

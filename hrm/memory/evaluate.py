@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -48,6 +48,16 @@ class Answer:
     steps: tuple[int, ...]  # of the TRM, for each token read: the prompt, then all of the answer but the last token
 
 
+def _prompts(model: MemoryModel, tokenizer: Tokenizer, questions: Iterable[Question]) -> list[list[int]]:
+    "Prompts as ids. Raises `ValueError` for one that leaves the model no room."
+    prompts = []
+    for one in questions:
+        prompts.append(prompt_ids(one, tokenizer))
+        if len(prompts[-1]) >= model.config.seq_len:
+            raise ValueError(f"{one.question[:40]!r}: found {len(prompts[-1])} ids; allowed: fewer than {model.config.seq_len}, the model's length")
+    return prompts
+
+
 def ask(
     model: MemoryModel,
     tokenizer: Tokenizer,
@@ -59,9 +69,7 @@ def ask(
     **options,  # threshold, early, cached: see `Decoder`
 ) -> list[Answer]:  # in the order of the questions
     "Answer questions. Raises `ValueError` for one that leaves the model no room."
-    prompts, generator, found = [prompt_ids(one, tokenizer) for one in questions], seeded(seed), {}
-    if wrong := next((prompt for prompt in prompts if len(prompt) >= model.config.seq_len), None):
-        raise ValueError(f"a question of {len(wrong)} ids; allowed: fewer than {model.config.seq_len}, the model's length")
+    prompts, generator, found = _prompts(model, tokenizer, questions), seeded(seed), {}
     for length in sorted(set(map(len, prompts))):
         alike = [place for place, prompt in enumerate(prompts) if len(prompt) == length]
         for start in range(0, len(alike), batch):
@@ -88,16 +96,24 @@ def exact_match(
     rng: np.random.Generator,
     resamples: int = 2000,
 ) -> Estimate:
-    "Share right, with a 95 % bootstrap interval over what the questions are about. Raises `ValueError` for none."
+    "Share right, with a 95 % interval over what the questions are about: bootstrap; exact where all or none are right. Raises `ValueError` for none."
     if not questions or len(questions) != len(right):
         raise ValueError(f"exact match: found {len(questions)} questions and {len(right)} results; allowed: one result for each, and at least one")
+    found, groups = _over_what_is_asked(questions, right, rng, resamples)
+    if 0 < found.value < 1:
+        return found
+    tail = 1 - 0.025 ** (1 / groups)  # Clopper and Pearson; every resample would be the same
+    return Estimate(found.value, 1 - tail, 1.0, found.n) if found.value else Estimate(0.0, 0.0, tail, found.n)
+
+
+def _over_what_is_asked(questions: Sequence[Question], values: Sequence, rng: np.random.Generator, resamples: int) -> tuple[Estimate, int]:
+    "The mean of a value of each question; the interval from drawing what they are about, and how many different things that is."
     groups: dict[Any, int] = {}
     place = np.array([groups.setdefault((one.kind, one.numbers or one.question), len(groups)) for one in questions])
-    hits, counts = (np.bincount(place, weights) for weights in (np.asarray(right, float), None))
+    sums, counts = (np.bincount(place, weights) for weights in (np.asarray(values, float), None))
     drawn = rng.integers(0, len(groups), (resamples, len(groups)))
-    shares = hits[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(shares, [0.025, 0.975])
-    return Estimate(float(np.mean(right)), float(low), float(high), len(questions))
+    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), [0.025, 0.975])
+    return Estimate(float(np.mean(np.asarray(values, float))), float(low), float(high), len(questions)), len(groups)
 
 # %% ../../nbs/memory/06_evaluate.ipynb #5f4ecd1f
 def scores(
@@ -126,16 +142,18 @@ def exit_curve(
     rng: np.random.Generator,
     resamples: int = 2000,
     most: int = 16,
-) -> list[dict[str, Any]]:  # threshold (None: all steps), exact, mean_steps, answer_steps, saved, changed
+) -> list[dict[str, Any]]:  # threshold (None: all steps), exact, lost (exact match, against all steps), mean_steps, answer_steps, saved, changed
     "Exact match against mean steps, all steps first."
-    rows, full = [], None
+    rows, full, known = [], None, None
     for threshold in (None, *thresholds):
         answers = ask(model, tokenizer, questions, most=most, threshold=threshold, early=threshold is not None)
         full = full or answers
         steps = np.concatenate([answer.steps for answer in answers])
         last = np.concatenate([answer.steps[-len(answer.ids):] for answer in answers])
-        right = [matches(answer.text, one.answer) for one, answer in zip(questions, answers)]
-        rows.append({"threshold": threshold, "exact": exact_match(questions, right, rng, resamples), "mean_steps": float(steps.mean()),
+        right = np.array([matches(answer.text, one.answer) for one, answer in zip(questions, answers)], float)
+        known = right if known is None else known
+        rows.append({"threshold": threshold, "exact": exact_match(questions, right, rng, resamples),
+                     "lost": _over_what_is_asked(questions, known - right, rng, resamples)[0], "mean_steps": float(steps.mean()),
                      "answer_steps": float(last.mean()), "saved": float(1 - steps.mean() / model.config.arch.steps),
                      "changed": float(np.mean([a.ids != b.ids for a, b in zip(answers, full)]))})
     return rows
@@ -234,6 +252,21 @@ class Loaded:
                 "loaded": f"{self.seconds:.2f} s on {next(self.model.parameters()).device.type}"}
         return "\n".join([*(f"{name}: {value}" for name, value in told.items()), *self.notes])
 
+# %% ../../nbs/memory/06_evaluate.ipynb #7d92e5f3
+def _about(meta: Any, path: Path) -> dict[str, Any]:
+    "What a checkpoint says of itself under `config`; all that is read later is looked at here. Raises `ConfigError`."
+    about = meta.get("config") if isinstance(meta, dict) else None
+    if not isinstance(about, dict) or about.get("system") != "memory":
+        raise ConfigError(f"{path}: its metadata do not say `system: memory` under `config`; is this a checkpoint of hrm memory?")
+    count, best = (lambda value: type(value) is int and value > 0), meta.get("best")
+    for key, value, good, allowed in (
+            ("step", meta.get("step"), count, "a number of steps"), ("config, per_epoch", about.get("per_epoch"), count, "a number of steps"),
+            ("config, sets", about.get("sets"), lambda sets: isinstance(sets, dict) and sets, "names of sets and rows of each"),
+            ("best", best, lambda best: isinstance(best, dict) and type(best.get("value")) in (int, float) and count(best.get("step")), "metric, value and step")):
+        if value is not None and not good(value):
+            raise ConfigError(f"{path}: its metadata, {key}: found {value!r}; allowed: {allowed}")
+    return about
+
 
 def load_model(
     path: Path | str,  # a checkpoint folder, or a .safetensors or .pt file with its metadata as JSON beside it
@@ -241,15 +274,18 @@ def load_model(
     "Rebuild a model strictly, stale states dropped. Raises `CheckpointError` or `ConfigError` that names the file."
     began, path = time.perf_counter(), Path(path)
     weights, meta = _read(path)
-    about = meta.get("config")
-    if not isinstance(about, dict) or about.get("system") != "memory":
-        raise ConfigError(f"{path}: its metadata do not say `system: memory` under `config`; is this a checkpoint of hrm memory?")
-    weights, notes = drop_memory_state(weights)
+    about, (weights, notes) = _about(meta, path), drop_memory_state(weights)
+    if wild := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"{path}: {wild[0]} holds values that are no finite numbers ({len(wild)} of {len(weights)} tensors do)")
     try:
         config = validate({name: about.get(name) for name in ("vocab_size", "seq_len", "arch")}, MemoryConfig, ("config",), path)
         tokenizer = tokenizer_from(about.get("tokenizer"))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    except TypeError as error:
+        raise ConfigError(f"{path}: config, tokenizer: tokens or merges are not lists of text ({error})") from None
+    if config.vocab_size < tokenizer.size:
+        raise ConfigError(f"{path}: config, vocab_size: found {config.vocab_size}; allowed: at least {tokenizer.size}, the ids of its tokenizer")
     model = build(config.arch, config.vocab_size, config.seq_len, placement=pick())
     checkpoint.load_weights(model, weights, str(path)).eval()
     return Loaded(model, tokenizer, meta, notes, time.perf_counter() - began)
@@ -293,7 +329,7 @@ class EvaluateConfig(Section):
     seed: int = Field(ge=0)
     temperature: float = Field(0.7, gt=0)  # of the sampled answers beside the greedy ones
     most: int = Field(16, gt=0)  # tokens of an answer
-    thresholds: tuple[float, ...] = (0.9, 0.95, 0.99)
+    thresholds: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.9, 0.95, 0.99)
     tries: int = Field(5, gt=0)  # of the speed
 
 # %% ../../nbs/memory/06_evaluate.ipynb #798b4c67
@@ -306,12 +342,17 @@ def text_report(
 ) -> str:
     "A checkpoint's test as plain text: what it is, exact match by set, kind and distance, what the exit saves, what the outputs look like."
     lines = [loaded.text(), ""]
+    for name, questions in sets.items():  # before any work
+        try:
+            _prompts(loaded.model, loaded.tokenizer, questions)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     for name, questions in sets.items():
         answers = ask(loaded.model, loaded.tokenizer, questions, most=config.most)
         found = scores(questions, answers, rng, config.resamples)
         lines.append(f"{name}: exact match {found['all']['all']}; chance {chances[name]:.3f}: {verdict(found['all']['all'], chances[name])}")
         lines += [f"  {group} {key}: {value}" for group in ("kind", "distance") for key, value in found.get(group, {}).items()]
         curve = exit_curve(loaded.model, loaded.tokenizer, questions, config.thresholds, rng, config.resamples, config.most)
-        lines += [f"  threshold {row['threshold'] or 'none'}: {row['exact'].value:.3f} in {row['mean_steps']:.2f} steps a token, {row['saved']:.0%} saved" for row in curve]
+        lines += [f"  threshold {row['threshold'] or 'none'}: {row['exact'].value:.3f} in {row['mean_steps']:.2f} steps a token, {row['saved']:.0%} saved, {row['lost'].value:.3f} [{row['lost'].low:.3f}, {row['lost'].high:.3f}] lost" for row in curve]
         lines.append("  outputs: " + ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in pathologies(questions, answers).items()))
     return "\n".join(lines)

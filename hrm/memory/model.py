@@ -55,6 +55,8 @@ class MemoryArch(Section):
         for name in ("num_heads", "trm_heads"):
             if self.hidden_size % getattr(self, name):
                 raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of {name} {getattr(self, name)}")
+        if self.positions == "sine" and self.hidden_size % 2:
+            raise ValueError(f"hidden_size {self.hidden_size} with positions 'sine'; allowed: an even one, a sine and a cosine for each wave")
         return self
 
 
@@ -441,7 +443,7 @@ def load(
         given = {name: about.get(name) for name in ("vocab_size", "seq_len", "arch")}
         config = validate(given, MemoryConfig, ("config",), saved.path / "meta.json")
         tokenizer = tokenizer_from(about.get("tokenizer"))
-    except ConfigError as error:
+    except (ConfigError, TypeError) as error:  # TypeError: a number where the tokenizer has a list
         raise ConfigError(f"{path}: {error}") from None
     if config.vocab_size < tokenizer.size:
         raise ConfigError(f"{path}: meta.json: config: found vocab_size {config.vocab_size}; allowed: at least {tokenizer.size} ids")

@@ -215,7 +215,7 @@ def make(
 def chance(
     train: Iterable[Question],  # where the commonest answers are counted
     test: Sequence[Question],
-) -> dict[str, float]:  # constant, stated, chance: shares of the test
+) -> dict[str, float]:  # constant, stated: one way for all; chance: the better one for each kind; shares of the test
     "Exact match of guessing. Raises `ValueError` for an empty test."
     if not test:
         raise ValueError("chance: found no questions; allowed: one or more")
@@ -223,9 +223,12 @@ def chance(
     for one in train:
         counts.setdefault(one.kind, Counter())[one.answer] += 1
     best = {kind: min(answers, key=lambda answer: (-answers[answer], answer)) for kind, answers in counts.items()}
-    constant = sum(best.get(one.kind) == one.answer for one in test) / len(test)
-    stated = sum(1 / one.choices if one.choices else 0.0 for one in test) / len(test)
-    return {"constant": constant, "stated": stated, "chance": max(constant, stated)}
+    kinds: dict[str, list[float]] = {}  # right answers to be expected of the two guessers
+    for one in test:
+        for way, right in enumerate((best.get(one.kind) == one.answer, 1 / one.choices if one.choices else 0.0)):
+            kinds.setdefault(one.kind, [0.0, 0.0])[way] += right
+    constant, stated, both = (sum(of(ways) for ways in kinds.values()) / len(test) for of in (lambda w: w[0], lambda w: w[1], max))
+    return {"constant": constant, "stated": stated, "chance": both}
 
 # %% ../../nbs/memory/00_tasks.ipynb #4a9013a8
 PROMPTS = (
@@ -331,9 +334,9 @@ def stored_questions(path: Path | str) -> list[Question]:
     found = []
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file; make it with `hrm memory data`")
-    for line, text in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for line, raw in enumerate(Path(path).read_bytes().splitlines(), 1):
         try:
-            row = json.loads(text)
+            row = json.loads(raw.decode("utf-8"))
             row |= {"numbers": tuple(row["numbers"]), "more": tuple(map(tuple, row["more"]))}
             found.append(Question(**row))
         except (ValueError, KeyError, TypeError) as error:

@@ -291,6 +291,8 @@ def log_faults(
             faults.append(f"{column}: found {len(seen)} rows, expected {len(wanted)}; first difference at step {odd[0]}")
         elif len(seen) > 2 and log[column].dropna().nunique() == 1:
             faults.append(f"{column}: the same value {log[column].dropna().iloc[0]} in every row")
+        if wild := [int(log["step"][row]) for row in log.index if column in log and math.isinf(log[column][row])]:
+            faults.append(f"{column}: a value that is not finite at step {wild[0]}")
     kept = {1, *range(keep_epochs, epochs + 1, keep_epochs)}
     missing = [name for name in ("best", "final", *(f"epoch_{epoch:02d}" for epoch in sorted(kept))) if find(folder / name) is None]
     return faults + [f"checkpoints: {', '.join(missing)} missing"] * bool(missing)

@@ -369,9 +369,15 @@ def memory_evaluate(
     else:
         folder = data or root() / "data" / profile / "memory" / "data"
         made = load(folder)
-        sets = {name: made.test[name] for name in loaded.meta["config"].get("sets", made.test) if name in made.test}
+        wanted = list(loaded.meta["config"].get("sets") or made.test)
+        if missing := [name for name in wanted if name not in made.test]:
+            raise ConfigError(f"{folder}: holds no questions of {', '.join(missing)}, which the checkpoint was trained on; it has: {', '.join(made.test)}")
+        sets = {name: made.test[name] for name in wanted}
         chances = {name: chance(stored_questions(folder / name / "train.jsonl"), one)["chance"] for name, one in sets.items()}
-    text = text_report(loaded, sets, chances, np.random.default_rng(config.seed), config)
+    try:
+        text = text_report(loaded, sets, chances, np.random.default_rng(config.seed), config)
+    except ValueError as error:
+        raise ConfigError(f"{source or folder}: {error}") from None
     print(ascii_safe(text) if ascii_only else text)
 
 # %% ../../nbs/tools/02_cli.ipynb #fbd1bc89
@@ -439,6 +445,8 @@ def chat_command(
     if found := _specialists(path):
         from hrm.memory.chat import MemoryChat, memory_loop
         from hrm.memory.evaluate import load_model
+        if system or compiled:
+            raise ConfigError(f"{'--system' if system else '--compile'}: {path} answers questions one by one; allowed: neither --system nor --compile")
         models = {name: load_model(one) for name, one in found.items()}
         return memory_loop(MemoryChat(models, Sampling(temperature=temperature or 0.0, top_k=top_k, top_p=top_p), most, seed), sys.stdin, say)
     if _system(path) == "text":
