@@ -387,6 +387,9 @@ def test_the_commands(folder, trained, capsys):
     assert main(["memory", "data", "--source", str(own), "--out", str(folder / "sets")]) == 0
     out = capsys.readouterr()
     assert "own: 16 questions to train on, 2 held out, 2 to test" in out.out and "own.jsonl:21: not JSON" in out.err
+    assert main(["memory", "train", "--run", "memory", "--sets", "own", "--data", str(folder / "sets"), "--out", str(folder / "mine"), "--resume", str(folder / "going")]) == 0
+    assert load_model(folder / "mine" / "memory" / "best").meta["config"]["sets"] == {"own": 16}, "as many rows in a step as the run has"
+    assert "own.floor 0.0000" in capsys.readouterr().out
     assert main(["memory", "evaluate", "--checkpoint", str(trained.folder / "best"), "--data", str(folder / "data"), "--profile", "smoke", "--ascii"]) == 0
     out = capsys.readouterr().out
     assert out.isascii() and "reasoning: exact match" in out and "distance 7" in out and "global step: " in out and "threshold 0.9" in out

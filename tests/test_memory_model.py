@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrm.core import checkpoint
-from hrm.core.config import ConfigError
+from hrm.core.config import ConfigError, section
 from hrm.core.device import seeded
 from hrm.core.generate import Sampling, stream
 from hrm.core.layers import inner_width
@@ -25,6 +25,7 @@ from hrm.memory.compare import RecallConfig, RecallTask, against_the_first, comp
 from hrm.memory.decode import Decoder, write
 from hrm.memory.model import (DOCUMENT, CrossAttention, ExponentialMemory, Gate, MemoryArch, MemoryConfig, MemoryModel, Sight, load,
                               parameters, remember_in_a_loop)
+from hrm.memory.train import TrainConfig
 from hrm.memory.titans import TitansMemory, TitansState, learn_in_a_loop, read_chunk
 
 V, S = 13, 14
@@ -82,6 +83,16 @@ def test_the_documents_parameters_one_part_after_the_other():
     assert counted == expected | {"total": sum(expected.values())} and inner_width(320, DOCUMENT.arch.expansion) == 1280
     small = parameters(made(split=False))
     assert small["total"] == sum(by_hand(V, S, MemoryArch(**ARCH)).values())
+
+
+def test_the_gpu_profile_has_the_documents_size_whatever_the_data_hold():
+    for run in section("gpu", "memory.train", TrainConfig).runs.values():
+        with torch.device("meta"):
+            assert parameters(MemoryModel(MemoryConfig(vocab_size=522, seq_len=256, arch=run.arch)))["total"] == 32_571_041
+    roomy, tight = made(vocab_rows=V + 5, position_rows=S + 3), made()
+    roomy.load_state_dict(tight.state_dict() | {name: torch.cat((tight.state_dict()[name], torch.full((more, ARCH["hidden_size"]), 9.0)))
+                                                for name, more in (("embed_tokens.embedding_weight", 5), ("embed_pos.embedding_weight", 3))})
+    assert torch.equal(roomy({"inputs": texts()})["logits"], tight({"inputs": texts()})["logits"]), "rows without an id are never written"
 
 
 def test_the_documents_size_runs_forward_and_backward():

@@ -41,6 +41,8 @@ class MemoryArch(Section):
     decay: float = Field(0.99, ge=0, lt=1)  # of the fading memory, for each token
     chunk: int = Field(16, gt=0)  # tokens that the Titans memory learns from at a time
     persistent: int = Field(0, ge=0)  # learned tokens in front of every text
+    vocab_rows: int = Field(0, ge=0)  # rows of the embedding at least, for a size that is given; those without an id are never written
+    position_rows: int = Field(0, ge=0)  # learned positions at least
     trm_heads: int = Field(8, gt=0)
     steps: int = Field(3, gt=0)  # T, most steps of the TRM
     micro_steps: int = Field(2, gt=0)  # updates of z in a step
@@ -330,8 +332,8 @@ class MemoryModel(nn.Module):
     ):
         super().__init__()
         self.config, a = config, config.arch
-        self.embed_tokens = CastedEmbedding(config.vocab_size, a.hidden_size, 1.0)
-        self.embed_pos = CastedEmbedding(config.seq_len, a.hidden_size, 1.0)
+        self.embed_tokens = CastedEmbedding(max(config.vocab_size, a.vocab_rows), a.hidden_size, 1.0)
+        self.embed_pos = CastedEmbedding(max(config.seq_len, a.position_rows), a.hidden_size, 1.0)
         self.dropout = nn.Dropout(a.dropout)
         self.embed_persistent = nn.Parameter(torch.empty(a.persistent, a.hidden_size)) if a.persistent else None
         sight = Sight(config.seq_len + a.persistent, a.window, a.persistent)
@@ -346,14 +348,14 @@ class MemoryModel(nn.Module):
             for p in (p for p in self.parameters() if p.ndim == 2):
                 p.normal_(std=a.init_std, generator=generator)
             if a.positions == "sine":
-                self.embed_pos.embedding_weight.copy_(a.init_std * waves(config.seq_len, a.hidden_size))
+                self.embed_pos.embedding_weight.copy_(a.init_std * waves(len(self.embed_pos.embedding_weight), a.hidden_size))
 
     def head(
         self,
         y: Tensor,  # [..., D] answers
     ) -> Tensor:  # [..., V] float32
-        "Logits of the next token: the answer against every row of the embedding."
-        return F.linear(y, self.embed_tokens.embedding_weight.to(y.dtype)).float()
+        "Logits of the next token: the answer against the embedding of every id."
+        return F.linear(y, self.embed_tokens.embedding_weight[: self.config.vocab_size].to(y.dtype)).float()
 
 # %% ../../nbs/memory/02_model.ipynb #c517644e
 @patch

@@ -56,7 +56,7 @@ def _life(chapter: Path) -> dict[str, Any]:
         raise ConfigError(f"{chapter / LIFE}: {error}; allowed: what a training has written; without this folder the model is that of the book before") from None
     return said | {"finished": finished(chapter / LIFE)}
 
-
+# %% ../../nbs/text/09_life.ipynb #5e1c07ab
 def newest(
     folder: Path,
 ) -> tuple[Path, dict[str, Any]]:  # its checkpoint, and what life.json says

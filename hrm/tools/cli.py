@@ -323,6 +323,7 @@ def memory_data(
 def memory_train(
     profile: Profile = "smoke",
     run: Annotated[Optional[str], typer.Option(help="name of one run in memory.train  [default: all of them]", show_default=False)] = None,
+    sets: Annotated[Optional[str], typer.Option(help="what to learn instead, parted by commas: reasoning, memory, own", show_default=False)] = None,
     data: Annotated[Optional[Path], typer.Option(help="folder of the sets  [default: data/<profile>/memory/data]", show_default=False)] = None,
     out: Annotated[Optional[Path], typer.Option(help="folder for the finished runs  [default: data/<profile>/memory/train]", show_default=False)] = None,
     resume: Annotated[Optional[Path], typer.Option(help="folder for runs in progress  [default: data/resume]", show_default=False)] = None,
@@ -333,6 +334,9 @@ def memory_train(
     from hrm.memory.train import TrainConfig, run_all
     config, base = section(profile, "memory.train", TrainConfig), root() / "data" / profile / "memory"
     runs, mode = _chosen(config.runs, run, profile), setting("tracking", "disabled", allowed=MODES)
+    names = dict.fromkeys(sets.split(",")) if sets else {}
+    if names:  # as many rows in a step as before
+        runs = {name: one.model_copy(update={"sets": dict.fromkeys(names, max(1, sum(one.sets.values()) // len(names)))}) for name, one in runs.items()}
     first, results = world()[0] == 0, {}
     try:
         results = run_all(config, data or base / "data", out or base / "train", resume, mode, sys.stderr.isatty(), only=runs)
