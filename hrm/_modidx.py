@@ -1828,6 +1828,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'hrm.tools.sweep.sweep_file': ('tools/sweep.html#sweep_file', 'hrm/tools/sweep.py'),
                                  'hrm.tools.sweep.table_command': ('tools/sweep.html#table_command', 'hrm/tools/sweep.py'),
                                  'hrm.tools.sweep.trial_folder': ('tools/sweep.html#trial_folder', 'hrm/tools/sweep.py'),
+                                 'hrm.tools.sweep.unshared': ('tools/sweep.html#unshared', 'hrm/tools/sweep.py'),
                                  'hrm.tools.sweep.with_values': ('tools/sweep.html#with_values', 'hrm/tools/sweep.py')},
             'hrm.tools.talk': { 'hrm.tools.talk._books': ('tools/talk.html#_books', 'hrm/tools/talk.py'),
                                 'hrm.tools.talk._judged': ('tools/talk.html#_judged', 'hrm/tools/talk.py'),

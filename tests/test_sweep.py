@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from hrm.core.config import ConfigError, load_params, section, validate
 from hrm.tools import sweep as sweeps
-from hrm.tools.sweep import SweepConfig, check, draw_trials, exchanged, ground, parse_values, plain_yaml, results, stage_section, sweep_file, with_values
+from hrm.tools.sweep import SweepConfig, check, draw_trials, exchanged, ground, parse_values, plain_yaml, results, stage_section, sweep_file, unshared, with_values
 
 TRAIN = dict(stage="checkpoints_train", method="random", trials=5, seed=1, metric="v9.held_out.loss", logged="held_out.loss", goal="minimize",
              over={"runs.v9.optim.lr": {"low": 1e-4, "high": 1e-2, "scale": "log"}, "runs.v9.loop.log_every": {"low": 1, "high": 8},
@@ -96,7 +96,7 @@ def test_every_value_of_a_sweep_is_tried_before_any_work(monkeypatch):
 
 
 def test_an_alias_changes_in_one_place_only():
-    before = json.loads(json.dumps(load_params()))
+    before = unshared(load_params())
     for profile, stage, key in (("laptop", "sudoku_train", "runs.easy9.optim.lr"), ("smoke", "checkpoints_train", "runs.v9.optim.lr")):
         after = with_values(ground(profile, stage), {key: 0.125})
         system, verb = stage.split("_")
@@ -108,6 +108,14 @@ def test_an_alias_changes_in_one_place_only():
         node[last] = before["profiles"][profile][system][verb]["runs"][parts[1]]["optim"]["lr"]
         assert after == before
         assert YAML(typ="safe").load(plain_yaml(after)) == before
+
+
+def test_keys_that_are_numbers_stay_numbers_in_a_trial():
+    one = {"lr": 1}
+    assert unshared({12: one, "again": [one]}) == {12: {"lr": 1}, "again": [{"lr": 1}]}
+    copied = unshared({12: one, 13: one})
+    copied[12]["lr"] = 2
+    assert copied[13] == one == {"lr": 1}
 
 
 def test_every_stage_with_a_section_says_which_model_reads_it():
@@ -188,7 +196,7 @@ SWEEP = dict(stage="checkpoints_data", method="grid", trials=2, seed=0, metric="
 def project(tmp_path_factory) -> Path:
     "A copy whose smoke profile sweeps its quickest stage."
     copy = copy_project(tmp_path_factory.mktemp("sweep") / "project")
-    params = json.loads(json.dumps(load_params(copy / "params.yaml")))
+    params = unshared(load_params(copy / "params.yaml"))
     params["profiles"]["smoke"]["checkpoints"]["sweep"] = SWEEP
     params["profiles"]["smoke"]["checkpoints"]["data"] |= {"tasks": 20, "evaluation": 5, "disguises": 2, "identifiers": 41}
     (copy / "params.yaml").write_text(plain_yaml(params))
