@@ -182,6 +182,25 @@ def test_encodings_that_are_none_of_text(tmp_path, name):
         detect(tmp_path / "a.txt", name)
 
 
+def test_a_stated_encoding_overrides_what_was_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HRM_ROOT", str(ROOT))
+    books = tmp_path / "books"
+    books.mkdir()
+    (books / "one.txt").write_bytes(("le thé noir brûle à côté. " * 60).encode("mac-roman"))
+    (books / "two.txt").write_bytes(bytes(range(32)) * 9)
+    command = ["text", "train", str(books), "--model", str(tmp_path / "m"), "--encoding"]
+    assert main([*command, "mac-roman"]) == 0
+    said = capsys.readouterr().err
+    assert "mac-roman (stated)" in said and "left out: " in said and "two.txt" in said
+    read = (tmp_path / "m" / "books" / "books" / "tokenizer.json").read_text(encoding="utf-8")
+    assert all(letter in json.dumps(json.loads(read), ensure_ascii=False) for letter in "éûàô")
+    for words, why in ((["create", str(tmp_path / "n"), "--encoding", "utf-8"], "--encoding: there is no text to read; allowed: with --text"),
+                       (["train", str(tmp_path / "m" / "books" / "books"), "--model", str(tmp_path / "m"), "--encoding", "utf-8"], "is a book of ids already"),
+                       ([*command[1:], "klingon"], "encoding: found 'klingon'")):
+        assert main(["text", *words]) == 2
+        assert why in capsys.readouterr().err
+
+
 def test_a_chat_keeps_what_was_said(tmp_path):
     chat, said = TextChat(build(ARCH, LETTERS.size, 16, seeded(0)).eval(), LETTERS, seeded(0)), []
     text_loop(chat, ["limit 3", "/limit 3", "abc", "batch", "def", "XYZ", "fed", "", f"/save {tmp_path}", f"/load {tmp_path / 'no'}", "interactive", "cab"], said.append)
