@@ -72,6 +72,7 @@ numbers = st.floats(width=32, allow_nan=True, allow_infinity=True)
 @given(st.lists(st.one_of(numbers, st.sampled_from([0.0, -0.0, 1.0, -5.0])), min_size=1, max_size=300), st.integers(1, 40), st.integers(0, 9))
 @example([0.0] * 5, 2, 3)
 @example([float("nan"), float("inf"), 1.0], 1, 0)
+@example([-3.3895313892515355e38], 1, 0)  # in the last bin
 def test_moments_equal_brute_force(values, piece, zeros):
     x = np.concatenate([np.array(values, np.float32), np.zeros(zeros, np.float32)])
     moments = Moments()

@@ -33,9 +33,9 @@ def bins(
 
 
 def _edges(place: int) -> tuple[float, float]:
-    "The smallest and the largest value of a bin."
+    "The smallest and the largest value of a bin; the last one ends at the largest float32, since infinity has no middle."
     size = place - 2**15 if place >= 2**15 else 2**15 - 1 - place
-    small, large = torch.tensor([size << 16, min(size + 1, 0x7F80) << 16], dtype=torch.int32).view(torch.float32).tolist()
+    small, large = torch.tensor([size << 16, min((size + 1) << 16, 0x7F7FFFFF)], dtype=torch.int32).view(torch.float32).tolist()
     return (small, large) if place >= 2**15 else (-large, -small)
 
 
