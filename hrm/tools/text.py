@@ -43,7 +43,7 @@ def _characters(text: Path | None, encoding: str | None):
     from hrm.text.files import inspect
     return CharacterTokenizer(tuple(sorted(inspect(text, encoding).alphabet)))
 
-
+# %% ../../nbs/tools/08_text.ipynb #6c0f3a1e
 @app.command("create")
 def create_command(
     folder: Folder,
