@@ -189,6 +189,8 @@ def test_a_stated_encoding_overrides_what_was_found(tmp_path, monkeypatch, capsy
     (books / "one.txt").write_bytes(("le thé noir brûle à côté. " * 60).encode("mac-roman"))
     (books / "two.txt").write_bytes(bytes(range(32)) * 9)
     command = ["text", "train", str(books), "--model", str(tmp_path / "m"), "--encoding"]
+    assert main(command[:-1]) == 2  # guessing gives up on it
+    assert "no text among 2 files" in capsys.readouterr().err
     assert main([*command, "mac-roman"]) == 0
     said = capsys.readouterr().err
     assert "mac-roman (stated)" in said and "left out: " in said and "two.txt" in said

@@ -11,6 +11,7 @@ __all__ = ['BAR', 'ADDRESS', 'CELL_FILE', 'PAGE', 'chapters', 'chapter', 'report
 # %% ../../nbs/tools/00_stage.ipynb #65036303
 import argparse, ast, json, os, re, signal, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.util import resolve_name
 from pathlib import Path
 from ..core.config import ConfigError, profiles, root, write_atomic
@@ -146,10 +147,8 @@ class Stopper:
         "Send a signal to the kernel's process group; each child of this process leads one."
         import psutil
         for child in psutil.Process().children():
-            try:
+            with suppress(ProcessLookupError, PermissionError):  # it ended in the meantime
                 os.killpg(child.pid, number)
-            except (ProcessLookupError, PermissionError):
-                pass  # it ended in the meantime
 
     def before_cell(self, **_):
         "Called by papermill before each cell: once stopped, no further cell starts."

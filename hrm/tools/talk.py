@@ -13,7 +13,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from ..core.config import ConfigError, root, section, write_atomic
-from .text import app
+from .text import Encoding, app
 
 # %% ../../nbs/tools/09_talk.ipynb #52c44f35
 Profile = Annotated[str, typer.Option(help="profile of params.yaml: smoke (seconds), laptop (minutes) or gpu")]
@@ -23,7 +23,7 @@ Profile = Annotated[str, typer.Option(help="profile of params.yaml: smoke (secon
 def data_command(
     sources: Annotated[Optional[list[Path]], typer.Argument(help="books of your own: files of text, or folders of them", show_default=False)] = None,
     profile: Profile = "smoke",
-    encoding: Annotated[Optional[str], typer.Option(help="of your books  [default: found out]", show_default=False)] = None,
+    encoding: Encoding = None,
     only: Annotated[bool, typer.Option("--only", help="without the built-in books")] = False,
     frame: Annotated[bool, typer.Option("--keep-frame", help="keep Project Gutenberg's header and licence")] = False,
     out: Annotated[Optional[Path], typer.Option(help="folder for the books  [default: data/<profile>/text/data]", show_default=False)] = None,
