@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from hrm.analysis.document import LINES, V9, rows_trained
 from hrm.core import checkpoint
-from hrm.core.config import root, write_atomic
+from hrm.core.config import root
+from hrm.core.files import write_atomic
 from hrm.core.device import machine, machine_name, seeded, threads
 from hrm.core.hrm import HRM
 

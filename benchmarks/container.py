@@ -24,7 +24,8 @@ from typing import Annotated
 import typer
 from packaging.requirements import Requirement
 
-from hrm.core.config import root, write_atomic
+from hrm.core.config import root
+from hrm.core.files import write_atomic
 from hrm.tools.container import build_line
 
 IMAGE, BASE = "localhost/hrm:test", "localhost/vendor:test"

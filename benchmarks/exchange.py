@@ -16,7 +16,8 @@ import numpy as np
 import typer
 
 from hrm.core.checkpoint import CheckpointError, read as read_checkpoint
-from hrm.core.config import root, write_atomic
+from hrm.core.config import root
+from hrm.core.files import write_atomic
 from hrm.core.device import machine, threads
 from hrm.puzzles.data import DataError, read
 from hrm.puzzles.evaluate import METRICS, evaluate_files

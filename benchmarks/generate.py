@@ -19,7 +19,8 @@ import typer
 from torch import Tensor
 from tqdm import tqdm
 
-from hrm.core.config import root, write_atomic
+from hrm.core.config import root
+from hrm.core.files import write_atomic
 from hrm.core.device import Placement, compiler, gemm_rate, machine, machine_name, pick, seeded, threads
 from hrm.core.generate import Decoder
 from hrm.core.hrm import HRM, ArchConfig, HRMConfig

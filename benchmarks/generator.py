@@ -14,7 +14,8 @@ import hrm.core  # noqa: F401  sets what must be set before torch is imported
 import numpy as np
 import typer
 
-from hrm.core.config import root, write_atomic
+from hrm.core.config import root
+from hrm.core.files import write_atomic
 from hrm.core.device import machine
 from hrm.puzzles.sudoku import generate, solve_all
 

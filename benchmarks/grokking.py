@@ -20,7 +20,8 @@ import typer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hrm.core.config import root, write_atomic
+from hrm.core.config import root
+from hrm.core.files import write_atomic
 from hrm.core.device import machine, machine_name, seeded, threads
 from hrm.core.layers import Attention, CastedEmbedding, CastedLinear, SwiGLU
 from hrm.core.optim import OptimConfig, build, rate

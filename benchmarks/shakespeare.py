@@ -27,7 +27,8 @@ import torch.nn.functional as F
 import typer
 from torch import Tensor, nn
 
-from hrm.core.config import hash_of, root, write_atomic
+from hrm.core.config import hash_of, root
+from hrm.core.files import write_atomic
 from hrm.core.device import machine, machine_name, pick, seeded
 from hrm.core.layers import Attention, CastedEmbedding, CastedLinear, Rotary, SwiGLU, rms_norm
 from hrm.core.optim import OptimConfig

@@ -21,7 +21,8 @@ import typer
 from torch import Tensor
 from tqdm import tqdm
 
-from hrm.core.config import root, write_atomic
+from hrm.core.config import root
+from hrm.core.files import write_atomic
 from hrm.core.device import compiler, machine, machine_name, one_thread, seeded
 from hrm.core.generate import Sampling, probabilities
 from hrm.text.decode import QuickDecoder, _product

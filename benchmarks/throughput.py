@@ -20,7 +20,8 @@ import torch
 import typer
 from torch import Tensor
 
-from hrm.core.config import root, write_atomic
+from hrm.core.config import root
+from hrm.core.files import write_atomic
 from hrm.core.device import Placement, compiler, machine, machine_name, pick, seeded, threads
 from hrm.core.hrm import HRM, ArchConfig
 from hrm.core.optim import OptimConfig

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -187,14 +188,190 @@ def test_stopped_in_its_last_step_and_kept(tmp_path, worked):
     assert not list((tmp_path / "resume").iterdir())
 
 
-def test_damaged_state_is_named(tmp_path):
-    one = config(loop__steps=10, loop__evaluate_every=10)
+def stopped(tmp_path: Path, **changes) -> tuple[RunConfig, Path]:
+    "A run that was stopped at step 5 of 10, and its folder."
+    one = config(loop__steps=10, loop__evaluate_every=5, loop__keep_every=5, **changes)
     with pytest.raises(Stopped):
         trained(tmp_path, one, watch=stop_at(5))
-    state, = (tmp_path / "resume").glob("*/latest/state.pt")
-    state.write_bytes(state.read_bytes()[:500])
-    with pytest.raises(checkpoint.CheckpointError, match="state.pt: cannot be read as a training state"):
+    folder, = (tmp_path / "resume").iterdir()
+    return one, folder
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "meta"])
+def test_damaged_state_is_named(tmp_path, worked, damage):
+    one, folder = stopped(tmp_path)
+    state, meta = folder / "latest" / "state.pt", folder / "latest" / "meta.json"
+    raw = bytearray(state.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    if damage == "gone":
+        state.unlink()
+    else:
+        (meta if damage == "meta" else state).write_bytes({"flipped": raw, "cut": raw[:500], "meta": b"{"}[damage])
+    before = tiny.files(tmp_path)
+    says = {"flipped": "state.pt: damaged", "cut": "state.pt: damaged", "gone": "no state.pt", "meta": "meta.json: not JSON"}[damage]
+    with pytest.raises(checkpoint.CheckpointError, match=f"{says}.*; remove {folder} to train from the start"):
         trained(tmp_path, one)
+    assert tiny.files(tmp_path) == before
+    shutil.rmtree(folder)
+    assert trained(tmp_path, one).metrics["steps"] == 10
+
+
+EMPTIED = {
+    "groups": lambda state: state | {"groups": []},
+    "no groups": lambda state: {name: value for name, value in state.items() if name != "groups"},
+    "optimizers": lambda state: state | {"groups": [state["groups"][0] | {"optimizers": []}]},
+    "moments": lambda state: state | {"groups": [state["groups"][0] | {"optimizers": [
+        optimizer | {"state": {}} for optimizer in state["groups"][0]["optimizers"]]}]},
+    "average": lambda state: state | {"groups": [state["groups"][0] | {"average": {}}]},
+    "carry": lambda state: state | {"task": state["task"] | {"carry": None}},
+    "model": lambda state: state | {"model": {}},
+    "torch": lambda state: state | {"torch": None},
+}
+
+
+@pytest.mark.parametrize("part", EMPTIED)
+def test_a_state_with_a_part_emptied_is_refused(tmp_path, part):
+    one, folder = stopped(tmp_path)
+    found = checkpoint.read(folder / "latest")
+    checkpoint.write(folder / "latest", {}, found.meta, EMPTIED[part](found.state()))  # with the right SHA-256
+    with pytest.raises(checkpoint.CheckpointError, match=f"training state: .*; remove {folder}"):
+        trained(tmp_path, one)
+
+
+@pytest.mark.parametrize("missing", ["best", "step_000005", "log.jsonl"])
+def test_a_run_with_something_missing_begins_again(tmp_path, missing, capsys):
+    one, folder = stopped(tmp_path)
+    path = folder / missing
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+    trained(tmp_path, one)
+    assert f"{missing} missing; set aside as {folder.name}-incomplete, and the run begins again" in capsys.readouterr().err
+    assert [left.name for left in (tmp_path / "resume").iterdir()] == [f"{folder.name}-incomplete"]
+    trained(tmp_path, one, "whole")
+    assert tiny.files(tmp_path / "one") == tiny.files(tmp_path / "whole")
+
+
+# --- what is there stays there --------------------------------------------------------------------------------------------------------
+
+SHORT = dict(loop__steps=10, loop__evaluate_every=10, loop__keep_every=0, loop__checkpoint_seconds=1e6)
+
+
+def test_only_a_finished_run_of_the_same_name_is_replaced(tmp_path, worked):
+    one, out = config(**SHORT), tmp_path / "one"
+    trained(tmp_path, one)
+    first = tiny.files(out)
+    trained(tmp_path, config(**SHORT, optim__lr=1e-3))
+    assert set(tiny.files(out)) == set(first) and tiny.files(out) != first
+    for name, says in (("notes.txt", "notes.txt"), ("best/notes.txt", "best"), ("mine/meta.json", "mine"), ("step_12/meta.json", "step_12")):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text('{"name": "other"}')
+        before, count = tiny.files(tmp_path), len(worked)
+        with pytest.raises(ConfigError, match=f"one: found {says}, which is not ours to replace; allowed: a new or empty folder, or a finished run 'one'"):
+            trained(tmp_path, one)
+        assert tiny.files(tmp_path) == before and len(worked) == count
+        (out / name).unlink()
+        if (out / name).parent not in (out, out / "best"):
+            (out / name).parent.rmdir()
+    meta = json.loads((out / "final" / "meta.json").read_text())
+    (out / "final" / "meta.json").write_text(json.dumps(meta | {"name": "two"}))
+    with pytest.raises(ConfigError, match="found final"):
+        trained(tmp_path, one)
+
+
+def test_what_is_no_folder_is_left_alone(tmp_path, worked):
+    one, out = config(**SHORT), tmp_path / "one"
+    out.write_text("a file of mine")
+    with pytest.raises(ConfigError, match="one: found a file; allowed: a new or empty folder"):
+        trained(tmp_path, one)
+    assert out.read_text() == "a file of mine"
+    out.unlink()
+    (tmp_path / "elsewhere").mkdir()
+    out.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="one: found a link"):
+        trained(tmp_path, one)
+    assert worked == [] and not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_what_came_while_it_trained_stays_and_so_does_the_run(tmp_path, worked):
+    one, mine = config(**SHORT), tmp_path / "one" / "thesis.txt"
+
+    def write(step, row):
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("years of work")
+
+    with pytest.raises(ConfigError, match="found thesis.txt"):
+        trained(tmp_path, one, watch=write)
+    assert mine.read_text() == "years of work" and [path.name for path in mine.parent.iterdir()] == ["thesis.txt"]
+    mine.unlink()
+    worked.clear()
+    trained(tmp_path, one)
+    assert len(worked) == 1, "the finished state was still there: the one call counts FLOPs"
+
+
+def test_a_link_under_a_temporary_name_leads_nowhere(tmp_path):
+    target = tmp_path / "precious.txt"
+    target.write_text("keep me")
+    one, folder = stopped(tmp_path)
+    (folder / ".latest.new").symlink_to(target)
+    with pytest.raises(FileExistsError, match=".latest.new"):
+        trained(tmp_path, one)
+    assert target.read_text() == "keep me"
+
+
+def test_one_process_at_a_time(tmp_path):
+    root, words = tiny.project(tmp_path / "p", one=tiny.RUN), ("--run", "one")
+    first = start(root, *words)
+    wait_for_steps(first, root, set())
+    first.send_signal(signal.SIGSTOP)  # it is still there, and does not end before the second one has looked
+    lock, = root.glob("data/resume/.*.lock")
+    before = tiny.files(root)
+    second = start(root, *words)
+    out, err = second.communicate(timeout=120)
+    folder = root / "data" / "resume" / lock.name.removeprefix(".").removesuffix(".lock")
+    assert second.returncode == 2 and f"hrm: {folder}: is being trained by process {first.pid} on " in err and len(err.splitlines()) == 1
+    assert tiny.files(root) == before
+    first.kill()
+    first.wait(10)
+    third = start(root, *words)  # the lock has died with its process
+    assert third.wait(240) == 0, third.communicate()
+    assert not list(root.glob("data/resume/*"))
+    whole = start(tiny.project(tmp_path / "whole", one=tiny.RUN), *words)
+    assert whole.wait(240) == 0
+    ours, theirs = (tiny.files(tmp_path / name / "data" / "tiny" / "sudoku" / "train" / "one") for name in ("p", "whole"))
+    assert ours == theirs
+
+
+def test_a_kept_state_is_locked_until_it_is_forgotten(tmp_path):
+    one = config(**SHORT)
+    kept = trained(tmp_path, one, keep=True)
+    assert [path.name for path in sorted((tmp_path / "resume").iterdir())] == [f".{kept.state.name}.lock", kept.state.name]
+    again = trained(tmp_path, one, keep=True)  # the same process may
+    again.forget()
+    assert not list((tmp_path / "resume").iterdir())
+
+
+class Slow(PuzzleTask):
+    "Its evaluation takes a minute."
+
+    def evaluate(self):
+        for _ in range(600):
+            time.sleep(0.1)
+        return super().evaluate()
+
+
+def test_a_second_signal_ends_an_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr("hrm.puzzles.train.PuzzleTask", Slow)
+    one = config(loop__steps=10, loop__evaluate_every=5, loop__keep_every=0, loop__checkpoint_seconds=0)
+    timers = [threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)) for after in (1.5, 1.6, 2.5)]  # the second one only echoes
+    began = time.monotonic()
+    for timer in timers:
+        timer.start()
+    with pytest.raises(Stopped, match="stopped at once; the same command goes on from the last saved state"):
+        trained(tmp_path, one)
+    assert 2.4 < time.monotonic() - began < 12
+    monkeypatch.undo()
+    trained(tmp_path, one)
+    trained(tmp_path, one, "whole")
+    assert tiny.files(tmp_path / "one") == tiny.files(tmp_path / "whole")
 
 
 # --- two processes ----------------------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from .discover import Entry, Found, chunks
 from ..core import checkpoint
 from ..core.checkpoint import CheckpointError
 from ..core.config import ConfigError
+from ..core.files import write_atomic
 from ..core.hrm import HRM, HRMConfig
 from ..core.layers import inner_width
 
@@ -318,5 +319,5 @@ def prune(
         weights = {n: rows if n == name else get(n) for n in found.entries}
     about = _with(found.about, len(rows)) | {"step": found.step, "pruned": {"rows": len(rows), "of": len(used), "from": found.name}}
     out = checkpoint.write(folder, weights, about)
-    (out / "rows.json").write_text(json.dumps(places.tolist()) + "\n")
+    write_atomic(out / "rows.json", json.dumps(places.tolist()) + "\n")
     return {"rows": len(used), "kept": len(rows), "bytes": found.size, "pruned_bytes": (out / "model.safetensors").stat().st_size}

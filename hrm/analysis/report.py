@@ -17,7 +17,8 @@ from .discover import inside
 from .folder import Analysis, change, late_change, plain_values, record, summary
 from .statistics import by_kind, document_columns, motion, write_document_files
 from .verdict import healthy
-from ..core.config import ConfigError, root, write_atomic
+from ..core.config import ConfigError, root
+from ..core.files import write_atomic
 
 # %% ../../nbs/analysis/06_report.ipynb #47385520
 def show(value: Any, digits: int = 4) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .architecture import components, part_of
 from .discover import CHUNK, Entry, Found, Skipped, Unreadable, chunks, rows_of
-from ..core.config import write_atomic
+from ..core.files import write_atomic
 
 # %% ../../nbs/analysis/02_statistics.ipynb #ea12b613
 def bins(

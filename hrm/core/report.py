@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 from fastcore.basics import patch
-from .config import ConfigError, root, write_atomic
+from .config import ConfigError, root
+from .files import write_atomic
 from .device import machine
 
 # %% ../../nbs/core/14_report.ipynb #ea0f6df6

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 import pandas as pd
 from fastcore.basics import patch
-from .config import ConfigError, write_atomic
+from .config import ConfigError
+from .files import write_atomic
 
 # %% ../../nbs/core/10_tracking.ipynb #5467d148
 def _number(name: str, value: Any) -> Any:

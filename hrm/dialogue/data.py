@@ -23,7 +23,9 @@ from pydantic import Field, model_validator
 from safetensors.torch import save
 from torch import Tensor
 
-from ..core.config import ConfigError, Section, write_atomic
+from ..core.config import ConfigError, Section
+
+from ..core.files import write_atomic
 from ..core.losses import bigram_entropy, bigram_loss, label_entropy
 from ..core.tokens import BytePairTokenizer, Tokenizer, WordTokenizer, characters, encode_chat, rows
 from .files import Chat, DataError, Report, read_chats, write_chats

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core.config import write_atomic
+from ..core.files import write_atomic
 from ..core.tokens import ROLES
 
 # %% ../../nbs/dialogue/01_files.ipynb #312f8221

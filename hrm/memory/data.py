@@ -21,7 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..core.config import ConfigError, Section, write_atomic
+from ..core.config import ConfigError, Section
+
+from ..core.files import write_atomic
 from ..core.losses import IGNORE, label_entropy
 from ..core.tokens import SPECIALS, BytePairTokenizer, Tokenizer, tokenizer_from
 from .tasks import KINDS, PARTITIONS, DataError, Question, Report, make, pools, read_questions, stored_questions, write_questions

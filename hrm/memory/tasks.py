@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.config import write_atomic
+from ..core.files import write_atomic
 
 # %% ../../nbs/memory/00_tasks.ipynb #35c2daba
 @dataclass(frozen=True)

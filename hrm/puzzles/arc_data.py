@@ -17,7 +17,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from tqdm import tqdm
 
-from ..core.config import Section, root, write_atomic
+from ..core.config import Section, root
+
+from ..core.files import write_atomic
 from .arc import LARGEST, PAD, TURNS, VOCAB, ArcTask, Disguise, crop, draw_disguises, encode, read_arc, undisguise
 from .arc_rules import canonical, generate
 from .dataset import DataError, _array, _json, _npy, _starts

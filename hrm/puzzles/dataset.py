@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.config import write_atomic
+from ..core.files import write_atomic
 from .rules import BOXES, size_of
 
 # %% ../../nbs/puzzles/03_dataset.ipynb #d3428b90

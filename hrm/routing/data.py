@@ -23,7 +23,9 @@ from scipy.special import bdtrc, betainc
 from scipy.stats import binom
 from torch import Tensor
 
-from ..core.config import ConfigError, Section, write_atomic
+from ..core.config import ConfigError, Section
+
+from ..core.files import write_atomic
 from ..core.stats import Estimate, bootstrap
 
 # %% ../../nbs/routing/00_data.ipynb #e608fa9c

@@ -19,7 +19,9 @@ import pandas as pd
 from pydantic import Field, model_validator
 from tqdm import tqdm
 
-from ..core.config import Section, code_version, hash_of, root, tree_hash, validate, write_atomic
+from ..core.config import Section, code_version, hash_of, root, tree_hash, validate
+
+from ..core.files import write_atomic
 from ..core.device import one_thread
 from ..core.tracking import read_log
 from .data import read

@@ -21,7 +21,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..core.config import ConfigError, Section, root, tree_hash, validate, write_atomic
+from ..core.config import ConfigError, Section, root, tree_hash, validate
+
+from ..core.files import write_atomic
 from ..core.device import pick, seeded
 from ..core.optim import OptimConfig
 from ..core.train import LoopConfig, Result, Stream, Task, count_flops, fit, share, world

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.config import write_atomic
+from ..core.files import write_atomic
 from .files import DataError, inspect, pieces
 
 # %% ../../nbs/text/11_books.ipynb #d9b8ad1b

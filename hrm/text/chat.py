@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from fastcore.basics import patch
 
-from ..core.config import ConfigError, write_atomic
+from ..core.config import ConfigError
+
+from ..core.files import only_like, write_atomic
 from ..core.generate import Sampling
 from ..core.tokens import SPECIALS, CharacterTokenizer
 from .decode import Step, write_on
@@ -189,8 +191,10 @@ def status(self: TextChat) -> str:
 # %% ../../nbs/text/08_chat.ipynb #3cc07217
 @patch
 def save(self: TextChat, path: Path | str) -> Path:
-    "Write conversation and settings as JSON, atomically."
-    return write_atomic(path, json.dumps({"settings": asdict(self.settings), "turns": [asdict(turn) for turn in self.turns]}, ensure_ascii=False, indent=1) + "\n")
+    "Write conversation and settings as JSON, atomically. Raises `ConfigError` where another kind of file stands."
+    said = {"settings": asdict(self.settings), "turns": [asdict(turn) for turn in self.turns]}
+    only_like(path, r'\{\s*"settings"', "a conversation that /save has written")
+    return write_atomic(path, json.dumps(said, ensure_ascii=False, indent=1) + "\n")
 
 
 @patch

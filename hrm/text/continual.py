@@ -25,7 +25,7 @@ from ..core.tokens import CharacterTokenizer
 from ..core.train import Result
 from .data import Book, grow, translation, windows
 from .model import TextArch, TextHRM, at, build, load, log_probabilities
-from .train import RunConfig, nats, run
+from .train import MEASURED, RunConfig, nats, run
 
 # %% ../../nbs/text/05_continual.ipynb #3eed2529
 def grow_vocabulary(
@@ -253,7 +253,7 @@ def measure(
 ) -> dict[str, float]:  # bits per character by book
     "Held-out bits of books that a model has read."
     model, tokenizer, _ = load(path)
-    most = config.held_out + 1 if config.held_out else None
+    most = (config.held_out or MEASURED) + 1
     return {book.name: float(nats(model, book.ids(tokenizer)[:most], config.context)[0].mean() / math.log(2)) for book in books}
 
 # %% ../../nbs/text/05_continual.ipynb #c64d5a03

@@ -16,7 +16,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from ..core.config import Section, write_atomic
+from ..core.config import Section
+
+from ..core.files import replacing, write_atomic
 from ..core.tokens import SPECIALS, CharacterTokenizer, tokenizer_from
 from .files import DataError, Source, inspect, pieces
 from .grammar import LANGUAGES, entropy, length, rate, surprise, write
@@ -108,19 +110,17 @@ def _write_ids(
     "Write the ids of a text, cut into parts, each as an array that can be mapped."
     kind = np.uint16 if tokenizer.size <= 1 << 16 else np.uint32
     table = {character: number for number, character in enumerate(tokenizer.tokens, len(SPECIALS))}
-    path.mkdir(parents=True, exist_ok=True)
     rest = np.zeros(0, kind)
     for name, count in parts.items():
-        temporary, place = path / f".{name}.tmp", 0
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=kind, shape=(count,))
-        while place < count:
-            if not len(rest):
-                rest = np.fromiter((table[character] for character in next(texts)), kind)
-            array[place : place + len(rest)] = rest[: count - place]
-            rest, place = rest[count - place :], min(count, place + len(rest))
-        array.flush()
-        del array
-        temporary.replace(path / f"{name}.npy")
+        with replacing(path / f"{name}.npy") as temporary:
+            array, place = np.lib.format.open_memmap(temporary, mode="w+", dtype=kind, shape=(count,)), 0
+            while place < count:
+                if not len(rest):
+                    rest = np.fromiter((table[character] for character in next(texts)), kind)
+                array[place : place + len(rest)] = rest[: count - place]
+                rest, place = rest[count - place :], min(count, place + len(rest))
+            array.flush()
+            del array
 
 
 def hold_out(

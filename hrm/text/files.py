@@ -18,7 +18,8 @@ from typing import Any
 import charset_normalizer
 
 from ..core.checkpoint import read as read_checkpoint
-from ..core.config import ConfigError, write_atomic
+from ..core.config import ConfigError
+from ..core.files import write_atomic
 from ..core.tokens import CharacterTokenizer, tokenizer_from
 
 # %% ../../nbs/text/00_files.ipynb #311c03ed

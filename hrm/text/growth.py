@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..core import checkpoint, optim
 from ..core.config import ConfigError, Section, root
 from ..core.device import seeded
-from ..core.train import Result, count_flops
+from ..core.train import Result, count_flops, counted
 from .data import Book
 from .model import TextArch, TextConfig, TextHRM, build, load, parameters
 from .train import RunConfig, TextTask, run
@@ -166,7 +166,7 @@ def grow_state(
     groups = [grow_group(saved, before, after, config) for saved, (before, config), (after, _) in zip(state["groups"], old.groups, new.groups)]
     model = {name: _extended(state["model"][name], tensor.cpu()) if name in state["model"] else tensor.detach().cpu()
              for name, tensor in new.model.state_dict().items()}
-    return state | {"groups": groups, "model": model, "best": None}
+    return counted(state | {"groups": groups, "model": model, "best": None})
 
 # %% ../../nbs/text/06_growth.ipynb #f0afd729
 def pieces(

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from ..core.config import ConfigError
 from .chat import MODES, Settings, TextChat
 from .files import DataError, inspect
-from .life import free
+from .life import free, lock
 
 # %% ../../nbs/text/10_widgets.ipynb #1f9205d1
 class ChatPanel:
@@ -195,6 +195,10 @@ def interrupt(self: TrainingForm, seconds: float = 60.0) -> bool:  # whether the
 def drop(self: TrainingForm) -> None:
     "Pause, and drop the book that is not finished; the last finished model stays."
     self.interrupt()
-    waiting = Path(self.model.value) / "next.json"
-    waiting.unlink(missing_ok=True)
+    try:
+        with lock(Path(self.model.value)):
+            (Path(self.model.value) / "next.json").unlink(missing_ok=True)
+    except ConfigError as error:  # somebody else's training
+        self.says.value = str(error)
+        return
     self.says.value = "stopped; what was not finished is dropped"

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from ..core.config import ConfigError, profiles, root, section, setting, write_atomic
+from ..core.config import ConfigError, profiles, root, section, setting
+from ..core.files import making, only_like, write_atomic
 
 # %% ../../nbs/tools/02_cli.ipynb #8e63a0fa
 STYLE = {"no_args_is_help": True, "rich_markup_mode": None, "pretty_exceptions_enable": False}
@@ -89,8 +90,9 @@ def sudoku_data(
     config = section(profile, "sudoku.data", DataConfig)
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
-    folder = out or root() / "data" / profile / "sudoku" / "data"
-    for name, facts in build(config, folder, progress=sys.stderr.isatty()).items():
+    with making(out, "hrm sudoku data", root() / "data" / profile / "sudoku" / "data") as folder:
+        made = build(config, folder, progress=sys.stderr.isatty())
+    for name, facts in made.items():
         print(f"{name}: {facts['train']['puzzles']} puzzles to train on, {facts['held_out']['puzzles']} held out, "
               f"{facts['skipped']} bad rows skipped -> {Path(folder) / name}")
 
@@ -123,7 +125,7 @@ def sudoku_train(
 ):
     "Train HRM on a data set. Ctrl-C or SIGTERM saves the state (exit code 130); the same command goes on from there."
     from hrm.core.tracking import MODES
-    from hrm.core.train import Stopped, world
+    from hrm.core.train import Stopped, replaceable, world
     from hrm.puzzles.train import TrainConfig, run as train
     config, base = section(profile, "sudoku.train", TrainConfig), root() / "data" / profile / "sudoku"
     runs = _chosen(config.runs, run, profile)
@@ -132,9 +134,10 @@ def sudoku_train(
     if mode not in MODES:
         raise ConfigError(f"--tracking: found {mode!r}; allowed: {', '.join(MODES)}")
     first, results = world()[0] == 0, []
+    outs = {name: replaceable((out or base / "train") / name, name) for name in runs}  # before any of them is trained
     for name, one in runs.items():
         try:
-            result = train(name, one, config.seed, sets[name], (out or base / "train") / name, resume, mode, sys.stderr.isatty(), keep=True)
+            result = train(name, one, config.seed, sets[name], outs[name], resume, mode, sys.stderr.isatty(), keep=True)
         except Stopped as why:
             if first:
                 print(f"hrm: {name}: {why}", file=sys.stderr)
@@ -209,6 +212,8 @@ def sudoku_evaluate(
     "Evaluate a checkpoint on files of puzzles: accuracy by level, shares from 0 to 1 with 95 % intervals, mean segments."
     from hrm.core.report import dump
     from hrm.puzzles.evaluate import evaluate_files
+    if as_json:
+        only_like(as_json, r'\{\s*"checkpoint"', "a table of `hrm evaluate`")
     paths, path = [*(data or []), *(files or [])], _checkpoint(checkpoint)
     summary = evaluate_files(paths, path, config, strict, segments, halt, seed, progress=sys.stderr.isatty())
     print(_text(summary))
@@ -262,8 +267,9 @@ def dialogue_data(
     config = config.model_copy(update={"strict": strict or config.strict} | ({"source": str(source)} if source is not None else {}))
     if config.source:
         print(read_chats(config.source, config.strict)[1].text(), file=sys.stderr)
-    folder = out or root() / "data" / profile / "dialogue" / "data"
-    for name, facts in build(config, folder).items():
+    with making(out, "hrm dialogue data", root() / "data" / profile / "dialogue" / "data") as folder:
+        made = build(config, folder)
+    for name, facts in made.items():
         print(f"{name}: {facts['train']['conversations']} conversations to train on, {facts['held_out']['conversations']} held out, "
               f"{facts['vocabulary']} ids -> {Path(folder) / name}")
 
@@ -312,8 +318,8 @@ def memory_data(
     config = config.model_copy(update={"strict": strict or config.strict} | {key: str(value) for key, value in given.items() if value is not None})
     if config.source:
         print(read_questions(config.source, config.strict)[1].text(), file=sys.stderr)
-    folder = out or root() / "data" / profile / "memory" / "data"
-    facts = build(config, folder)
+    with making(out, "hrm memory data", root() / "data" / profile / "memory" / "data") as folder:
+        facts = build(config, folder)
     for name, parts in facts["sets"].items():
         print(f"{name}: {parts['train']['questions']} questions to train on, {parts['held_out']['questions']} held out, {parts['test']['questions']} to test, "
               f"{facts['vocabulary']} ids -> {Path(folder) / name}")
@@ -522,13 +528,15 @@ def inspect_command(
     from hrm.analysis.folder import analyse, record
     from hrm.analysis.report import text, write
     held_out = read_examples(data, most=examples) if data else None
-    found = analyse(folder, pattern, held_out, read_config(config) if config else None, _cells, metric, seed=seed, cross_entropy=cross_entropy, segments=segments, batch_size=8)
-    print(json.dumps(record(found, timed=True), indent=1, ensure_ascii=False) if as_json else text(found, timed=True))
-    for path in write(found, out, date.today().isoformat(), sweep, timed=True) if out else ():
-        print(f"-> {path}", file=sys.stderr)
+    with making(out, "hrm inspect") as out:
+        found = analyse(folder, pattern, held_out, read_config(config) if config else None, _cells, metric, seed=seed, cross_entropy=cross_entropy, segments=segments, batch_size=8)
+        print(json.dumps(record(found, timed=True), indent=1, ensure_ascii=False) if as_json else text(found, timed=True))
+        for path in write(found, out, date.today().isoformat(), sweep, timed=True) if out else ():
+            print(f"-> {path}", file=sys.stderr)
+        if prune:
+            one = found.seen.found[-1 if found.best is None else found.best]
+            facts = without(one, out / "pruned" / one.path.stem)
     if prune:
-        one = found.seen.found[-1 if found.best is None else found.best]
-        facts = without(one, out / "pruned" / one.path.stem)
         print(f"-> {out / 'pruned' / one.path.stem}: {facts['kept']:,} of {facts['rows']:,} rows, {facts['pruned_bytes'] / 2**20:.1f} of {facts['bytes'] / 2**20:.1f} MB", file=sys.stderr)
 
 # %% ../../nbs/tools/02_cli.ipynb #10607187

@@ -14,7 +14,9 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..core.config import ConfigError, profiles, root, section, setting, write_atomic
+from ..core.config import ConfigError, profiles, root, section, setting
+
+from ..core.files import making, only_like, write_atomic
 
 # %% ../../nbs/tools/07_routing.ipynb #7afa9e13
 FLAGS = {  # flag -> place in the recipe, type (or what a switch stands for), what it is
@@ -115,8 +117,9 @@ def data_command(
 ):
     "Draw the lists of a profile."
     from hrm.routing.data import DataConfig, build
-    folder = out or root() / "data" / profile / "routing" / "data"
-    for name, facts in build(section(profile, "routing.data", DataConfig), folder).items():
+    with making(out, "hrm routing data", root() / "data" / profile / "routing" / "data") as folder:
+        made = build(section(profile, "routing.data", DataConfig), folder)
+    for name, facts in made.items():
         parts = ", ".join(f"{facts[part]} {part}" for part in ("train", "dev", "test") if facts[part])
         print(f"{name}: lists of {facts['length']}, {facts['visible']} to be seen, ceiling {facts['ceiling']:.4f}; {parts} -> {folder / name}")
 
@@ -174,6 +177,8 @@ def evaluate_command(
     from hrm.routing.data import read
     from hrm.routing.evaluate import evaluate_set
     from hrm.routing.model import load
+    if as_json:
+        only_like(as_json, r'\{\s*"checkpoint"', "a record of `hrm routing evaluate`")
     path, folder = checkpoint or root() / ROUTER, data or root() / "data" / profile / "routing" / "data"
     names = sets or sorted(file.parent.name for file in folder.glob("*/test.safetensors"))
     if not names:
@@ -205,7 +210,7 @@ def sweep_command(
     "Run the sweep of a profile, one CSV row per configuration and seed; a run that breaks is a row, too. Ctrl-C keeps what is done (exit code 130)."
     from hrm.core.tracking import MODES
     from hrm.core.train import Stopped
-    from hrm.routing.sweep import GridConfig, SweepConfig, grid_jobs, jobs, work
+    from hrm.routing.sweep import COLUMNS, GridConfig, SweepConfig, grid_jobs, jobs, work
     config, share, wanted = section(profile, "routing.sweep", SweepConfig), section(profile, "routing.grid", GridConfig), study or ["sweep"]
     if wrong := [name for name in wanted if name not in STUDIES]:
         raise ConfigError(f"--study: found {wrong[0]!r}; allowed: {', '.join(STUDIES)}")
@@ -213,6 +218,7 @@ def sweep_command(
     if part >= parts:
         raise ConfigError(f"--part: found {part} of {parts} parts; allowed: 0 to {parts - 1}")
     folder, table = data or root() / "data" / profile / "routing" / "data", out or root() / "data" / "tables" / profile / f"routing_{'_'.join(wanted)}.csv"
+    only_like(table, ",".join(COLUMNS[:3]), "a table of `hrm routing sweep`")
     if not (folder / config.base.set / "train.safetensors").is_file():
         raise ConfigError(f"{folder}: no set {config.base.set}; make the profile's with: hrm routing data --profile {profile}")
     todo = [job for job in jobs(config) + grid_jobs(config, share.model_copy(update={"part": part, "parts": parts})) if job.study in wanted]
@@ -255,5 +261,6 @@ def study_command(
     if out:
         fig, raw = forest({f"difference in {column}": found}), io.BytesIO()
         fig.savefig(raw, format="png", facecolor="white")
-        write_atomic(out / "forest.png", raw.getvalue())
-        print(f"-> {write_atomic(out / 'effects.csv', shown.to_csv(index=False))}")
+        with making(out, "hrm routing study"):
+            write_atomic(out / "forest.png", raw.getvalue())
+            print(f"-> {write_atomic(out / 'effects.csv', shown.to_csv(index=False))}")

@@ -272,7 +272,7 @@ def write_readme(
 ) -> None:
     "Write README.md."
     from copy import deepcopy
-    from hrm.core.config import write_atomic
+    from hrm.core.files import write_atomic
     page = deepcopy(page)
     resolve_links(page, readme_link)
     write_atomic(root / "README.md", readme_text(page))

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import resolve_name
 from pathlib import Path
-from ..core.config import ConfigError, profiles, root, write_atomic
+from ..core.config import ConfigError, profiles, root
+from ..core.files import write_atomic
 
 # %% ../../nbs/tools/00_stage.ipynb #b2fff733
 def chapters() -> dict[str, Path]:  # stage name -> notebook

@@ -20,7 +20,9 @@ from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ..core.config import ConfigError, Section, code_version, hash_of, load_params, profiles, root, section, validate, write_atomic
+from ..core.config import ConfigError, Section, code_version, hash_of, load_params, profiles, root, section, validate
+
+from ..core.files import only_like, write_atomic
 from .container import runner
 from .stage import chapter, code_of
 
@@ -345,6 +347,8 @@ def file_command(
     out: Annotated[Optional[Path], typer.Option(help="write it here  [default: print it]", dir_okay=False, show_default=False)] = None,
 ):
     "Make a W&B sweep file: then `wandb sweep FILE`, and `wandb agent ID` on as many machines as there are."
+    if out:
+        only_like(out, "program: hrm", "a sweep file")
     text = sweep_file(section(profile, name, SweepConfig), profile)
     print(f"{write_atomic(out, text)}: now `wandb sweep {out}`" if out else text, end="\n" if out else "")
 
@@ -391,6 +395,8 @@ def table_command(
 
 def _show(config, profile, csv):
     import pandas as pd
+    if csv:
+        only_like(csv, "trial,", "a table of `hrm sweep`")
     rows = pd.DataFrame(results(config, profile))
     print(rows.to_string(index=False, na_rep="not done") if len(rows) else f"no trial of {config.stage}@{profile} yet; start with: hrm sweep run --profile {profile}")
     if csv: write_atomic(csv, rows.to_csv(index=False))

@@ -12,7 +12,9 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..core.config import ConfigError, root, section, write_atomic
+from ..core.config import ConfigError, root, section
+
+from ..core.files import making, only_like, write_atomic
 from .text import Encoding, app
 
 # %% ../../nbs/tools/09_talk.ipynb #52c44f35
@@ -41,8 +43,9 @@ def data_command(
     config = config.model_copy(update=changes)
     for path in config.sources:
         print(inspect(path, config.encoding, config.strip_gutenberg).summary(), file=sys.stderr)
-    folder = out or root() / "data" / profile / "text" / "data"
-    for name, facts in build(config, folder).items():
+    with making(out, "hrm text data", root() / "data" / profile / "text" / "data") as folder:
+        made = build(config, folder)
+    for name, facts in made.items():
         print(f"{name}: {facts['characters']['train']:,} characters to train on, {facts['characters']['held_out']:,} held out, {facts['vocabulary']} ids -> {folder / name}")
 
 # %% ../../nbs/tools/09_talk.ipynb #a70e7bad
@@ -53,8 +56,9 @@ def books_command(
 ):
     "Fetch the two Alice books from Project Gutenberg and check them. Name them in text.sources, or after `hrm text data`."
     from hrm.text.books import BOOKS, fetch
-    for name in BOOKS:
-        print(fetch(name, out or root() / "data" / "books", accept))
+    with making(out, "hrm text books", root() / "data" / "books") as folder:
+        for name in BOOKS:
+            print(fetch(name, folder, accept))
 
 # %% ../../nbs/tools/09_talk.ipynb #8761b299
 def opened(
@@ -160,6 +164,8 @@ def evaluate_command(
     "Bits per held-out character beside n-grams, PPM and compressors; a sample with its scores, repetition and copying."
     import tempfile
     from hrm.core.report import dump
+    if as_json:
+        only_like(as_json, r'\{\s*"books"', "a record of `hrm text evaluate`")
     one, tokenizer, _, path = opened(model)
     record: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:

@@ -143,16 +143,17 @@ def _learn(model: Path, path: Path, recipe, fresh: bool, again: bool, encoding: 
     "Find out what is to be done, do it, and say what came of it. Exit code 130 after Ctrl-C."
     from hrm.core.tracking import MODES
     from hrm.core.train import Stopped
-    from hrm.text.life import decide, free, newest, teach
-    folder = free(model) if fresh else model
-    book = _book(path, folder, recipe.held_out, encoding)
-    kind, lesson = decide(folder, book, recipe.config(len(book.train)), recipe.growth, recipe.memory, recipe.seed, again)
-    print(f"{book.name}: {kind}; {lesson.config.loop.steps} steps of {lesson.config.characters:,} characters", file=sys.stderr)
-    try:
-        results = teach(folder, book, lesson, tracking=setting("tracking", "disabled", allowed=MODES), progress=sys.stderr.isatty())
-    except Stopped as why:
-        print(f"hrm: {why}" + (f" with --model {folder} and without --fresh" if fresh else ""), file=sys.stderr)
-        raise typer.Exit(130) from None
+    from hrm.text.life import decide, free, lock, newest, teach
+    folder, tracking = free(model) if fresh else model, setting("tracking", "disabled", allowed=MODES)
+    with lock(folder):
+        book = _book(path, folder, recipe.held_out, encoding)
+        kind, lesson = decide(folder, book, recipe.config(len(book.train)), recipe.growth, recipe.memory, recipe.seed, again)
+        print(f"{book.name}: {kind}; {lesson.config.loop.steps} steps of {lesson.config.characters:,} characters", file=sys.stderr)
+        try:
+            results = teach(folder, book, lesson, tracking=tracking, progress=sys.stderr.isatty())
+        except Stopped as why:
+            print(f"hrm: {why}" + (f" with --model {folder} and without --fresh" if fresh else ""), file=sys.stderr)
+            raise typer.Exit(130) from None
     held_out = results[-1].metrics["held_out"]
     print(f"{book.name}: {held_out['bits']:.4f} bits per character held out, perplexity {held_out['perplexity']:.3f}, {len(results) - 1} growths, "
           f"{sum(result.metrics['tflop'] for result in results):.3g} TFLOP -> {newest(folder)[0]}")
