@@ -1,4 +1,5 @@
 "`hrm train`, `hrm evaluate` and `hrm solve`: what they print, which exit code they end with, and one clear line for a wrong input."
+import inspect
 import io
 import json
 import os
@@ -331,3 +332,81 @@ def test_help_names_defaults_and_units(words, says):
     flat = " ".join(short.output.split())
     assert [part for part in says if part not in flat] == []
     assert short.output.split("\n", 1)[1] == long.output.split("\n", 1)[1]
+
+
+# --- what is there stays there ---------------------------------------------------------------------------------------------------------
+
+MINE = {"thesis.txt": b"years of work", "easy9/photo.jpg": b"\xff\xd8", "memory/notes.txt": b"notes", "1-diary/monday.txt": b"rain"}
+WRITERS = {  # command -> its words before the folder, and where in the folder the stranger's files are
+    ("sudoku", "data"): (["--out"], "."),
+    ("sudoku", "train"): (["--run", "4x4", "--data", "{data}", "--out"], "4x4"),
+    ("train",): (["--run", "4x4", "--data", "{data}", "--out"], "4x4"),
+    ("dialogue", "data"): (["--out"], "."),
+    ("dialogue", "train"): (["--run", "phase1_corrected", "--out"], "phase1_corrected"),
+    ("memory", "data"): (["--out"], "."),
+    ("memory", "train"): (["--run", "speed", "--out"], "speed"),
+    ("routing", "data"): (["--out"], "."),
+    ("routing", "train"): (["--out"], "."),
+    ("routing", "study"): (["{file}", "--out"], "."),
+    ("text", "data"): (["{file}", "--only", "--out"], "."),
+    ("text", "books"): (["--out"], "."),
+    ("inspect",): (["{best}", "--out"], "."),
+    ("text", "create"): ([], "."),
+    ("text", "train"): (["{file}", "--model"], "."),
+    ("routing", "sweep"): (["--out"], "thesis.txt"),
+    ("evaluate",): (["{file}", "--json"], "thesis.txt"),
+    ("sudoku", "evaluate"): (["{file}", "--json"], "thesis.txt"),
+    ("routing", "evaluate"): (["--json"], "thesis.txt"),
+    ("text", "evaluate"): (["{best}", "--json"], "thesis.txt"),
+    ("sweep", "file"): (["--out"], "thesis.txt"),
+    ("sweep", "table"): (["--csv"], "thesis.txt"),
+}
+
+
+def test_every_command_that_writes_to_a_given_place_is_tried_below():
+    found, places = set(), ("out", "as_json", "csv", "model", "folder")
+
+    def walk(group, words: tuple[str, ...]):
+        for below in group.registered_groups:
+            walk(below.typer_instance, (*words, below.name))
+        for command in group.registered_commands:
+            taken = inspect.signature(command.callback).parameters
+            if any(name in taken and "Path" in str(taken[name].annotation) for name in places):
+                found.add((*words, command.name))
+
+    walk(app, ())
+    reads_only = {("text", name) for name in ("chat", "run", "demo", "status")}
+    assert found - reads_only - {("text", "recover")} == set(WRITERS)  # `recover` keeps what stood there as a backup
+
+
+@pytest.mark.parametrize("command", WRITERS, ids=" ".join)
+def test_no_command_touches_what_it_did_not_make(command, best, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HRM_ROOT", str(tmp_path / "project"))
+    (tmp_path / "project").mkdir()
+    shutil.copy(tiny.ROOT / "params.yaml", tmp_path / "project")
+    data, file, (words, inside) = tiny.data_set(tmp_path / "set"), tmp_path / "file.txt", WRITERS[command]
+    file.write_text(KNOWN)
+    place = tmp_path / "place"
+    for name, raw in MINE.items():
+        (place / inside if inside != "thesis.txt" else place).joinpath(name).parent.mkdir(parents=True, exist_ok=True)
+        (place / inside if inside != "thesis.txt" else place).joinpath(name).write_bytes(raw)
+    before = tiny.files(tmp_path)
+    words = [word.format(data=data, file=file, best=best) for word in words]
+    code = main([*command, *words, str(place / "thesis.txt" if inside == "thesis.txt" else place)])
+    err = capsys.readouterr().err
+    assert code == 2 and "is not ours to replace" in err, err
+    assert len(err.splitlines()) == 1 and str(place) in err
+    assert tiny.files(tmp_path) == before
+
+
+def test_a_command_replaces_what_it_has_made(hrm, tmp_path, monkeypatch):
+    root = tmp_path / "project"
+    root.mkdir()
+    shutil.copy(tiny.ROOT / "params.yaml", root)
+    monkeypatch.setenv("HRM_ROOT", str(root))
+    for _ in range(2):
+        code, _, err = hrm("routing", "data", "--profile", "smoke", "--out", tmp_path / "sets")
+        assert code == 0, err
+    (tmp_path / "sets" / "mine.txt").write_text("mine")
+    code, _, err = hrm("routing", "data", "--profile", "smoke", "--out", tmp_path / "sets")
+    assert code == 2 and "found mine.txt" in err

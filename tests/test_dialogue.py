@@ -306,7 +306,7 @@ def test_decoding_with_convolution_and_window(arch, compiled):
     decoder, place = Decoder(model, rows=2, compiled=compiled), 0
     for piece in text.split((2, 1, 3, *(1,) * 8), dim=1):
         place += piece.shape[1]
-        torch.testing.assert_close(decoder.feed(piece), outputs["logits"][:, place - 1], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(decoder.feed(piece), outputs["logits"][:, place - 1], rtol=1e-4, atol=1e-4)  # other sums, same order of size
 
 
 def test_a_model_that_cannot_write_is_refused_before_the_first_reply():

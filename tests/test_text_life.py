@@ -1,5 +1,7 @@
 "A model's life when things change or break on the way: another strategy, a stop at the worst moment, what cannot be learned; and a chat that keeps what was said."
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -21,9 +23,10 @@ from hrm.text.files import DataError, detect
 from hrm.text.growth import Growth, GrowthConfig
 from hrm.text.life import NEXT, chapters, create, decide, pending, teach
 from hrm.text.model import TextArch, build
-from hrm.text.train import RunConfig, TextTask, spans
+from hrm.text.train import MEASURED, RunConfig, TextTask, spans
 from hrm.text.widgets import ChatPanel, TrainingForm
 from hrm.tools.cli import main
+from tiny import files
 
 ARCH = TextArch(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1, expansion=2, halt_max_steps=1)
 LETTERS = CharacterTokenizer(tuple("abcdef"))
@@ -122,7 +125,7 @@ def test_a_stop_after_the_training_does_not_lose_it(tmp_path, monkeypatch):
         patch.setattr(Memory, "remember", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             learned(tmp_path / "cut", book("a"), memory=KINDS["ewc"])
-    state, = (tmp_path / "cut" / "resume").iterdir()
+    state, = (tmp_path / "cut" / "resume").glob("[!.]*")
     assert checkpoint.read(state / "latest").meta["step"] == 4 and not chapters(tmp_path / "cut")
     again = learned(tmp_path / "cut", book("a"), memory=KINDS["ewc"])
     assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(again).items())
@@ -164,6 +167,68 @@ def test_a_fresh_model_that_was_stopped_says_how_it_goes_on(tmp_path, monkeypatc
     assert f"--model {tmp_path / 'm_2'} and without --fresh" in capsys.readouterr().err
     assert main(["text", "train", str(text), "--model", str(tmp_path / "m")]) == 130
     assert "--fresh" not in capsys.readouterr().err
+
+
+# --- one writer, and nothing outside of the model
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from hrm.text.life import lock
+with lock(Path(sys.argv[1])):
+    print("mine", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_training_of_a_model_changes_nothing(tmp_path, monkeypatch, capsys):
+    home, text = tmp_path / "m", tmp_path / "book.txt"
+    learned(home, book("a"))
+    text.write_text("all the little words of a little book. " * 60)
+    first = subprocess.Popen([sys.executable, "-c", WRITER, home], stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "mine\n"
+    before = files(tmp_path)
+    monkeypatch.setenv("HRM_ROOT", str(ROOT))
+    for words in (["train", str(text), "--model", str(home)], ["create", str(home)]):
+        assert main(["text", *words]) == 2
+        err = capsys.readouterr().err
+        assert f"{home}: is being trained by process {first.pid} on " in err and len(err.splitlines()) == 1 and NEXT not in err
+    with pytest.raises(ConfigError, match=f"process {first.pid}"):
+        learned(home, book("b", 5))
+    form = TrainingForm(tmp_path, home, "smoke")
+    form.drop()
+    assert f"process {first.pid}" in form.says.value
+    assert files(tmp_path) == before
+    first.kill()
+    first.wait(10)
+    learned(home, book("b", 5))  # the lock has died with its process
+
+
+def test_a_model_from_elsewhere_cannot_make_us_write_elsewhere(tmp_path, monkeypatch, capsys):
+    home, precious, text = tmp_path / "m", tmp_path / "precious.txt", tmp_path / "book.txt"
+    learned(home, book("a"))
+    precious.write_text("keep me")
+    text.write_text("all the little words of a little book. " * 60)
+    (home / "books" / "book").mkdir(parents=True)
+    for name in (".train.tmp", ".held_out.tmp", "train.npy", "book.json"):
+        (home / "books" / "book" / name).symlink_to(precious)
+    monkeypatch.setenv("HRM_ROOT", str(ROOT))
+    line = ["text", "train", str(text), "--model", str(home), "--profile", "smoke", "--seq", "16", "--batch", "4"]
+    assert main(line) == 0, capsys.readouterr().err
+    assert precious.read_text() == "keep me"
+    (tmp_path / "elsewhere").mkdir()
+    (home / "books" / "other").symlink_to(tmp_path / "elsewhere")
+    assert main([*line, "--again"]) == 2
+    assert "found a link, which would lead out of the model" in capsys.readouterr().err
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("asked, measured", [(0, MEASURED), (50, 50), (MEASURED + 7, MEASURED + 7)])
+def test_an_evaluation_in_training_reads_so_much_and_no_more(asked, measured):
+    ids = np.full(2 * MEASURED, 7, dtype=np.uint16)
+    long = Book("long", ids[:600], ids, LETTERS)
+    task = TextTask(build(ARCH, LETTERS.size, 16, seeded(0)), [long], LETTERS, recipe(held_out=asked), seeded(1))
+    assert len(task.held_out["long"]) == measured + 1
 
 
 # --- errors that are said

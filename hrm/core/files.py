@@ -44,7 +44,7 @@ def _sync(file: Path) -> None:
     with open(file, "rb+") as handle:
         os.fsync(handle.fileno())
 
-
+# %% ../../nbs/core/01_files.ipynb #af9ac3f5
 @contextmanager
 def replacing(
     path: Path | str,  # the file; missing parent folders are made

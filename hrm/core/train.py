@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ATTENTION', 'PROGRESS', 'PARTS', 'LOGS', 'Task', 'LoopConfig', 'count_flops', 'world', 'share', 'gather_rows',
-           'Stream', 'CarryTask', 'Stopped', 'polite_signals', 'Result', 'counted', 'replaceable', 'fit']
+           'Stream', 'CarryTask', 'Stopped', 'polite_signals', 'Result', 'counted', 'check_state', 'replaceable', 'fit']
 
 # %% ../../nbs/core/11_train.ipynb #f0bf817d
 import json
@@ -338,6 +338,17 @@ def counted(
     return state | {"tensors": _tensors(state)}
 
 
+def check_state(
+    state: dict[str, Any],  # of a run
+) -> None:
+    "Raise CheckpointError for a state of which a part is missing or empty."
+    wanted = {*PROGRESS, "cuda", "task", "groups", "model", "scaler", "torch", "tensors"}
+    if wanted != set(state):
+        raise checkpoint.CheckpointError(f"training state: {', '.join(sorted(wanted ^ set(state)))} missing or unknown")
+    if state["tensors"] != _tensors(state):
+        raise checkpoint.CheckpointError(f"training state: found {_tensors(state)} tensors; allowed: {state['tensors']}")
+
+# %% ../../nbs/core/11_train.ipynb #cbc77a07
 @dataclass
 class _Run:
     "A run in progress: what `latest` holds."
@@ -372,11 +383,7 @@ class _Run:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         "Raises CheckpointError for a state of which a part is missing or empty."
-        wanted = {*PROGRESS, "cuda", "task", "groups", "model", "scaler", "torch", "tensors"}
-        if wanted != set(state):
-            raise checkpoint.CheckpointError(f"training state: {', '.join(sorted(wanted ^ set(state)))} missing or unknown")
-        if state["tensors"] != _tensors(state):
-            raise checkpoint.CheckpointError(f"training state: found {_tensors(state)} tensors; allowed: {state['tensors']}")
+        check_state(state)
         for name in PROGRESS:
             setattr(self, name, state[name])
         self.task.load_state_dict(state["task"])
@@ -598,7 +605,7 @@ def replaceable(
     "The folder, if a run of this name may be put there. Raises `ConfigError` where it holds anything but a finished one."
     return only_ours(out, _of_run(name), f"a finished run {name!r}")
 
-
+# %% ../../nbs/core/11_train.ipynb #3dca2b47
 def _compile(task: Task, wish: str, device: torch.device) -> tuple[bool, str]:
     "Compile the task's model if asked for and possible; what was done, and why. Raises ConfigError if it must and cannot."
     possible, reason = (False, "switched off") if wish == "off" else compiler(device)
@@ -639,7 +646,7 @@ def _done(begin: Path | None, steps: int, name: str) -> int:
         raise ConfigError(f"{name}: the run to go on from has {before} steps already; found steps: {steps}; allowed: more than that")
     return before
 
-
+# %% ../../nbs/core/11_train.ipynb #82881d4e
 def _lost(config: LoopConfig, meta: dict[str, Any], folder: Path, before: int) -> list[str]:
     "What a run has written up to its last state and is no longer there."
     steps = range(before + 1, meta["step"] + 1)
@@ -670,7 +677,7 @@ def _set_aside(config: LoopConfig, folder: Path, before: int) -> None:
         folder.rename(aside)
         print(f"{folder}: {', '.join(lost)} missing; set aside as {aside.name}, and the run begins again", file=sys.stderr)
 
-
+# %% ../../nbs/core/11_train.ipynb #cf8acbd6
 def _continue(run: _Run, folder: Path, begin: Path | None) -> None:
     "Go on where this run stopped, or where the one before it ended. Raises CheckpointError that says which folder to remove."
     source = folder if checkpoint.find(folder / "latest") else begin
@@ -704,7 +711,7 @@ def _run_through(run: _Run, folder: Path, name: str, meta: dict, decides: dict, 
             tracker.artifact(folder / kind, f"{name}-{kind}")
     return compiled, reason
 
-
+# %% ../../nbs/core/11_train.ipynb #d93c64b9
 def fit(
     task: Task,
     config: LoopConfig,

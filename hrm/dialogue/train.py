@@ -59,7 +59,7 @@ class RunConfig(Section):
             raise ValueError(f"loop.best {self.loop.best!r} is none of the held-out metrics {', '.join(METRICS)}")
         return self
 
-
+# %% ../../nbs/dialogue/05_train.ipynb #62848a31
 class TrainConfig(Section):
     "The section `dialogue.train`."
 

@@ -78,6 +78,8 @@ def lock(
         inside = [path.name for path in entry.glob("*")] if re.fullmatch(r"\d+-.+", entry.name) else [entry.name]
         return all(re.fullmatch(rf"\..*|final|piece_\d+|memory\.safetensors|{NEXT}|books|resume", name) for name in inside)
 
+    if link := next((path for pattern in ("*", "*/*") for path in Path(folder).glob(pattern) if path.is_symlink()), None):
+        raise ConfigError(f"{link}: found a link, which would lead out of the model; allowed: files and folders")
     if not chapters(folder):
         only_ours(folder, begun, "the folder of a model")
     return Lock.take(folder)

@@ -265,9 +265,9 @@ def dialogue_data(
     from hrm.dialogue.files import read_chats
     config = section(profile, "dialogue.data", DataConfig)
     config = config.model_copy(update={"strict": strict or config.strict} | ({"source": str(source)} if source is not None else {}))
-    if config.source:
-        print(read_chats(config.source, config.strict)[1].text(), file=sys.stderr)
     with making(out, "hrm dialogue data", root() / "data" / profile / "dialogue" / "data") as folder:
+        if config.source:
+            print(read_chats(config.source, config.strict)[1].text(), file=sys.stderr)
         made = build(config, folder)
     for name, facts in made.items():
         print(f"{name}: {facts['train']['conversations']} conversations to train on, {facts['held_out']['conversations']} held out, "
@@ -316,9 +316,9 @@ def memory_data(
     given = {"source": source, "tokenizer": tokenizer}
     config = section(profile, "memory.data", DataConfig)
     config = config.model_copy(update={"strict": strict or config.strict} | {key: str(value) for key, value in given.items() if value is not None})
-    if config.source:
-        print(read_questions(config.source, config.strict)[1].text(), file=sys.stderr)
     with making(out, "hrm memory data", root() / "data" / profile / "memory" / "data") as folder:
+        if config.source:
+            print(read_questions(config.source, config.strict)[1].text(), file=sys.stderr)
         facts = build(config, folder)
     for name, parts in facts["sets"].items():
         print(f"{name}: {parts['train']['questions']} questions to train on, {parts['held_out']['questions']} held out, {parts['test']['questions']} to test, "

@@ -137,15 +137,16 @@ def train_command(
 ):
     "Train one recipe with one seed. Ctrl-C saves the state (exit code 130); the same command goes on from there."
     from hrm.core.tracking import MODES
-    from hrm.core.train import Stopped
+    from hrm.core.train import Stopped, replaceable
     from hrm.routing.data import ceiling, read
     from hrm.routing.train import TrainConfig, run as train
     config, base = section(profile, "routing.train", TrainConfig), root() / "data" / profile / "routing"
     if run is not None and run not in config.runs:
         raise ConfigError(f"--run: found {run!r}; profile {profile} has: {', '.join(config.runs)}")
     name, one = f"{run or 'base'}-{seed}", recipe(config.run(run) if run else config.base, flags)
+    out = replaceable(out or base / "tried" / name, name)
     try:
-        result = train(name, one, seed, data or base / "data", out or base / "tried" / name, resume, setting("tracking", "disabled", allowed=MODES), sys.stderr.isatty())
+        result = train(name, one, seed, data or base / "data", out, resume, setting("tracking", "disabled", allowed=MODES), sys.stderr.isatty())
     except Stopped as why:
         print(f"hrm: {name}: {why}", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -243,6 +244,12 @@ def study_command(
     out: Annotated[Optional[Path], typer.Option(help="folder for effects.csv and forest.png", file_okay=False, show_default=False)] = None,
 ):
     "Each level of each setting against its reference: paired and Welch's test, Hedges' g, bootstrap interval, p values after Holm."
+    with making(out, "hrm routing study") as out:
+        _study(files, base, column, resamples, seed, out)
+
+
+def _study(files: list[Path], base: str, column: str, resamples: int, seed: int, out: Path | None) -> None:
+    "Compare, print the table, and write it."
     import io
     import numpy as np
     from pandas.api.types import is_numeric_dtype
@@ -261,6 +268,5 @@ def study_command(
     if out:
         fig, raw = forest({f"difference in {column}": found}), io.BytesIO()
         fig.savefig(raw, format="png", facecolor="white")
-        with making(out, "hrm routing study"):
-            write_atomic(out / "forest.png", raw.getvalue())
-            print(f"-> {write_atomic(out / 'effects.csv', shown.to_csv(index=False))}")
+        write_atomic(out / "forest.png", raw.getvalue())
+        print(f"-> {write_atomic(out / 'effects.csv', shown.to_csv(index=False))}")

@@ -41,9 +41,9 @@ def data_command(
             raise ConfigError("--only: found no book of your own; allowed: with one or more")
         changes["books"] = ()
     config = config.model_copy(update=changes)
-    for path in config.sources:
-        print(inspect(path, config.encoding, config.strip_gutenberg).summary(), file=sys.stderr)
     with making(out, "hrm text data", root() / "data" / profile / "text" / "data") as folder:
+        for path in config.sources:
+            print(inspect(path, config.encoding, config.strip_gutenberg).summary(), file=sys.stderr)
         made = build(config, folder)
     for name, facts in made.items():
         print(f"{name}: {facts['characters']['train']:,} characters to train on, {facts['characters']['held_out']:,} held out, {facts['vocabulary']} ids -> {folder / name}")
