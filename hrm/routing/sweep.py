@@ -11,6 +11,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from tqdm import tqdm
 
 from ..core.config import Section, code_version, hash_of, root, tree_hash, validate
 
-from ..core.files import write_atomic
 from ..core.device import one_thread
+from ..core.files import Lock, write_atomic
 from ..core.tracking import read_log
 from .data import read
 from .evaluate import measure
@@ -236,7 +237,7 @@ def work(
         read(data, name, "test")  # after the trainings it would be late to miss it
     resume = resume or root() / "data" / "resume"
     decides, kept, rows = [base.model_dump(), tree_hash(data), code_version()], [], []
-    with one_thread():  # the work of one operation is so small that a second thread costs more than it does
+    with Lock.take(table, "written") if table else nullcontext(), one_thread():  # the work of one operation is so small that a second thread costs more than it does
         for job in tqdm(todo, desc="sweep", unit="run", disable=not progress):
             name = hash_of([*decides, job.study, job.config_id, job.change, job.seed, job.tests, job.traced])
             file, out = resume / "rows" / f"{name}.json", resume / "rows" / name
