@@ -250,7 +250,7 @@ def keep_lock(
 
     def wrong(data: bytes) -> str:
         reason = "" if data == kept else torn(text(data), text(kept), text(pipeline))
-        return "" if reason and data == committed() else reason
+        return "" if reason and data and data == committed() else reason
 
     found = settled(path, wrong, seconds)
     if found is None:
