@@ -145,7 +145,7 @@ def run(
     stage: str,                  # such as "sudoku_train"
     profile: str | None = None,  # such as "laptop"
 ) -> int:
-    "Check the names and `dvc.lock`, then become the process that executes the chapter, or wait for the container that does it."
+    "Check the names and `dvc.lock`, then become the process that executes the chapter, or wait for its container."
     from hrm.tools.container import run_in_container, runner
     if profile is not None and profile not in profiles():
         raise ConfigError(f"params.yaml: no profile {profile!r}; allowed: {', '.join(profiles())}")
@@ -166,7 +166,7 @@ def run(
 def socket_folder() -> tempfile.TemporaryDirectory:
     "A private folder for a kernel's sockets; those that killed stages have left are removed."
     import psutil
-    above = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp"  # a socket's path has at most 103 letters
+    above = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp"  # sockets need short paths
     for left in Path(above).glob("hrm-kernel-*-*"):
         if not psutil.pid_exists(int(left.name.split("-")[2])):
             shutil.rmtree(left, ignore_errors=True)  # somebody else's stays
@@ -372,7 +372,7 @@ def plots_template() -> Path:  # .dvc/plots.html
 def main(
     argv: list[str] | None = None,  # arguments; the process's own if None
 ) -> int:                           # exit code
-    "`run`, `execute`, `code`, `lock`, `deps` and `plots` as commands; 2 and one line on standard error for wrong input."
+    "`run`, `execute`, `code`, `lock`, `deps` and `plots` as commands; 2 and one line on stderr for wrong input."
     parser = argparse.ArgumentParser(prog="python -m hrm.tools.stage", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, text in {"run": "run a stage's chapter and store it under reports/",
