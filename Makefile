@@ -12,11 +12,15 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-11s %s\n", $$1, $$2}'
 
 repro: $(READY)  ## fresh clone to finished report: the whole pipeline at the smoke and laptop profiles
+	python -m hrm.tools.stage lock
 	dvc repro
+	python -m hrm.tools.stage lock
 	python -m hrm.tools.site --readme
 
 smoke: $(READY)  ## the whole pipeline at the smoke profile, in seconds per stage
+	python -m hrm.tools.stage lock
 	dvc repro --glob '*@smoke'
+	python -m hrm.tools.stage lock
 
 test: $(READY)  ## the whole test suite, the same that CI runs
 	python -m pytest

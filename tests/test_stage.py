@@ -1,15 +1,20 @@
 "A stage that is stopped, killed or orphaned: what it leaves and what it does not."
 import json
 import os
+import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from copies import environment, shell
+from copies import ROOT, commit, environment, shell
+from hrm.tools import lifeline
 
 CHAPTER = """
 import os, time
@@ -41,10 +46,15 @@ def project(tmp_path) -> Path:
     return tmp_path
 
 
+def launch(project: Path, *line: str) -> subprocess.Popen:
+    "Start a program in a session of its own."
+    with open(project / "log", "w") as log:
+        return subprocess.Popen(line, cwd=project, env=environment(), stdout=log, stderr=log, start_new_session=True)
+
+
 def start(project: Path, *line: str) -> subprocess.Popen:
-    "Start a program in a session of its own and wait until the chapter is at work."
-    log = open(project / "log", "w")
-    process = subprocess.Popen(line, cwd=project, env=environment(), stdout=log, stderr=log, start_new_session=True)
+    "Start a program and wait until the chapter is at work."
+    process = launch(project, *line)
     wait_for(lambda: (project / "kernel.pid").exists() and (project / "kernel.pid").read_text(), 60, project)
     time.sleep(0.3)
     return process
@@ -100,8 +110,226 @@ def test_killing_dvc_alone_leaves_no_orphan(project, wrapped, monkeypatch):
     assert (project / "saved").exists() and not (project / "later").exists()
 
 
+@pytest.mark.parametrize("delay", [0.05, 0.4, 1.0])
+def test_a_dvc_killed_early_leaves_no_orphan(project, delay):
+    shell(sys.executable, "-m", "dvc", "init", "--no-scm", "-q", cwd=project)
+    process = launch(project, sys.executable, "-m", "dvc", "repro")
+    wait_for(psutil.Process(process.pid).children, 60, project)
+    time.sleep(delay)
+    process.kill()
+    process.wait(10)
+    wait_for(lambda: not running(project), 20, project)
+    assert not (project / "later").exists() and not (project / "reports").exists()
+
+
+@pytest.mark.parametrize("verb", ["run", "execute"])
+def test_a_stage_whose_dvc_is_gone_does_nothing(project, verb):
+    line = (sys.executable, "-m", "hrm.tools.stage", verb, "long", "smoke")
+    done = shell(*line, cwd=project, ok=False, DVC_STAGE="long")
+    assert (done.returncode, done.stderr) == (143, "long: the DVC that started this stage is gone; nothing was run\n")
+    assert not (project / "kernel.pid").exists() and not (project / "data").exists()
+
+
+def test_dvc_called_from_python_is_known_and_watched(project):
+    shell(sys.executable, "-m", "dvc", "init", "--no-scm", "-q", cwd=project)
+    process = start(project, sys.executable, "-c", "from dvc.repo import Repo\nRepo().reproduce()")
+    process.kill()
+    process.wait(10)
+    wait_for(lambda: not running(project), 20, project)
+    assert (project / "saved").exists() and not (project / "later").exists()
+
+
+def test_a_second_signal_ends_a_chapter_that_takes_no_notice_of_the_first(project):
+    chapter = project / "nbs/chapters/01_long.ipynb"
+    chapter.write_text(chapter.read_text().replace("raise\\n", "time.sleep(600)\\n"))
+    process = start(project, sys.executable, "-m", "hrm.tools.stage", "run", "long", "smoke")
+    process.send_signal(signal.SIGTERM)
+    wait_for((project / "saved").exists, 20, project)
+    process.send_signal(signal.SIGHUP)  # a terminal that closes is no second request
+    time.sleep(2)
+    assert process.poll() is None and "once more" not in (project / "log").read_text()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 143
+    wait_for(lambda: not running(project), 10, project)
+    assert "SIGINT: interrupting once more" in (project / "log").read_text() and not (project / "later").exists()
+
+
+def test_nohup_lets_a_stage_outlive_its_terminal(project):
+    process = start(project, "nohup", sys.executable, "-m", "hrm.tools.stage", "run", "long", "smoke")
+    process.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    assert process.poll() is None and not (project / "saved").exists()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+
+
+def test_a_kernels_sockets_go_with_the_run(project):
+    folders = lambda: list(Path(tempfile.gettempdir()).glob(f"hrm-kernel-{process.pid}-*"))
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        (project / "kernel.pid").unlink(missing_ok=True)
+        killed, process = folders() if number == signal.SIGTERM else [], start(
+            project, sys.executable, "-m", "hrm.tools.stage", "run", "long", "smoke")
+        assert len(folders()) == 1 and not any(path.exists() for path in killed), "a killed stage's folder is cleared"
+        process.send_signal(number)
+        process.wait(30)
+        wait_for(lambda: not running(project), 10, project)
+        assert list(project.glob("kernel*ipc*")) == []
+    assert folders() == []
+
+
 def test_wrong_names_are_told_before_anything_starts(project):
     for words, told in [(("run", "short", "smoke"), "allowed: long"), (("run", "long", "lapdog"), "allowed: smoke"),
                         (("run", "long"), "needs profile")]:
         done = shell(sys.executable, "-m", "hrm.tools.stage", *words, cwd=project, ok=False)
         assert done.returncode == 2 and told in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+# dvc.lock
+
+LOCK, PIPELINE = (ROOT / "dvc.lock").read_bytes(), (ROOT / "dvc.yaml").read_text()
+
+
+@pytest.fixture
+def locked(tmp_path, monkeypatch) -> Path:
+    "A project with this one's dvc.yaml and dvc.lock, and with the copy that the stage runner keeps."
+    (tmp_path / "params.yaml").touch()
+    (tmp_path / "dvc.yaml").write_text(PIPELINE)
+    (tmp_path / "dvc.lock").write_bytes(LOCK)
+    monkeypatch.setenv("HRM_ROOT", str(tmp_path))
+    lifeline.keep_lock()
+    assert (tmp_path / "data/.partial/dvc.lock").read_bytes() == LOCK
+    return tmp_path
+
+
+def cuts() -> list[int]:
+    "Where a write may end: anywhere, where Python's buffer is full, and at each kind of place there is in the file."
+    draw, text = random.Random(0), LOCK.decode()
+    headers = [found.start() for found in re.finditer(r"^  \S+:$", text, re.M)]
+    lines = [found.end() for found in re.finditer("\n", text)]
+    last = [place for place in lines if place > headers[-1]]
+    return sorted({0, 1, text.index("stages:"), headers[0], *draw.sample(range(len(LOCK)), 15), *draw.sample(lines, 15),
+                   *draw.sample(range(8192, len(LOCK), 8192), 8), *draw.sample(headers, 6), *draw.sample(last[:-1], 12),
+                   *last[-6:-1], len(LOCK) - 1})
+
+
+def test_every_part_of_a_lock_file_is_restored(locked, capfd):
+    newer = re.sub(rb"(?<=md5: )[0-9a-f]{32}", b"0" * 32, LOCK, count=1)  # the first stage has just run again
+    assert len(cuts()) >= 40 and len(newer) == len(LOCK) and newer != LOCK
+    for text in (LOCK, newer):
+        for end in cuts():
+            (locked / "dvc.lock").write_bytes(text[:end])
+            lifeline.keep_lock(seconds=0)
+            assert (locked / "dvc.lock").read_bytes() == LOCK, (end, text[max(0, end - 80):end])
+            told = capfd.readouterr().err
+            assert told.startswith("dvc.lock: torn, it ") or told.startswith("dvc.lock: torn, the entry of "), told
+            assert told.endswith("; restored from data/.partial/dvc.lock\n") and told.count("\n") == 1
+
+
+def test_a_new_stage_that_was_cut_is_not_kept(locked):
+    header = LOCK.rindex(b"\n  memory_evaluate@laptop:") + 1
+    (locked / "dvc.lock").write_bytes(LOCK[:header])  # before the last stage ran for the first time
+    (locked / "data/.partial/dvc.lock").unlink()
+    lifeline.keep_lock()
+    lines = [place.end() for place in re.finditer(b"\n", LOCK) if header < place.end() < len(LOCK)]
+    for end in (*lines[:3], *lines[3:-6:8], *lines[-6:]):
+        (locked / "dvc.lock").write_bytes(LOCK[:end])
+        lifeline.keep_lock(seconds=0)
+        assert (locked / "dvc.lock").read_bytes() == LOCK[:header], LOCK[end - 80:end]
+
+
+def test_what_somebody_wanted_is_left_alone(locked, capfd):
+    header = LOCK.rindex(b"\n  memory_evaluate@laptop:") + 1
+    newer = LOCK.replace(re.search(rb"md5: [0-9a-f]{32}", LOCK)[0], b"md5: " + b"0" * 32, 1)
+    code = "    - data/code/75_memory_evaluate.py\n"
+    wish = PIPELINE.replace(code, code + "    - README.md\n")
+    without = PIPELINE.replace("  memory_evaluate:\n", "  memory_judge:\n")
+    middle = re.sub(rb"(?ms)^  environment@smoke:\n.*?(?=^  sudoku_data@smoke:\n)", b"", LOCK)
+    assert wish != PIPELINE != without and len(middle) < len(LOCK)
+    for pipeline, text in ((PIPELINE, newer), (wish, newer), (without, LOCK[:header]), (PIPELINE, middle)):
+        (locked / "data/.partial/dvc.lock").write_bytes(LOCK)
+        (locked / "dvc.yaml").write_text(pipeline)
+        (locked / "dvc.lock").write_bytes(text)
+        lifeline.keep_lock(seconds=0)
+        assert (locked / "dvc.lock").read_bytes() == (locked / "data/.partial/dvc.lock").read_bytes() == text
+    (locked / "dvc.lock").unlink()  # to forget everything
+    lifeline.keep_lock(seconds=0)
+    (locked / "dvc.lock").write_bytes(LOCK[:LOCK.index(b"  environment@smoke:")])
+    lifeline.keep_lock(seconds=0)
+    assert (locked / "dvc.lock").stat().st_size < 600 and capfd.readouterr().err == ""
+
+
+def test_what_git_has_committed_is_whole_and_the_last_resort(locked, capfd):
+    older = LOCK[:LOCK.rindex(b"\n  memory_evaluate@laptop:") + 1]
+    (locked / "dvc.lock").write_bytes(older)
+    shell("git", "init", "-q", cwd=locked)
+    commit(locked, "An older one")
+    lifeline.keep_lock(seconds=0)
+    assert (locked / "dvc.lock").read_bytes() == older and capfd.readouterr().err == ""
+    shutil.rmtree(locked / "data")
+    (locked / "dvc.lock").write_bytes(LOCK[:5000])
+    lifeline.keep_lock(seconds=0)
+    assert (locked / "dvc.lock").read_bytes() == older
+    assert "restored from what git has committed" in capfd.readouterr().err
+    shutil.rmtree(locked / ".git")
+    shutil.rmtree(locked / "data", ignore_errors=True)
+    (locked / "dvc.lock").write_bytes(LOCK[:5000])
+    lifeline.keep_lock(seconds=0)
+    assert (locked / "dvc.lock").read_bytes() == LOCK[:5000] and "there is no copy" in capfd.readouterr().err
+    assert not (locked / "data").exists()
+
+
+def test_a_file_that_is_just_being_written_is_waited_for(locked, capfd):
+    newer = re.sub(rb"(?<=md5: )[0-9a-f]{32}", b"0" * 32, LOCK, count=1)
+    writer = ("import sys, time\nwith open('dvc.lock', 'wb', buffering=0) as file:\n    print(flush=True)\n"
+              "    data = sys.stdin.buffer.read()\n    for i in range(0, len(data), 40_000):\n"
+              "        file.write(data[i:i + 40_000])\n        time.sleep(0.2)\n")
+    line = [sys.executable, "-c", writer]
+    writing = subprocess.Popen(line, cwd=locked, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    writing.stdout.readline()
+    writing.stdin.write(newer)
+    writing.stdin.close()
+    lifeline.keep_lock(seconds=2)
+    assert (locked / "dvc.lock").read_bytes() == (locked / "data/.partial/dvc.lock").read_bytes() == newer
+    assert writing.wait(10) == 0 and capfd.readouterr().err == ""
+
+
+def test_dvc_goes_on_after_its_files_were_torn(tmp_path):
+    (tmp_path / "params.yaml").touch()
+    (tmp_path / "dvc.yaml").write_text("stages:\n" + "".join(
+        f"  {name}:\n    cmd: echo {name} >> {name}\n    deps: [{dep}]\n    outs:\n    - {name}: {{cache: false}}\n"
+        for dep, name in (("params.yaml", "a"), ("a", "b"), ("b", "c"))))
+    dvc, lock = (sys.executable, "-m", "dvc"), (sys.executable, "-m", "hrm.tools.stage", "lock")
+    shell(*dvc, "init", "--no-scm", "-q", cwd=tmp_path)
+    assert shell(*dvc, "repro", cwd=tmp_path).stdout.count("Running stage") == 3
+    assert shell(*lock, cwd=tmp_path).stderr == ""
+    whole = (tmp_path / "dvc.lock").read_bytes()
+    (tmp_path / "dvc.lock").write_bytes(whole[:whole.index(b"  b:")])
+    (tmp_path / ".dvc/tmp/rwlock").write_text('{"write": {"a": {"pi')
+    told = shell(*lock, cwd=tmp_path).stderr.splitlines()
+    assert told == ["dvc.lock: torn, it ends after a, 1 of 3 stages; restored from data/.partial/dvc.lock",
+                    ".dvc/tmp/rwlock: torn, a DVC was ended while it wrote; removed"]
+    assert "Running stage" not in shell(*dvc, "repro", cwd=tmp_path).stdout
+    assert (tmp_path / "dvc.lock").read_bytes() == whole
+
+
+def test_a_stage_restores_the_lock_file_below_a_running_dvc(project):
+    long = (project / "dvc.yaml").read_text()
+    other = "  a:\n    cmd: touch a\n    outs: [a]\n  b:\n    cmd: touch b\n    outs: [b]\n"
+    chapter = project / "nbs/chapters/01_long.ipynb"
+    chapter.write_text(chapter.read_text().replace("range(600)", "range(1)"))
+    (project / "dvc.yaml").write_text(long.replace("stages:\n", "stages:\n" + other))
+    shell(sys.executable, "-m", "dvc", "init", "--no-scm", "-q", cwd=project)
+    shell(sys.executable, "-m", "dvc", "repro", "a", "b", cwd=project)
+    shell(sys.executable, "-m", "hrm.tools.stage", "lock", cwd=project)
+    whole = (project / "dvc.lock").read_bytes()
+    (project / "dvc.lock").write_bytes(whole[:whole.index(b"  b:")])
+    done = shell(sys.executable, "-m", "dvc", "repro", "long", cwd=project)
+    assert "it ends after a, 1 of 2 stages; restored" in done.stderr
+    assert list(lifeline.entries((project / "dvc.lock").read_text())) == ["a", "b", "long"]
+
+
+def test_make_looks_at_the_lock_file_before_and_after():
+    for word in ("repro", "smoke"):
+        lines = [line.split() for line in shell("make", "-n", word, cwd=ROOT).stdout.splitlines()]
+        at = next(i for i, line in enumerate(lines) if line[:2] == ["dvc", "repro"])
+        assert lines[at - 1] == lines[at + 1] == ["python", "-m", "hrm.tools.stage", "lock"]

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,19 @@ def test_agent_runs_one_trial_beside_the_project(project, monkeypatch):
     monkeypatch.setenv("HRM_ROOT", str(project))
     monkeypatch.setattr(sweeps, "_workplace", lambda *_: pytest.fail("it was run again"))
     assert sweeps.run_trial("checkpoints_data", "smoke", {"tasks": 21, "identifiers": 43}) == (0, folder)
+
+
+def test_ctrl_c_reaches_an_agents_trial_once(project):
+    line = [*CLI, "agent", "checkpoints_data", "--profile", "smoke", "--tasks=22"]
+    process = subprocess.Popen(line, cwd=project, env=environment(PYTHONPATH=str(project), OMP_NUM_THREADS="1"),
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+    end = time.monotonic() + 60
+    while not list(project.glob("data/**/.partial/smoke/checkpoints_data/checkpoints_data.ipynb")):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and told.count("SIGINT: stopping") == 1 and "once more" not in told, told
 
 
 def test_bad_input_is_an_error_before_any_work(project, monkeypatch):

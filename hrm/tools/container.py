@@ -15,7 +15,7 @@ from pathlib import Path
 from ..core.config import ConfigError, hash_of, root, setting
 from ..core.hardware import driver_for
 from ..core.preflight import Finding, driver_version
-from .stage import end_with_dvc
+from .lifeline import end_with_dvc, stop_signals
 
 # %% ../../nbs/tools/06_container.ipynb #f6933f60
 RUNNERS = ("host", "docker", "podman")
@@ -98,14 +98,17 @@ def attend(
     held: bool = True,  # hold its standard input open as a sign of life; else it has ours
 ) -> int:               # the container's exit code; 128 + signal if the client was killed
     "Run the client, pass signals on, and wait."
-    child = subprocess.Popen(line, stdin=subprocess.PIPE if held else None, start_new_session=held)
+    child, passed = subprocess.Popen(line, stdin=subprocess.PIPE if held else None, start_new_session=held), []
 
     def pass_on(number, frame=None):
+        if number == signal.SIGHUP and passed:  # no second request
+            return
+        passed.append(number)
         if held or number != signal.SIGINT:  # from the terminal it has reached the client already
             child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    end_with_dvc()
+    before = {number: signal.signal(number, pass_on) for number in stop_signals()}
+    end_with_dvc(lambda: pass_on(signal.SIGHUP))
     try:
         code = child.wait()
     finally:

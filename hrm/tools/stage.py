@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['BAR', 'ADDRESS', 'CELL_FILE', 'PAGE', 'chapters', 'chapter', 'report_path', 'check_parameters', 'join_streams',
-           'clean_text', 'scrub', 'Stopper', 'end_with_dvc', 'end_with_caller', 'environment', 'command', 'run',
-           'papermill_run', 'leave_metrics', 'execute', 'code_of', 'extract_code', 'imported', 'module_file', 'acts',
-           'modules_of', 'deps', 'sync_deps', 'plots_template', 'main']
+           'clean_text', 'scrub', 'environment', 'command', 'run', 'socket_folder', 'papermill_run', 'leave_metrics',
+           'execute', 'code_of', 'extract_code', 'imported', 'module_file', 'acts', 'modules_of', 'deps', 'sync_deps',
+           'plots_template', 'main']
 
 # %% ../../nbs/tools/00_stage.ipynb #65036303
-import argparse, ast, json, os, re, signal, sys, threading, time
+import argparse, ast, json, os, re, shutil, sys, tempfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from importlib.util import resolve_name
 from pathlib import Path
 from ..core.config import ConfigError, profiles, root
 from ..core.files import write_atomic
+from .lifeline import Stopper, end_with_caller, end_with_dvc, keep_lock, mend_rwlock, refuse_orphan
 
 # %% ../../nbs/tools/00_stage.ipynb #b2fff733
 def chapters() -> dict[str, Path]:  # stage name -> notebook
@@ -121,76 +121,6 @@ def _scrub_output(output, folder):
         data[kind] = ADDRESS.sub("0x", data[kind]).replace(folder, ".")
     return output if data or output.output_type == "error" else None
 
-# %% ../../nbs/tools/00_stage.ipynb #9f4c587d
-class Stopper:
-    "Turns the first SIGINT, SIGTERM or SIGHUP into one interrupt of the kernel; after `grace` seconds the kernel is ended."
-
-    def __init__(self, grace: float = 60.0):  # seconds the kernel has for its last checkpoint
-        self.grace, self.signal = grace, None
-
-    def listen(self) -> "Stopper":
-        "Take over the three signals; call from the main thread."
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self.stop)
-        return self
-
-    def stop(self, number, frame=None):
-        "The handler. Later signals change nothing: the kernel is saving, and the grace period is running."
-        if self.signal is None:
-            self.signal = signal.Signals(number)
-            print(f"\n{self.signal.name}: stopping, up to {self.grace:.0f} s for a checkpoint", file=sys.stderr, flush=True)
-            self.tell_kernel(signal.SIGINT)
-            timer = threading.Timer(self.grace, self.tell_kernel, [signal.SIGKILL])
-            timer.daemon = True
-            timer.start()
-
-    def tell_kernel(self, number):
-        "Send a signal to the kernel's process group; each child of this process leads one."
-        import psutil
-        for child in psutil.Process().children():
-            with suppress(ProcessLookupError, PermissionError):  # it ended in the meantime
-                os.killpg(child.pid, number)
-
-    def before_cell(self, **_):
-        "Called by papermill before each cell: once stopped, no further cell starts."
-        if self.signal is not None:
-            raise InterruptedError(self.signal.name)
-
-# %% ../../nbs/tools/00_stage.ipynb #fc190145
-def end_with_dvc(every: float = 0.5) -> bool:  # seconds between two looks; True where a DVC is there to be watched
-    "Send this process a SIGTERM when the `dvc` that started it, through whatever shells, ends."
-    import psutil
-
-    def is_dvc(process: psutil.Process) -> bool:
-        try:
-            return any(Path(word).stem == "dvc" for word in process.cmdline()[:3])  # dvc repro, python -m dvc repro, ...
-        except psutil.Error:  # it ended in the meantime, or belongs to somebody else
-            return False
-
-    dvc = next(filter(is_dvc, psutil.Process().parents()), None)
-
-    def watch():
-        while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(every)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    if dvc is not None:
-        threading.Thread(target=watch, daemon=True).start()
-    return dvc is not None
-
-
-def end_with_caller() -> bool:  # True where a caller holds this process's standard input open
-    "Send this process a SIGTERM when its standard input ends, if `HRM_CALLER` says `stdin`: in a container nothing else tells of the caller's death."
-    def watch():
-        while os.read(0, 4096):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    held = os.environ.pop("HRM_CALLER", None) == "stdin"
-    if held:
-        threading.Thread(target=watch, daemon=True).start()
-    return held
-
 # %% ../../nbs/tools/00_stage.ipynb #dd85c109
 def environment() -> dict[str, str]:
     "The variables a stage starts with; a variable that is set already keeps its value, except those that decide results."
@@ -216,11 +146,13 @@ def run(
     stage: str,                  # such as "sudoku_train"
     profile: str | None = None,  # such as "laptop"
 ) -> int:
-    "Check the names, then become the process that executes the chapter, or wait for the container that does. Raises `ConfigError` first."
+    "Check the names and `dvc.lock`, then become the process that executes the chapter, or wait for its container."
     from hrm.tools.container import run_in_container, runner
     if profile is not None and profile not in profiles():
         raise ConfigError(f"params.yaml: no profile {profile!r}; allowed: {', '.join(profiles())}")
     check_parameters(chapter(stage), {"profile": profile} if profile else {})
+    refuse_orphan()
+    keep_lock()
     if (where := runner()) != "host":
         code = run_in_container(command("run", stage, profile, "python"), where)
         if code == 0:
@@ -232,6 +164,16 @@ def run(
     os.execvpe(line[0], line, environment())
 
 # %% ../../nbs/tools/00_stage.ipynb #7a780b54
+def socket_folder() -> tempfile.TemporaryDirectory:
+    "A private folder for a kernel's sockets; those that killed stages have left are removed."
+    import psutil
+    above = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp"  # sockets need short paths
+    for left in Path(above).glob("hrm-kernel-*-*"):
+        if not psutil.pid_exists(int(left.name.split("-")[2])):
+            shutil.rmtree(left, ignore_errors=True)  # somebody else's stays
+    return tempfile.TemporaryDirectory(prefix=f"hrm-kernel-{os.getpid()}-", dir=above)
+
+
 def papermill_run(
     source: Path,      # the chapter
     partial: Path,     # where papermill keeps the notebook while it runs
@@ -244,10 +186,11 @@ def papermill_run(
         logging.getLogger(name).setLevel(logging.CRITICAL)
     import papermill
     from traitlets.config import Config
-    sockets = Config(KernelManager={"transport": "ipc"})  # files, not ports: two stages cannot meet
-    return papermill.execute_notebook(
-        str(source), str(partial), given, cwd=str(root()), progress_bar=False, log_output=False, config=sockets,
-        stdout_file=sys.stdout, stderr_file=sys.stderr, on_cell_start=stopper.before_cell)
+    with socket_folder() as folder:
+        sockets = Config(KernelManager={"transport": "ipc", "connection_file": os.path.join(folder, "kernel.json")})
+        return papermill.execute_notebook(
+            str(source), str(partial), given, cwd=str(root()), progress_bar=False, log_output=False, config=sockets,
+            stdout_file=sys.stdout, stderr_file=sys.stderr, on_cell_start=stopper.before_cell)
 
 
 def _store(nb, target: Path, partial: Path) -> None:
@@ -277,16 +220,18 @@ def execute(
     grace: float = 60.0,         # seconds the kernel has for its last checkpoint when stopped
 ) -> int:                        # 0, 1 when the chapter failed, 128 + signal when stopped
     "Run a chapter and store it in `reports/`. A chapter that fails leaves its notebook under `data/.partial/`."
+    refuse_orphan()
     sys.modules.setdefault("rfc3987_syntax", None)
     source, target, given = chapter(stage), report_path(stage, profile), {"profile": profile} if profile else {}
     check_parameters(source, given)
     partial = root() / "data" / ".partial" / target.relative_to(root() / "reports").with_name(f"{stage}.ipynb")
     partial.parent.mkdir(parents=True, exist_ok=True)
     stopper, error, nb = Stopper(grace).listen(), None, None
-    end_with_dvc()
-    end_with_caller()
+    end_with_dvc(stopper.left_alone)
+    end_with_caller(stopper.left_alone)
     with ThreadPoolExecutor(1) as pool:
         try:
+            stopper.before_cell()
             nb = pool.submit(papermill_run, source, partial, given, stopper).result()
         except Exception as e:  # the chapter's own error, or the kernel's death
             error = e
@@ -428,7 +373,7 @@ def plots_template() -> Path:  # .dvc/plots.html
 def main(
     argv: list[str] | None = None,  # arguments; the process's own if None
 ) -> int:                           # exit code
-    "`run`, `execute`, `code`, `deps` and `plots` as commands; 2 and one line on standard error for wrong input."
+    "`run`, `execute`, `code`, `lock`, `deps` and `plots` as commands; 2 and one line on stderr for wrong input."
     parser = argparse.ArgumentParser(prog="python -m hrm.tools.stage", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, text in {"run": "run a stage's chapter and store it under reports/",
@@ -437,6 +382,7 @@ def main(
         sub.add_argument("stage", help="such as sudoku_train")
         sub.add_argument("profile", nargs="?", help="such as laptop; none for a stage above the profiles")
     verbs.add_parser("code", help="write the code cells of the chapters to data/code/")
+    verbs.add_parser("lock", help="before and after DVC: restore dvc.lock if it is torn, else renew its copy")
     verbs.add_parser("plots", help="write the offline page template of `dvc plots show`")
     sub = verbs.add_parser("deps", help="compare the modules in dvc.yaml with the imports; 1 if they differ")
     sub.add_argument("--write", action="store_true", help="put dvc.yaml right")
@@ -448,7 +394,9 @@ def main(
             lines = sync_deps(given.write)
             print("\n".join(lines) or "dvc.yaml names what the chapters import")
             return int(bool(lines) and not given.write)
-        {"code": extract_code, "plots": plots_template}[given.verb]()
+        if given.verb in ("code", "lock"):
+            keep_lock()
+        {"code": extract_code, "plots": plots_template, "lock": mend_rwlock}[given.verb]()
     except ConfigError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

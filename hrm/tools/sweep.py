@@ -24,6 +24,7 @@ from ..core.config import ConfigError, Section, code_version, hash_of, load_para
 
 from ..core.files import only_like, write_atomic
 from .container import runner
+from .lifeline import stop_signals
 from .stage import chapter, code_of
 
 # %% ../../nbs/tools/06_sweep.ipynb #deb24b18
@@ -260,8 +261,9 @@ def run_trial(
     if (folder / "metrics.json").is_file(): return 0, folder
     work = _workplace(folder, stage, profile, params)
     line = [sys.executable, "-m", "hrm.tools.stage", "run", stage, profile]
-    process = subprocess.Popen(line, cwd=work, env=os.environ | {"HRM_ROOT": str(work), "HRM_TRIAL": str(folder)})
-    old = {number: signal.signal(number, lambda number, _: process.send_signal(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    env = os.environ | {"HRM_ROOT": str(work), "HRM_TRIAL": str(folder)}
+    process = subprocess.Popen(line, cwd=work, env=env, start_new_session=True)  # so that Ctrl-C reaches it only once
+    old = {number: signal.signal(number, lambda number, _: process.send_signal(number)) for number in stop_signals()}
     try:
         code = process.wait()
     finally:
