@@ -14,6 +14,9 @@ from ruamel.yaml import YAML
 
 from hrm.core.config import ConfigError, load_params, section, validate
 from hrm.tools import sweep as sweeps
+import tiny
+from hrm.tools.lifeline import TRIAL, put_back
+from hrm.tools.stage import main as stage_main
 from hrm.tools.sweep import SweepConfig, check, draw_trials, exchanged, ground, parse_values, plain_yaml, results, stage_section, sweep_file, unshared, with_values
 
 TRAIN = dict(stage="checkpoints_train", method="random", trials=5, seed=1, metric="v9.held_out.loss", logged="held_out.loss", goal="minimize",
@@ -174,18 +177,36 @@ def test_parameters_are_put_back_after_an_error(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text("a: 1  # kept\n")
     monkeypatch.setenv("HRM_ROOT", str(tmp_path))
     with pytest.raises(OSError), exchanged("a: 2\n"):
-        assert (tmp_path / "params.yaml").read_text() == "a: 2\n"
+        assert (tmp_path / "params.yaml").read_text() == f"{TRIAL}a: 2\n"
         raise OSError
     assert (tmp_path / "params.yaml").read_text() == "a: 1  # kept\n"
 
 
-def test_parameters_are_put_back_after_sigterm(tmp_path):
+def exchanging(tmp_path: Path) -> subprocess.Popen:
+    "A process that has exchanged the parameters."
     (tmp_path / "params.yaml").write_text("a: 1  # kept\n")
     code = "import time\nfrom hrm.tools.sweep import exchanged\nwith exchanged('a: 2\\n'):\n    print('in', flush=True)\n    time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], env=environment(HRM_ROOT=str(tmp_path), PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "in\n" and (tmp_path / "params.yaml").read_text() == "a: 2\n"
+    assert process.stdout.readline() == "in\n" and (tmp_path / "params.yaml").read_text() == f"{TRIAL}a: 2\n"
+    return process
+
+
+def test_parameters_are_put_back_after_sigterm(tmp_path):
+    process = exchanging(tmp_path)
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 128 + signal.SIGTERM and (tmp_path / "params.yaml").read_text() == "a: 1  # kept\n"
+
+
+def test_parameters_are_put_back_after_a_kill_and_by_one_process_at_a_time(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HRM_ROOT", str(tmp_path))
+    process = exchanging(tmp_path)
+    with pytest.raises(ConfigError, match=f"is being exchanged by process {process.pid}"):
+        put_back()
+    assert stage_main(["lock"]) == 2 and "is being exchanged by" in capsys.readouterr().err
+    process.kill()
+    process.wait(10)
+    assert stage_main(["lock"]) == 0 and "a killed `hrm sweep` had left a trial's; put back" in capsys.readouterr().err
+    assert tiny.files(tmp_path) == {"params.yaml": b"a: 1  # kept\n"}
 
 
 # In a copy of the project: DVC's queue and the agent

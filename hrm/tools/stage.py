@@ -15,7 +15,7 @@ from importlib.util import resolve_name
 from pathlib import Path
 from ..core.config import ConfigError, profiles, root
 from ..core.files import write_atomic
-from .lifeline import Stopper, end_with_caller, end_with_dvc, keep_lock, mend_rwlock, refuse_orphan
+from .lifeline import Stopper, end_with_caller, end_with_dvc, keep_lock, mend_rwlock, put_back, refuse_orphan
 
 # %% ../../nbs/tools/00_stage.ipynb #b2fff733
 def chapters() -> dict[str, Path]:  # stage name -> notebook
@@ -394,9 +394,9 @@ def main(
             lines = sync_deps(given.write)
             print("\n".join(lines) or "dvc.yaml names what the chapters import")
             return int(bool(lines) and not given.write)
-        if given.verb in ("code", "lock"):
-            keep_lock()
-        {"code": extract_code, "plots": plots_template, "lock": mend_rwlock}[given.verb]()
+        work = {"code": (keep_lock, extract_code), "plots": (plots_template,), "lock": (put_back, mend_rwlock, keep_lock)}
+        for step in work[given.verb]:
+            step()
     except ConfigError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

@@ -22,9 +22,9 @@ from ruamel.yaml.error import YAMLError
 
 from ..core.config import ConfigError, Section, code_version, hash_of, load_params, profiles, root, section, validate
 
-from ..core.files import only_like, write_atomic
+from ..core.files import Lock, only_like, write_atomic
 from .container import runner
-from .lifeline import stop_signals
+from .lifeline import TRIAL, own_params, put_back, stop_signals
 from .stage import chapter, code_of
 
 # %% ../../nbs/tools/06_sweep.ipynb #deb24b18
@@ -276,15 +276,21 @@ def run_trial(
 def exchanged(
     text: str,  # another params.yaml
 ):
-    "Within the context the project has these parameters; SIGTERM, Ctrl-C and errors put the old ones back."
-    file, before = root() / "params.yaml", (root() / "params.yaml").read_bytes()
-    old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    write_atomic(file, text)
-    try:
-        yield
-    finally:
-        write_atomic(file, before)
-        signal.signal(signal.SIGTERM, old)
+    """Within the context the project has these parameters; SIGTERM, Ctrl-C and errors put the old ones back, and `put_back`
+    does so after a kill. Raises `ConfigError` while another process does the same."""
+    file = root() / "params.yaml"
+    with Lock.take(own_params(), "exchanged"):
+        put_back()
+        before = file.read_bytes()
+        write_atomic(own_params(), before)
+        old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        try:
+            write_atomic(file, TRIAL + text)
+            yield
+        finally:
+            write_atomic(file, before)
+            own_params().unlink()
+            signal.signal(signal.SIGTERM, old)
 
 
 def _dvc(*words, quiet=False):
