@@ -19,7 +19,7 @@ import pandas as pd
 from pydantic import Field, model_validator
 from tqdm import tqdm
 
-from ..core.config import Section, code_version, hash_of, root, tree_hash, validate, write_atomic
+from ..core.config import Name, Section, code_version, hash_of, root, tree_hash, validate, write_atomic
 from ..core.device import one_thread
 from ..core.tracking import read_log
 from .data import read
@@ -104,7 +104,7 @@ class ShiftConfig(Section):
     controllers: tuple[str, ...] = Field(min_length=1)
     seeds: int = Field(gt=0)
     change: dict[str, Any] = {}  # of the base
-    tests: tuple[str, ...] = Field(min_length=1)  # sets of routing.data; their test part is used
+    tests: tuple[Name, ...] = Field(min_length=1)  # sets of routing.data; their test part is used
 
 
 class LowDataConfig(Section):
@@ -114,7 +114,7 @@ class LowDataConfig(Section):
     seeds: int = Field(gt=0)
     sizes: tuple[int, ...] = Field(min_length=1)  # training lists
     change: dict[str, Any] = {}
-    tests: tuple[str, ...] = Field(min_length=1)
+    tests: tuple[Name, ...] = Field(min_length=1)
 
 # %% ../../nbs/routing/04_sweep.ipynb #c1ee2cf4
 class SweepConfig(Section):

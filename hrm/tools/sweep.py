@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ..core.config import ConfigError, Section, code_version, hash_of, load_params, profiles, root, section, validate, write_atomic
+from ..core.config import ConfigError, Name, Section, code_version, hash_of, load_params, profiles, root, section, validate, write_atomic
 from .container import runner
 from .stage import chapter, code_of
 
@@ -44,7 +44,7 @@ class Range(Section):
 
 class SweepConfig(Section):
     "A section `<system>.sweep`."
-    stage: str  # such as checkpoints_train
+    stage: Name  # such as checkpoints_train
     method: Literal["grid", "random"]
     trials: int = Field(ge=1)  # of a random sweep; of a grid, at most
     seed: int = Field(ge=0)  # of a random sweep's draws
