@@ -14,7 +14,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..core.config import ConfigError, profiles, root, section, setting, write_atomic
+from ..core.config import ConfigError, checked_name, profiles, root, section, setting, write_atomic
 
 # %% ../../nbs/tools/07_routing.ipynb #7afa9e13
 FLAGS = {  # flag -> place in the recipe, type (or what a switch stands for), what it is
@@ -175,7 +175,7 @@ def evaluate_command(
     from hrm.routing.evaluate import evaluate_set
     from hrm.routing.model import load
     path, folder = checkpoint or root() / ROUTER, data or root() / "data" / profile / "routing" / "data"
-    names = sets or sorted(file.parent.name for file in folder.glob("*/test.safetensors"))
+    names = [checked_name(name, "--set") for name in sets or ()] or sorted(file.parent.name for file in folder.glob("*/test.safetensors"))
     if not names:
         raise ConfigError(f"{folder}: no sets with a test part; make the profile's with: hrm routing data --profile {profile}")
     lists, (model, _) = {name: read(folder, name, "test") for name in names}, load(path)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BAR', 'ADDRESS', 'CELL_FILE', 'PAGE', 'chapters', 'chapter', 'report_path', 'check_parameters', 'join_streams',
            'clean_text', 'scrub', 'Stopper', 'end_with_dvc', 'end_with_caller', 'environment', 'command', 'run',
-           'papermill_run', 'leave_metrics', 'execute', 'code_of', 'extract_code', 'imported', 'module_file', 'acts',
-           'modules_of', 'deps', 'sync_deps', 'plots_template', 'main']
+           'papermill_run', 'Trial', 'leave_metrics', 'execute', 'code_of', 'extract_code', 'imported', 'module_file',
+           'acts', 'modules_of', 'deps', 'sync_deps', 'plots_template', 'main']
 
 # %% ../../nbs/tools/00_stage.ipynb #65036303
 import argparse, ast, json, os, re, signal, sys, threading, time
@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import resolve_name
 from pathlib import Path
-from ..core.config import ConfigError, profiles, root, write_atomic
+from ..core.config import ConfigError, Name, Section, checked_name, profiles, root, stored, write_atomic
 
 # %% ../../nbs/tools/00_stage.ipynb #b2fff733
 def chapters() -> dict[str, Path]:  # stage name -> notebook
@@ -256,6 +256,13 @@ def _store(nb, target: Path, partial: Path) -> None:
     partial.unlink(missing_ok=True)
 
 # %% ../../nbs/tools/00_stage.ipynb #fbc33cc1
+class Trial(Section):
+    "What trial.json says: a stage that is run with other values."
+    stage: Name
+    profile: Name
+    values: dict  # key of the stage's section, with dots -> value
+
+
 def leave_metrics(
     stage: str,                  # such as "sudoku_train"
     profile: str | None = None,  # such as "laptop"
@@ -266,8 +273,8 @@ def leave_metrics(
     metrics = report_path(stage, profile).with_name("metrics.json")
     if not folder or not metrics.is_file() or not (asked := Path(folder) / "trial.json").is_file():
         return None
-    about = json.loads(asked.read_text(encoding="utf-8"))
-    return write_atomic(asked.with_name("metrics.json"), metrics.read_bytes()) if (about["stage"], about["profile"]) == (stage, profile) else None
+    about = stored(asked, Trial, "what `hrm sweep` has written")
+    return write_atomic(asked.with_name("metrics.json"), metrics.read_bytes()) if (about.stage, about.profile) == (stage, profile) else None
 
 # %% ../../nbs/tools/00_stage.ipynb #71c7a709
 def execute(
@@ -277,6 +284,8 @@ def execute(
 ) -> int:                        # 0, 1 when the chapter failed, 128 + signal when stopped
     "Run a chapter and store it in `reports/`. A chapter that fails leaves its notebook under `data/.partial/`."
     sys.modules.setdefault("rfc3987_syntax", None)
+    if profile is not None:
+        checked_name(profile, "profile")
     source, target, given = chapter(stage), report_path(stage, profile), {"profile": profile} if profile else {}
     check_parameters(source, given)
     partial = root() / "data" / ".partial" / target.relative_to(root() / "reports").with_name(f"{stage}.ipynb")
