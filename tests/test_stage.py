@@ -11,6 +11,8 @@ import psutil
 import pytest
 from copies import environment, shell
 
+from hrm.tools.stage import main
+
 CHAPTER = """
 import os, time
 from pathlib import Path
@@ -105,3 +107,12 @@ def test_wrong_names_are_told_before_anything_starts(project):
                         (("run", "long"), "needs profile")]:
         done = shell(sys.executable, "-m", "hrm.tools.stage", *words, cwd=project, ok=False)
         assert done.returncode == 2 and told in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_profile_is_no_path(project, monkeypatch, capsys):
+    monkeypatch.setenv("HRM_ROOT", str(project))
+    before = sorted(project.parent.rglob("*"))
+    for verb, says in (("run", "no profile '../../x'"), ("execute", 'profile: found "../../x"; allowed: a name of letters')):
+        assert main([verb, "long", "../../x"]) == 2
+        assert says in capsys.readouterr().err
+    assert sorted(project.parent.rglob("*")) == before
