@@ -120,11 +120,12 @@ def test_no_name_leads_out_of_its_folder(wrong, tmp_path, monkeypatch, capsys):
     for number, (runs, words, says) in enumerate((
             ({wrong: MEMORY}, ("--profile", "tiny"), f"sudoku.train.runs: {refusal}"),
             ({"fine": MEMORY | {"set": wrong}}, ("--profile", "tiny"), f"sudoku.train.runs.fine.set: {refusal}"),
-            ({"fine": MEMORY}, ("--profile", "tiny", "--run", wrong), f"--run: found {wrong!r}; profile tiny has: fine"),
+            ({"fine": MEMORY}, ("--profile", "tiny", "--run", wrong), f"--run: found {wrong!r}; profile tiny has"),
             ({"fine": MEMORY}, ("--profile", wrong), f"no profile {wrong!r}; allowed: tiny"))):
         monkeypatch.setenv("HRM_ROOT", str(tiny.project(tmp_path / f"project{number}", **runs)))
         before = tiny.files(tmp_path)
-        assert main(["train", *words, "--out", str(tmp_path / "kept" / "runs"), "--resume", str(tmp_path / "resume")]) == 2
+        folders = ("--out", str(tmp_path / "kept" / "runs"), "--resume", str(tmp_path / "resume"))
+        assert main(["train", *words, *folders]) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.startswith("hrm: ") and len(err.splitlines()) == 1 and says in err
         assert tiny.files(tmp_path) == before

@@ -254,12 +254,13 @@ NAMED = {  # section -> where names stand in it: `{}` the keys of a mapping, `[]
     "sudoku.data": ("sets{}",),
     "sudoku.train": ("runs{}", "runs.*.set"),
     "dialogue.train": ("runs{}", "runs.*.set", "runs.*.after", "runs.*.weights"),
-    "dialogue.ablate": ("base.set", "base.after", "base.weights", "variants{}", "variants.*.set", "options{}", "options.*.set", "options.*.after",
-                        "options.*.weights"),
+    "dialogue.ablate": ("base.set", "base.after", "base.weights", "variants{}", "variants.*.set", "options{}", "options.*.set",
+                        "options.*.after", "options.*.weights"),
     "routing.data": ("sets{}",),
     "routing.train": ("runs{}", "runs.*.set", "base.set"),
     "routing.evaluate": ("lengths.*",),
-    "routing.sweep": ("base.set", "shift.tests[]", "shift.change.set", "low_data.tests[]", "low_data.change.set", "document.set"),
+    "routing.sweep": ("base.set", "shift.tests[]", "shift.change.set", "low_data.tests[]", "low_data.change.set",
+                      "document.set"),
     "routing.queue": ("stage",),
     "routing.trouble": ("base.set", "long"),
     "text.train": ("runs{}", "runs.*.books[]"),
@@ -304,7 +305,8 @@ def model(where: str) -> type:
 @pytest.fixture(scope="module")
 def laptop() -> dict:
     "The sections of a profile."
-    return {f"{system}.{verb}": values for system, verbs in load_params()["profiles"]["laptop"].items() for verb, values in verbs.items()}
+    systems = load_params()["profiles"]["laptop"]
+    return {f"{system}.{verb}": values for system, verbs in systems.items() for verb, values in verbs.items()}
 
 
 @pytest.mark.parametrize("where, place", [(where, place) for where, places in NAMED.items() for place in places])

@@ -196,7 +196,7 @@ def validate(
 
 # %% ../../nbs/core/01_config.ipynb #ebf8fc93
 def _at(keys: tuple, path: Path | str | None = None, told: bool = False) -> str:
-    "`params.yaml, line 31: profiles.laptop.sudoku.train` for the head of a message; without a last key that is told itself."
+    "`params.yaml, line 31: profiles.laptop.sudoku.train` heads a message; a last key that is `told` itself is left out."
     line = _line(keys, path)
     name = Path(path or "params.yaml").name
     shown = ".".join(map(str, keys[:-1] if told else keys))

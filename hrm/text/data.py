@@ -243,5 +243,5 @@ def load_book(folder: Path | str) -> Book:
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{folder}: {error}; allowed: a book written by `hrm text data`") from None
     if not isinstance(tokenizer, CharacterTokenizer) or found != about.characters:
-        raise DataError(f"{folder}: found {len(train)} and {len(held_out)} ids; allowed: what book.json says, {about.characters}")
+        raise DataError(f"{folder}: found {found} ids; allowed: what book.json says, {about.characters}")
     return Book(about.name, train, held_out, tokenizer, about.rate, about.floor, about.model_dump(exclude_unset=True))

@@ -175,7 +175,8 @@ def evaluate_command(
     from hrm.routing.evaluate import evaluate_set
     from hrm.routing.model import load
     path, folder = checkpoint or root() / ROUTER, data or root() / "data" / profile / "routing" / "data"
-    names = [checked_name(name, "--set") for name in sets or ()] or sorted(file.parent.name for file in folder.glob("*/test.safetensors"))
+    given = [checked_name(name, "--set") for name in sets or ()]
+    names = given or sorted(file.parent.name for file in folder.glob("*/test.safetensors"))
     if not names:
         raise ConfigError(f"{folder}: no sets with a test part; make the profile's with: hrm routing data --profile {profile}")
     lists, (model, _) = {name: read(folder, name, "test") for name in names}, load(path)

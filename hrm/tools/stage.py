@@ -274,7 +274,8 @@ def leave_metrics(
     if not folder or not metrics.is_file() or not (asked := Path(folder) / "trial.json").is_file():
         return None
     about = stored(asked, Trial, "what `hrm sweep` has written")
-    return write_atomic(asked.with_name("metrics.json"), metrics.read_bytes()) if (about.stage, about.profile) == (stage, profile) else None
+    ours = (about.stage, about.profile) == (stage, profile)
+    return write_atomic(asked.with_name("metrics.json"), metrics.read_bytes()) if ours else None
 
 # %% ../../nbs/tools/00_stage.ipynb #71c7a709
 def execute(
