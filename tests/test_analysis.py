@@ -606,6 +606,13 @@ def test_data_sets_that_do_not_fit_are_refused(tmp_path):
             read_examples(tmp_path)
     for name, array in arrays.items():
         np.save(tmp_path / "test" / f"all__{name}.npy", array)
+        np.save(tmp_path / f"all__{name}.npy", array)
+    about = (tmp_path / "test" / "dataset.json").read_text()
+    for wrong in ("../all", str(tmp_path / "all"), "..", "", 7):
+        (tmp_path / "test" / "dataset.json").write_text(about.replace('"all"', json.dumps(wrong)))
+        with pytest.raises(ConfigError, match="dataset.json: sets: found .*; allowed: a name of letters"):
+            read_examples(tmp_path)
+    (tmp_path / "test" / "dataset.json").write_text(about)
     assert read_examples(tmp_path).identifiers.tolist() == [0, 0, 0, 0] and len(read_examples(tmp_path, most=3)) == 3
 
 

@@ -113,6 +113,34 @@ def test_train_names_the_key_that_is_wrong(tmp_path, monkeypatch, capsys):
     assert "profiles.tiny.sudoku.train.runs.wrong.batch_sise: unknown key" in err and "did you mean batch_size?" in err
 
 
+@pytest.mark.parametrize("wrong", ["..", "../../escape", ".", "a/b", "{tmp}/abs", ""])
+def test_no_name_leads_out_of_its_folder(wrong, tmp_path, monkeypatch, capsys):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "note.txt").write_text("here before")
+    wrong = wrong.replace("{tmp}", str(tmp_path))  # where nothing is lost if it fails
+    shown = json.dumps(wrong) if len(wrong) < 58 else json.dumps(wrong)[:57] + "..."
+    refusal = f"found {shown}; allowed: a name of letters"
+    for number, (runs, words, says) in enumerate((
+            ({wrong: MEMORY}, ("--profile", "tiny"), f"sudoku.train.runs: {refusal}"),
+            ({"fine": MEMORY | {"set": wrong}}, ("--profile", "tiny"), f"sudoku.train.runs.fine.set: {refusal}"),
+            ({"fine": MEMORY}, ("--profile", "tiny", "--run", wrong), f"--run: found {wrong!r}; profile tiny has"),
+            ({"fine": MEMORY}, ("--profile", wrong), f"no profile {wrong!r}; allowed: tiny"))):
+        monkeypatch.setenv("HRM_ROOT", str(tiny.project(tmp_path / f"project{number}", **runs)))
+        before = tiny.files(tmp_path)
+        folders = ("--out", str(tmp_path / "kept" / "runs"), "--resume", str(tmp_path / "resume"))
+        assert main(["train", *words, *folders]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("hrm: ") and len(err.splitlines()) == 1 and says in err
+        assert tiny.files(tmp_path) == before
+
+
+def test_no_option_leads_out_of_its_folder(refused):
+    refused("routing", "evaluate", "--set", "../x", says=('--set: found "../x"; allowed: a name of letters',))
+    refused("routing", "sweep", "--profile", "../x", says=("no profile '../x'",))
+    refused("memory", "train", "--profile", "../x", says=("no profile '../x'",))
+    refused("sweep", "agent", "../x", says=("no chapter for stage '../x'",))
+
+
 # --- evaluate ---------------------------------------------------------------------------------------------------------------------------
 
 def csv(path: Path, *rows: str) -> Path:

@@ -345,6 +345,7 @@ def test_files_that_are_no_checkpoints_are_refused(loaded, tmp_path):
 @pytest.mark.parametrize("change, about, why", [
     ({"step": "x"}, {}, "step: found 'x'; allowed: a number of steps"), ({"best": 3}, {}, "best: found 3"), ({"best": {"metric": "loss"}}, {}, "allowed: metric, value and step"),
     ({}, {"per_epoch": 0}, "config, per_epoch: found 0"), ({}, {"sets": 3}, "config, sets: found 3"), ({}, {"vocab_size": 300}, "vocab_size: found 300; allowed: at least"),
+    ({}, {"sets": {"../own": 3}}, 'config, sets: found "../own"; allowed: a name'),
     ({}, {"tokenizer": "merges"}, "config, tokenizer: tokens or merges"), (None, {}, "system: memory")])
 def test_metadata_that_cannot_be_are_refused_while_loading(trained, tmp_path, change, about, why):
     place = tmp_path / "odd"
@@ -401,6 +402,7 @@ def test_the_commands(folder, trained, capsys):
 
 @pytest.mark.parametrize("words, why", [(["memory", "train", "--run", "speech"], "profile smoke has: reasoning, memory, speed"),
                                         (["memory", "train", "--data", "nowhere"], "hrm memory data"),
+                                        (["memory", "train", "--sets", "memory,../own"], '--sets: found "../own"; allowed:'),
                                         (["memory", "evaluate", "--checkpoint", "nowhere"], "nowhere: no checkpoint"),
                                         (["memory", "data", "--source", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
                                         (["memory", "data", "--tokenizer", "nowhere.json", "--out", "never"], "nowhere.json: cannot be read")])

@@ -1,6 +1,7 @@
 "The rules of the house, read from the files: nothing here runs a model."
 import ast
 import configparser
+import copy
 import filecmp
 import importlib
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from copies import BIN, ROOT, shell
 from dvc.utils.hydra import apply_overrides
-from hrm.core.config import load_params, section
+from hrm.core.config import ConfigError, load_params, profiles, section, validate
 from hrm.tools.stage import acts, chapters, deps, imported, report_path, sync_deps
 from ruamel.yaml import YAML
 
@@ -247,6 +248,95 @@ def test_every_section_of_every_profile_is_valid():
         for where in found:
             module, _, model = SECTIONS[where].partition(":")
             section(profile, where, getattr(importlib.import_module(module), model))
+
+
+NAMED = {  # section -> where names stand in it: `{}` the keys of a mapping, `[]` the items of a list, `*` the last key
+    "sudoku.data": ("sets{}",),
+    "sudoku.train": ("runs{}", "runs.*.set"),
+    "dialogue.train": ("runs{}", "runs.*.set", "runs.*.after", "runs.*.weights"),
+    "dialogue.ablate": ("base.set", "base.after", "base.weights", "variants{}", "variants.*.set", "options{}", "options.*.set",
+                        "options.*.after", "options.*.weights"),
+    "routing.data": ("sets{}",),
+    "routing.train": ("runs{}", "runs.*.set", "base.set"),
+    "routing.evaluate": ("lengths.*",),
+    "routing.sweep": ("base.set", "shift.tests[]", "shift.change.set", "low_data.tests[]", "low_data.change.set",
+                      "document.set"),
+    "routing.queue": ("stage",),
+    "routing.trouble": ("base.set", "long"),
+    "text.train": ("runs{}", "runs.*.books[]"),
+    "text.continual": ("order[]", "memories{}", "base.books[]"),
+    "text.growth": ("base.books[]",),
+    "text.evaluate": ("run",),
+    "text.trouble": ("run", "leak"),
+    "memory.train": ("runs{}", "runs.*.sets{}"),
+    "memory.optim": ("base.sets{}", "optimizers{}"),
+    "memory.titans": ("variants{}",),
+    "checkpoints.train": ("runs{}",),
+    "checkpoints.sweep": ("stage",),
+    "checkpoints.evaluate": ("run",),
+}
+WRONG = ("..", "../x", "a/b", "/abs", "", ".hidden", "a..b", "-x", "x\0", "x\n", "x" * 300)
+
+
+def renamed(values: dict, place: str, new: str) -> tuple[dict, str]:
+    "A section in which a name is another, and the key that the message has to name."
+    values = node = copy.deepcopy(values)
+    *parents, last = place.split(".")
+    for key in parents:
+        node = node[list(node)[-1] if key == "*" else key]
+    if last.endswith("{}"):
+        node = node[last[:-2]]
+        node[new] = node.pop(list(node)[-1])
+        return values, last[:-2]
+    if last.endswith("[]"):
+        node[last[:-2]] = [new]
+        return values, f"{last[:-2]}.0"
+    last = list(node)[-1] if last == "*" else last
+    node[last] = new
+    return values, str(last)
+
+
+def model(where: str) -> type:
+    "The model that reads a section."
+    module, _, found = SECTIONS[where].partition(":")
+    return getattr(importlib.import_module(module), found)
+
+
+@pytest.fixture(scope="module")
+def laptop() -> dict:
+    "The sections of a profile."
+    systems = load_params()["profiles"]["laptop"]
+    return {f"{system}.{verb}": values for system, verbs in systems.items() for verb, values in verbs.items()}
+
+
+@pytest.mark.parametrize("where, place", [(where, place) for where, places in NAMED.items() for place in places])
+def test_a_name_cannot_leave_its_folder(where, place, laptop, tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text("profiles: {}\n")  # its lines are looked up at each error
+    monkeypatch.setenv("HRM_ROOT", str(tmp_path))
+    for wrong in WRONG:
+        values, key = renamed(laptop[where], place, wrong)
+        if key in ("after", "weights") and not wrong:  # no other run
+            continue
+        with pytest.raises(ConfigError) as error:
+            validate(values, model(where), ("profiles", "laptop", *where.split(".")))
+        shown = json.dumps(wrong) if len(wrong) < 58 else json.dumps(wrong)[:57] + "..."
+        head, _, found = str(error.value).partition(f"{key}: found {shown}; allowed: a name of letters, digits, _ . -")
+        assert head.startswith("params.yaml") and where in head and found, error.value
+    if key not in ("after", "weights"):  # these are names of runs that are there
+        for fine in ("a.b-c_1", "aü", "9x9"):
+            assert fine in validate(renamed(laptop[where], place, fine)[0], model(where)).model_dump_json()
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_profile_cannot_leave_its_folder(wrong, tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text(json.dumps({"profiles": {"aü.b-c_1": {"blackwell": {"benchmark": {}}}, wrong: {}}}, indent=1))
+    with pytest.raises(ConfigError, match="params.yaml, line 8: profiles: found .*; allowed: a name of letters"):
+        profiles(file)
+    with pytest.raises(ConfigError, match="params.yaml, line 8: profiles: found .*; allowed: a name of letters"):
+        section("aü.b-c_1", "blackwell.benchmark", model("blackwell.benchmark"), file)
+    file.write_text(json.dumps({"profiles": {"aü.b-c_1": {}}}))
+    assert profiles(file) == ["aü.b-c_1"]
 
 
 def test_parameters_survive_being_written_back(tmp_path):

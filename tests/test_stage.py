@@ -16,6 +16,8 @@ import pytest
 from copies import ROOT, commit, environment, shell
 from hrm.tools import lifeline
 
+from hrm.tools.stage import main
+
 CHAPTER = """
 import os, time
 from pathlib import Path
@@ -333,3 +335,12 @@ def test_make_looks_at_the_lock_file_before_and_after():
         lines = [line.split() for line in shell("make", "-n", word, cwd=ROOT).stdout.splitlines()]
         at = next(i for i, line in enumerate(lines) if line[:2] == ["dvc", "repro"])
         assert lines[at - 1] == lines[at + 1] == ["python", "-m", "hrm.tools.stage", "lock"]
+
+
+def test_a_profile_is_no_path(project, monkeypatch, capsys):
+    monkeypatch.setenv("HRM_ROOT", str(project))
+    before = sorted(project.parent.rglob("*"))
+    for verb, says in (("run", "no profile '../../x'"), ("execute", 'profile: found "../../x"; allowed: a name')):
+        assert main([verb, "long", "../../x"]) == 2
+        assert says in capsys.readouterr().err
+    assert sorted(project.parent.rglob("*")) == before

@@ -133,7 +133,10 @@ def _pickle(path):
     ('dataset.json', lambda p: p.write_text('{'), 'not readable as JSON'),
     ('dataset.json', lambda p: p.write_text(p.read_text().replace('81', '900')), 'seq_len is 900'),
     ('dataset.json', lambda p: p.write_text(p.read_text().replace('11', '12')), 'vocab_size is 12'),
-    ('dataset.json', lambda p: p.write_text(p.read_text().replace('"all"', '"../all"')), 'sets is'),
+    ('dataset.json', lambda p: p.write_text(p.read_text().replace('"all"', '"../all"')), 'sets: found "../all"; allowed'),
+    ('dataset.json', lambda p: p.write_text(p.read_text().replace('"all"', '"a..b"')), r'sets: found "a\.\.b"; allowed'),
+    ('dataset.json', lambda p: p.write_text(p.read_text().replace('"all"', '7')), 'sets: found 7; allowed: a name'),
+    ('dataset.json', lambda p: p.write_text(p.read_text().replace('"sets"', '"seats"')), 'sets is None'),
 ])
 def test_broken_folder(nines, tmp_path, file, spoil, word):
     D.save_official(nines, tmp_path, 'test')

@@ -295,6 +295,14 @@ def test_table_names_a_metric_that_is_no_number(tmp_path, monkeypatch):
     assert results(one, "laptop") == []
     with pytest.raises(ConfigError, match="metric a.c: found None; allowed: the key of a number"):
         results(one.model_copy(update={"metric": "a.c"}), "smoke")
+    said = {"stage": "checkpoints_data", "profile": "smoke", "values": {}}
+    for wrong, why in (({"stage": "../x"}, 'stage: found "../x"; allowed: a name'), ({"profile": None}, "profile: found null"),
+                       ({"profile": ".."}, 'profile: found ".."; allowed: a name'), ({"values": 3}, "values: found 3"),
+                       ({"stage": "a", "vlaues": {}}, "vlaues: unknown key")):
+        (folder / "trial.json").write_text(json.dumps(said | wrong))
+        with pytest.raises(ConfigError) as error:
+            results(one, "smoke")
+        assert str(error.value).startswith(f"{folder / 'trial.json'}, line 1: {why}") and "\n" not in str(error.value)
 
 
 def test_wandb_tracks_an_agents_trial(project, monkeypatch):

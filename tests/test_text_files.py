@@ -1,6 +1,7 @@
 "Text in: encodings, frames, sizes, folders, books, windows, a vocabulary that grows, and one that was lost."
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,11 +10,11 @@ from conftest import shared
 from hypothesis import given, settings, strategies as st
 
 from hrm.core import checkpoint
-from hrm.core.config import ConfigError, tree_hash
+from hrm.core.config import ConfigError, checked_name, tree_hash
 from hrm.core.device import seeded
 from hrm.core.tokens import SPECIALS, CharacterTokenizer
 from hrm.text import books, data, files
-from hrm.text.data import DataConfig, build, draw_windows, grow, hold_out, load, translation, windows
+from hrm.text.data import DataConfig, build, draw_windows, grow, hold_out, load, load_book, translation, windows
 from hrm.text.files import DataError, inspect, pieces, recover
 from hrm.text.model import TextArch, about, build as build_model
 
@@ -134,6 +135,56 @@ def test_books_are_the_same_bytes_and_two_of_a_name_are_refused(tmp_path):
         load(tmp_path / "a")
     with pytest.raises(DataError, match="hrm text data"):
         load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("file, name", [
+    ("my book.txt", "my_book"), ("alice_in-1865.txt", "alice_in-1865"), ("Zoé & Léo.txt", "Zoé_Léo"), ("a..b.txt", "a_b"),
+    ("...txt", "book"), ("!!!.txt", "book"), ("-x.txt", "x"), ("_-_.txt", "book"), ("1.txt", "1"), (".hidden.txt", "hidden"),
+    ("Über.txt", "book_Über"), ("Война и мир.txt", "book_Война_и_мир"),
+    ("x" * 200 + ".txt", "x" * 100), ("a" + "я" * 90, "a" + "я" * 49), ("line\nbreak", "line_break"),
+    (b"\xff.txt", "book")])
+def test_any_file_name_gives_a_name_for_a_book(tmp_path, file, name):
+    path = tmp_path / os.fsdecode(file)
+    path.write_text("Some words. " * 50)
+    assert inspect(path).name == name == checked_name(name, "book")
+
+
+@pytest.mark.parametrize("text, why", [
+    ('{"order": ["../english"]}', 'line 1: order.0: found "../english"; allowed: a name'),
+    ('{"order": [".."]}', 'order.0: found ".."; allowed: a name'), ('{"order": ["/english"]}', 'order.0: found "/english"'),
+    ('{"order": [""]}', 'order.0: found ""'), ('{"order": [7]}', "order.0: found 7; allowed: a valid string"),
+    ('{"order": "english"}', 'order: found "english"; allowed: a valid array'), ('{"older": ["english"]}', "order: missing key"),
+    ("[]", "found [];"), ("{", "Expecting property name"), ("[" * 10**5, "recursion"), ('{"order": ["latin"]}', "latin/book.json: [Errno 2]")])
+def test_an_order_of_books_that_cannot_be_is_one_line(tmp_path, text, why):
+    build(DataConfig(seed=0, books=("english",), characters=2000, held_out=0.1), tmp_path / "books")
+    (tmp_path / "books" / "books.json").write_text(text)
+    with pytest.raises(DataError) as error:
+        load(tmp_path / "books")
+    assert why in str(error.value) and str(tmp_path / "books") in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change, why", [
+    *(({"name": wrong}, f"name: found {json.dumps(wrong)}; allowed: a name of letters")
+      for wrong in ("..", "../x", "a/b", "/abs", "", ".hidden", "a..b", "-x", "x\0")),
+    ({"name": 7}, "name: found 7; allowed: a valid string"), ({"name": None}, "name: found null"),
+    ({"characters": 5}, "characters: found 5"), ({"characters": {"train": "1800"}}, 'characters.train: found "1800"'),
+    ({"rate": "low"}, 'rate: found "low"'), ({"floor": []}, "floor: found []"),
+    ({"characters": {"train": 1, "held_out": 2}}, "'held_out': 205} ids; allowed: what book.json says, {'train': 1, ")])
+def test_a_book_that_says_what_cannot_be_is_one_line(tmp_path, change, why):
+    build(DataConfig(seed=0, books=("english",), characters=2000, held_out=0.1), tmp_path)
+    file = tmp_path / "english" / "book.json"
+    about = json.loads(file.read_text())
+    for fine in ("a.b-c_1", "aü"):
+        file.write_text(json.dumps(about | {"name": fine}))
+        assert (load_book(file.parent).name, load_book(file.parent).about) == (fine, about | {"name": fine})
+    file.write_text(json.dumps(about | change))
+    with pytest.raises(DataError) as error:
+        load_book(file.parent)
+    assert why in str(error.value) and str(file.parent) in str(error.value) and "\n" not in str(error.value)
+    file.write_text(json.dumps({key: value for key, value in about.items() if key not in change}))
+    if set(change) & {"name", "characters"}:
+        with pytest.raises(DataError, match=f"book.json: {list(change)[0]}: missing key"):
+            load_book(file.parent)
 
 
 @pytest.mark.parametrize("changes, why", [({"books": ("latin",)}, "allowed: english, french, greek"), ({"books": ()}, "at least one book or source"),

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrm.core import checkpoint
-from hrm.core.config import ConfigError
+from hrm.core.config import ConfigError, load_params
 from hrm.core.device import seeded
 from hrm.core.optim import OptimConfig
 from hrm.core.tokens import CharacterTokenizer
 from hrm.core.train import LoopConfig, Stopped
 from hrm.text.chat import TextChat, text_loop
 from hrm.text.continual import Memory, MemoryConfig, Reservoir, memory_state, restore_memory
-from hrm.text.data import Book
+from hrm.text.data import Book, DataConfig, build as build_books
 from hrm.text.files import DataError, detect
 from hrm.text.growth import Growth, GrowthConfig
 from hrm.text.life import NEXT, chapters, create, decide, pending, teach
@@ -287,6 +287,94 @@ def test_options_that_would_do_nothing_and_damaged_files_are_told(tmp_path, monk
     for words in (["status", str(tmp_path / "m")], ["chat", str(tmp_path / "m")], ["train", str(tmp_path / "book.txt"), "--model", str(tmp_path / "m")]):
         assert main(["text", *words]) == 2
         assert f"{tmp_path / 'm' / '1-a' / 'life.json'}: Expecting property name" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    "A project that has nothing but a recipe."
+    folder = tmp_path_factory.mktemp("project")
+    learn = load_params(ROOT / "params.yaml")["profiles"]["smoke"]["text"]["learn"]
+    (folder / "params.yaml").write_text(json.dumps({"profiles": {"smoke": {"text": {"learn": learn}}}}))
+    return folder
+
+
+WRONG = ("..", "../../escape", "a/../../b", "/abs", "", ".hidden", "a..b", "-x", "x\0", "x" * 300)
+
+
+@pytest.fixture
+def refused(project, tmp_path, monkeypatch, capsys):
+    "Run a command of text that is to be refused in a line that says all this, with nothing written."
+    monkeypatch.setenv("HRM_ROOT", str(project))
+
+    def call(*words, says: tuple[str, ...]):
+        before = files(tmp_path)
+        assert main(["text", *map(str, words)]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("hrm: ") and len(err.splitlines()) == 1, err
+        assert [part for part in says if part not in err] == [], err
+        assert files(tmp_path) == before
+
+    return call
+
+
+def test_a_book_cannot_write_outside_the_model(refused, tmp_path):
+    build_books(DataConfig(seed=0, books=("english",), characters=2000, held_out=0.1), tmp_path / "books")
+    file = tmp_path / "books" / "english" / "book.json"
+    about = json.loads(file.read_text())
+    for wrong in WRONG:
+        file.write_text(json.dumps(about | {"name": wrong}))
+        refused("train", file.parent, "--model", tmp_path / "m", says=(str(file), "name: found ", "; allowed: a name"))
+        refused("status", tmp_path, "--book", file.parent, says=(str(file), "name: found "))
+    file.write_text("{}")
+    missing = (f"{file}: name: missing key", f"{file}: characters: missing key")
+    refused("train", file.parent, "--model", tmp_path / "m", says=missing)
+
+
+def test_a_life_cannot_lead_outside_the_model(refused, tmp_path):
+    learned(tmp_path / "m", book("a"))
+    learned(tmp_path / "other", book("b", 5))
+    (tmp_path / "book.txt").write_text("all the little words of a little book. " * 60)
+    file, commands = tmp_path / "m" / "1-a" / "life.json", [(verb, tmp_path / "m") for verb in ("status", "chat", "demo")]
+    said = json.loads(file.read_text())
+    assert said["checkpoint"] == "piece_0/final"
+    other = tmp_path / "other" / "1-b" / "piece_0" / "final"
+    wrong = [({"checkpoint": name}, f"checkpoint: found {json.dumps(name)}"[:60])
+             for name in (*WRONG[:-1], "../../other/1-b/piece_0/final", str(other), "piece_0//final", "./final")]
+    wrong += [({"checkpoint": 7}, "checkpoint: found 7; allowed: a valid string"), ({"book": 7}, "book: found 7"),
+              ({"data": []}, "data: found []"),
+              ({"tracker": 7}, "tracker: found 7"), ({"tracker": {"characters": "1"}}, 'tracker.characters: found "1"')]
+    for change, why in wrong:
+        file.write_text(json.dumps(said | change))
+        for words in commands if change == wrong[0][0] else commands[:1]:
+            refused(*words, says=(f"{file}, line 1: {why}",))
+    for key in said.keys() - {"strategy"}:
+        file.write_text(json.dumps({name: value for name, value in said.items() if name != key}))
+        refused("status", tmp_path / "m", says=(f"{file}: {key}: missing key",))
+    file.write_text(json.dumps(said | {"book": "Ιλιάδα"}))  # learned when books had such names
+    assert main(["text", "status", str(tmp_path / "m")]) == 0
+
+
+def test_a_lesson_cannot_lead_outside_the_model(refused, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "book.txt").write_text("all the little words of a little book. " * 60)
+    file = tmp_path / "m" / NEXT
+    said = decide(tmp_path / "m", book("a"), recipe(), None, KINDS["finetune"])[1].model_dump(mode="json")
+    for wrong in WRONG:
+        file.write_text(json.dumps(said | {"book": wrong}))
+        refused("status", tmp_path / "m", says=(f"{file}, line 1: book: found ", "; allowed: a name of letters"))
+    for change, why in (({"book": 7}, "book: found 7"), ({"number": "1"}, 'number: found "1"'),
+                        ({"number": 0}, "number: found 0"), ({"config": 7}, "config: found 7")):
+        file.write_text(json.dumps(said | change))
+        refused("status", tmp_path / "m", says=(f"{file}, line 1: {why}",))
+    file.write_text("{}")
+    refused("status", tmp_path / "m", says=(f"{file}: number: missing key", f"{file}: book: missing key"))
+    file.write_text(json.dumps(said))
+    assert pending(tmp_path / "m").book == "a"
+
+
+def test_a_profile_leads_to_no_other_books(refused, tmp_path):
+    learned(tmp_path / "m", book("a"))
+    refused("evaluate", tmp_path / "m", "--profile", "../../x", says=('--profile: found "../../x"; allowed: a name',))
 
 
 def test_a_fresh_training_of_the_form_leaves_the_old_model_alone(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..core.config import ConfigError, Section
+from ..core.config import ConfigError, Name, Section, checked_name
 from ..core.halting import decide
 from ..core.hrm import HRM
 from ..core.losses import IGNORE, stablemax
@@ -28,7 +28,7 @@ from ..core.losses import IGNORE, stablemax
 class EvaluateConfig(Section):
     "The section `checkpoints.evaluate`."
 
-    run: str  # folder under checkpoints/train
+    run: Name  # folder under checkpoints/train
     pattern: str  # of its checkpoints
     examples: int = Field(ge=1)  # held-out ones at most
     segments: int | None = Field(None, ge=1)  # by default as many as in training
@@ -95,10 +95,10 @@ def read_examples(
     at = Path(folder) if (Path(folder) / "dataset.json").is_file() else Path(folder) / part
     try:
         meta = json.loads((at / "dataset.json").read_text("utf-8"))
-        sets, size = [str(name) for name in meta["sets"]], int(meta["vocab_size"])
+        sets, size = list(meta["sets"]), int(meta["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{at / 'dataset.json'}: not a description of a data set ({type(error).__name__}); allowed: the official layout, with sets and vocab_size") from None
-    parts = [_one_set(at, name, meta, most) for name in sets]
+    parts = [_one_set(at, checked_name(name, f"{at / 'dataset.json'}: sets"), meta, most) for name in sets]
     if not sum(len(one[0]) for one in parts):
         raise ConfigError(f"{at}: no examples")
     return Examples(*(np.concatenate(arrays) for arrays in zip(*parts)), size, str(at))

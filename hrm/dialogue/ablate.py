@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from scipy import stats as scipy_stats
 from tqdm import tqdm
 
-from ..core.config import Section, validate
+from ..core.config import Label, Section, validate
 from ..core.hrm import HRM
 from ..core.stats import Estimate, holm
 from ..core.tokens import rows
@@ -39,8 +39,8 @@ class AblateConfig(Section):
 
     seeds: int = Field(ge=2)  # 0, 1, ... for the base and every variant
     base: RunConfig
-    variants: dict[str, dict[str, Any]]  # what differs from the base
-    options: dict[str, dict[str, Any]] = {}  # likewise, but one run each; they may build on each other
+    variants: dict[Label, dict[str, Any]]  # what differs from the base
+    options: dict[Label, dict[str, Any]] = {}  # likewise, but one run each; they may build on each other
 
     @model_validator(mode="after")
     def _valid(self):

@@ -24,7 +24,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..core.config import ConfigError, Section
-
 from ..core.files import write_atomic
 from ..core.losses import bigram_entropy, bigram_loss, label_entropy
 from ..core.tokens import BytePairTokenizer, Tokenizer, WordTokenizer, characters, encode_chat, rows

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..core import checkpoint
-from ..core.config import ConfigError, Section, root, tree_hash
+from ..core.config import ConfigError, Label, Name, Section, root, tree_hash
 from ..core.device import pick, seeded
 from ..core.hrm import HRM
 from ..core.optim import OptimConfig
@@ -34,7 +34,7 @@ MEASURED = 2000  # held-out rows at an evaluation, at most: who stops a run wait
 class RunConfig(Section):
     "One training run."
 
-    set: str  # name of a set in dialogue.data
+    set: Name  # name of a set in dialogue.data
     arch: LanguageArch
     optim: OptimConfig
     loop: LoopConfig
@@ -47,8 +47,8 @@ class RunConfig(Section):
     order: Literal["random", "sequential"] = "random"
     cross_entropy: Literal["softmax", "stablemax"] = "softmax"
     leak: Literal["error", "shown"] = "error"
-    after: str = ""  # an earlier run to go on from, optimizer and all
-    weights: str = ""  # an earlier run whose final weights this one starts with
+    after: Label | Literal[""] = ""  # an earlier run to go on from, optimizer and all
+    weights: Label | Literal[""] = ""  # an earlier run whose final weights this one starts with
     rows: int = Field(0, ge=0)  # training conversations to use, from the front; 0 for all
     document_rows: int = Field(100, gt=0)  # last training rows: what the documents validate on
     device: str = "auto"
@@ -64,7 +64,7 @@ class TrainConfig(Section):
     "The section `dialogue.train`."
 
     seed: int = Field(ge=0)
-    runs: dict[str, RunConfig]
+    runs: dict[Label, RunConfig]
 
     @model_validator(mode="after")
     def _order(self):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..core.checkpoint import read
-from ..core.config import Section, hash_of, root, validate
+from ..core.config import Label, Name, Section, hash_of, root, validate
 from ..core.device import pick, seeded
 from ..core.losses import IGNORE
 from ..core.optim import OptimConfig
@@ -36,7 +36,7 @@ class CompareConfig(Section):
     seeds: int = Field(ge=2)  # 0, 1, ...; the one after them tries the rates
     rates: tuple[float, ...] = Field(min_length=1)  # learning rates to choose from
     base: RunConfig
-    optimizers: dict[str, dict[str, Any]]  # what differs from the base's `optim`; the first is what the others are compared with
+    optimizers: dict[Name, dict[str, Any]]  # what differs from the base's `optim`; the first is what the others are compared with
 
     @model_validator(mode="after")
     def _valid(self):
@@ -119,7 +119,7 @@ class RecallConfig(Section):
     arch: MemoryArch
     optim: OptimConfig
     loop: LoopConfig
-    variants: dict[str, dict[str, Any]]  # what differs from `arch`; the first is what the others are compared with
+    variants: dict[Label, dict[str, Any]]  # what differs from `arch`; the first is what the others are compared with
     device: str = "auto"
 
     @model_validator(mode="after")

@@ -22,7 +22,6 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..core.config import ConfigError, Section
-
 from ..core.files import write_atomic
 from ..core.losses import IGNORE, label_entropy
 from ..core.tokens import SPECIALS, BytePairTokenizer, Tokenizer, tokenizer_from

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..core import checkpoint
 from ..core.checkpoint import CheckpointError
-from ..core.config import ConfigError, Section, validate
+from ..core.config import ConfigError, Section, checked_name, validate
 from ..core.device import pick, seeded
 from ..core.generate import Sampling, stream
 from ..core.stats import Estimate
@@ -265,6 +265,8 @@ def _about(meta: Any, path: Path) -> dict[str, Any]:
             ("best", best, lambda best: isinstance(best, dict) and type(best.get("value")) in (int, float) and count(best.get("step")), "metric, value and step")):
         if value is not None and not good(value):
             raise ConfigError(f"{path}: its metadata, {key}: found {value!r}; allowed: {allowed}")
+    for name in about.get("sets") or ():
+        checked_name(name, f"{path}: its metadata, config, sets")
     return about
 
 

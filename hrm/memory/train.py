@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..core.checkpoint import find
-from ..core.config import ConfigError, Section, root, tree_hash
+from ..core.config import ConfigError, Name, Section, root, tree_hash
 from ..core.device import one_thread, pick, seeded
 from ..core.losses import IGNORE
 from ..core.optim import OptimConfig
@@ -71,7 +71,7 @@ MEASURED = 2000  # held-out rows of a set at an evaluation, at most: who stops a
 class RunConfig(Section):
     "One training run."
 
-    sets: dict[str, int]  # set -> rows in a step, over all processes
+    sets: dict[Name, int]  # set -> rows in a step, over all processes
     arch: MemoryArch
     optim: OptimConfig
     epochs: int = Field(gt=0)
@@ -103,7 +103,7 @@ class TrainConfig(Section):
     "The section `memory.train`."
 
     seed: int = Field(ge=0)
-    runs: dict[str, RunConfig]
+    runs: dict[Name, RunConfig]
 
 # %% ../../nbs/memory/05_train.ipynb #49ab830c
 def epoch_steps(

@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core.config import Section, root
-
 from ..core.files import write_atomic
 from .arc import LARGEST, PAD, TURNS, VOCAB, ArcTask, Disguise, crop, draw_disguises, encode, read_arc, undisguise
 from .arc_rules import canonical, generate

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core import checkpoint
-from ..core.config import ConfigError, Section, root, tree_hash
+from ..core.config import ConfigError, Name, Section, root, tree_hash
 from ..core.device import Placement, pick, seeded
 from ..core.halting import decide
 from ..core.hrm import HRM, ArchConfig, HRMConfig
@@ -78,7 +78,7 @@ class TrainConfig(Section):
     "The section `checkpoints.train`."
 
     seed: int = Field(ge=0)
-    runs: dict[str, RunConfig] = Field(min_length=1)
+    runs: dict[Name, RunConfig] = Field(min_length=1)
 
 # %% ../../nbs/puzzles/12_arc_train.ipynb #482224d5
 def as_batch(

@@ -6,7 +6,6 @@
 __all__ = ['SetConfig', 'DataConfig', 'shared', 'build']
 
 # %% ../../nbs/puzzles/05_data.ipynb #b37d4c32
-import re
 import zlib
 from collections import Counter
 from dataclasses import replace
@@ -16,7 +15,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from ..core.config import Section, root
+from ..core.config import Name, Section, root
 from .dataset import DataError, Puzzles, concat, from_arrays, load_official, save_official
 from .files import Report, read, read_text
 from .sudoku import generate
@@ -44,14 +43,7 @@ class DataConfig(Section):
     "The section `sudoku.data`."
     source: str  # 'generated', or a path (relative to the project's root)
     seed: int = Field(ge=0)  # of everything drawn here
-    sets: dict[str, SetConfig] = Field(min_length=1)  # name -> set
-
-    @model_validator(mode='after')
-    def _names(self):
-        for name in self.sets:
-            if not re.fullmatch(r'[a-z0-9][a-z0-9_]*', name):
-                raise ValueError(f'set name {name!r}; allowed are small letters, digits and _')
-        return self
+    sets: dict[Name, SetConfig] = Field(min_length=1)  # name -> set
 
 # %% ../../nbs/puzzles/05_data.ipynb #0ab25a3b
 def _fit(data, config):

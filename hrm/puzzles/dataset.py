@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core.files import write_atomic
+from ..core.config import checked_name
 from .rules import BOXES, size_of
 
 # %% ../../nbs/puzzles/03_dataset.ipynb #d3428b90
@@ -158,9 +159,9 @@ def _meta(folder):
         if found not in values:
             raise DataError(f'{file}: {key} is {found}; allowed for Sudoku is {" or ".join(map(str, values))}')
     sets = meta.get('sets')
-    names = sets if isinstance(sets, list) else []
-    if not names or not all(isinstance(name, str) and re.fullmatch(r'[\w.-]+', name) for name in names):
+    if not isinstance(sets, list) or not sets:
         raise DataError(f'{file}: sets is {sets!r}; allowed is a list of names such as ["all"]')
+    for name in sets: checked_name(name, f'{file}: sets', DataError)
     return meta
 
 # %% ../../nbs/puzzles/03_dataset.ipynb #226907ee

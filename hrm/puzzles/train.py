@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ..core.config import ConfigError, Section, root, tree_hash
+from ..core.config import ConfigError, Name, Section, root, tree_hash
 from ..core.device import pick, seeded
 from ..core.hrm import HRM, ArchConfig
 from ..core.optim import OptimConfig
@@ -29,7 +29,7 @@ from .symmetry import apply_symmetry, draw_symmetry
 class RunConfig(Section):
     "One training run."
 
-    set: str  # name of the data set in sudoku.data
+    set: Name  # name of the data set in sudoku.data
     arch: ArchConfig
     optim: OptimConfig
     loop: LoopConfig
@@ -50,7 +50,7 @@ class TrainConfig(Section):
     "The section `sudoku.train`."
 
     seed: int = Field(ge=0)
-    runs: dict[str, RunConfig]
+    runs: dict[Name, RunConfig]
 
 # %% ../../nbs/puzzles/08_train.ipynb #e3b5ef1b
 class PuzzleTask(CarryTask):

@@ -23,8 +23,7 @@ from scipy.special import bdtrc, betainc
 from scipy.stats import binom
 from torch import Tensor
 
-from ..core.config import ConfigError, Section
-
+from ..core.config import ConfigError, Name, Section
 from ..core.files import write_atomic
 from ..core.stats import Estimate, bootstrap
 
@@ -245,7 +244,7 @@ class DataConfig(Section):
     simulated: int = Field(1000, gt=1)  # lists for each point of the curves of what can be done without a model
     lengths: tuple[Annotated[int, Field(ge=2)], ...] = (12, 13, 16, 20, 24)  # of these curves, with half of the items hidden
     mask_rates: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.2, 0.5, 0.8)  # likewise, at length 12
-    sets: dict[str, SetConfig] = Field(min_length=1)
+    sets: dict[Name, SetConfig] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _claimed(self):

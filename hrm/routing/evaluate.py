@@ -19,7 +19,7 @@ from pydantic import Field
 from scipy.special import gammaln
 from torch import Tensor
 
-from ..core.config import ConfigError, Section
+from ..core.config import ConfigError, Name, Section
 from ..core.device import seeded
 from ..core.stats import bootstrap, paired_bootstrap
 from .data import ceiling, metrics, rank_posterior, rank_tau, read
@@ -181,7 +181,7 @@ class EvaluateConfig(Section):
     samples: int = Field(gt=0)  # orders to draw from a pointer for one list
     resamples: int = Field(gt=0)  # of the bootstrap
     margin: float = Field(gt=0)  # distance to the ceiling that counts as reaching it
-    lengths: dict[int, str] = Field(min_length=1)  # length -> set in routing.data with lists of that length
+    lengths: dict[int, Name] = Field(min_length=1)  # length -> set in routing.data with lists of that length
     heat_list: int = Field(0, ge=0)  # the list whose routes are drawn
 
 

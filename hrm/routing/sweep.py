@@ -20,8 +20,7 @@ import pandas as pd
 from pydantic import Field, model_validator
 from tqdm import tqdm
 
-from ..core.config import Section, code_version, hash_of, root, tree_hash, validate
-
+from ..core.config import Name, Section, code_version, hash_of, root, tree_hash, validate
 from ..core.device import one_thread
 from ..core.files import Lock, write_atomic
 from ..core.tracking import read_log
@@ -107,7 +106,7 @@ class ShiftConfig(Section):
     controllers: tuple[str, ...] = Field(min_length=1)
     seeds: int = Field(gt=0)
     change: dict[str, Any] = {}  # of the base
-    tests: tuple[str, ...] = Field(min_length=1)  # sets of routing.data; their test part is used
+    tests: tuple[Name, ...] = Field(min_length=1)  # sets of routing.data; their test part is used
 
 
 class LowDataConfig(Section):
@@ -117,7 +116,7 @@ class LowDataConfig(Section):
     seeds: int = Field(gt=0)
     sizes: tuple[int, ...] = Field(min_length=1)  # training lists
     change: dict[str, Any] = {}
-    tests: tuple[str, ...] = Field(min_length=1)
+    tests: tuple[Name, ...] = Field(min_length=1)
 
 # %% ../../nbs/routing/04_sweep.ipynb #c1ee2cf4
 class SweepConfig(Section):

@@ -21,10 +21,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..core.config import ConfigError, Section, root, tree_hash, validate
-
-from ..core.files import write_atomic
+from ..core.config import ConfigError, Name, Section, root, tree_hash, validate
 from ..core.device import pick, seeded
+from ..core.files import write_atomic
 from ..core.optim import OptimConfig
 from ..core.train import LoopConfig, Result, Stream, Task, count_flops, fit, share, world
 from .data import read
@@ -35,7 +34,7 @@ from .model import PointerModel, RoutingArch, build, entropy, losses, parts
 class RunConfig(Section):
     "One training run."
 
-    set: str  # name of a set in routing.data
+    set: Name  # name of a set in routing.data
     arch: RoutingArch
     encoder: OptimConfig
     controller: OptimConfig
@@ -274,7 +273,7 @@ class TrainConfig(Section):
 
     seeds: int = Field(ge=2)  # 0, 1, ... of every run
     base: RunConfig
-    runs: dict[str, dict[str, Any]] = Field(min_length=1)  # what differs from the base
+    runs: dict[Name, dict[str, Any]] = Field(min_length=1)  # what differs from the base
 
     @model_validator(mode="after")
     def _valid(self):

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, model_validator
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..core.config import Section
+from ..core.config import Name, Section
 from ..core.device import compiler, pick, seeded
 from ..core.train import count_flops
 from .data import draw
@@ -48,7 +48,7 @@ class TroubleConfig(Section):
 
     seeds: int = Field(ge=2)
     base: RunConfig
-    long: str  # set in routing.data with long lists
+    long: Name  # set in routing.data with long lists
     cases: tuple[Case, ...]
     repeats: int = Field(gt=0)  # steps to time
     compile: bool  # time a compiled step as well, where a compiler is found

@@ -18,7 +18,6 @@ import torch
 from fastcore.basics import patch
 
 from ..core.config import ConfigError
-
 from ..core.files import only_like, write_atomic
 from ..core.generate import Sampling
 from ..core.tokens import SPECIALS, CharacterTokenizer

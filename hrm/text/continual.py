@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..core.config import ConfigError, Section, hash_of, tree_hash
+from ..core.config import ConfigError, Name, Section, hash_of, tree_hash
 from ..core.device import seeded
 from ..core.tokens import CharacterTokenizer
 from ..core.train import Result
@@ -241,9 +241,9 @@ class ContinualConfig(Section):
     "The section `text.continual`."
 
     seed: int = Field(ge=0)
-    order: tuple[str, ...] = ()  # of the books; () for that of the data
+    order: tuple[Name, ...] = ()  # of the books; () for that of the data
     base: RunConfig  # for every book
-    memories: dict[str, MemoryConfig]  # by the name of the row
+    memories: dict[Name, MemoryConfig]  # by the name of the row
 
 
 def measure(

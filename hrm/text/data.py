@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from ..core.config import Section
-
+from ..core.config import Name, Section, stored
 from ..core.files import replacing, write_atomic
 from ..core.tokens import SPECIALS, CharacterTokenizer, tokenizer_from
 from .files import DataError, Source, inspect, pieces
@@ -207,27 +206,41 @@ def build(
     return facts
 
 # %% ../../nbs/text/02_data.ipynb #1b664a7f
+class _Order(Section):
+    "What books.json says."
+
+    order: tuple[Name, ...]
+
+
+class _About(Section):
+    "What book.json has to say; there is more, for people."
+
+    model_config = ConfigDict(extra="allow")
+    name: Name
+    characters: dict[str, int]  # of each part
+    rate: float | None = None
+    floor: float | None = None
+
+
 def load(
     folder: Path | str,  # that `build` has written
 ) -> dict[str, Book]:  # in the order in which they are learned
     "The books of a folder, their ids mapped. Raises `DataError` that names the file."
     folder = Path(folder)
-    try:
-        order = json.loads((folder / "books.json").read_text(encoding="utf-8"))["order"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'books.json'}: {error}; allowed: a folder written by `hrm text data`") from None
+    order = stored(folder / "books.json", _Order, "a folder written by `hrm text data`", DataError).order
     return {name: load_book(folder / name) for name in order}
 
 
 def load_book(folder: Path | str) -> Book:
     "One book. Raises `DataError` that names the file."
     folder = Path(folder)
+    about = stored(folder / "book.json", _About, "a book written by `hrm text data`", DataError)
     try:
-        about = json.loads((folder / "book.json").read_text(encoding="utf-8"))
         tokenizer = tokenizer_from(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")))
         train, held_out = (np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("train", "held_out"))
-    except (OSError, ValueError) as error:
+        found = {"train": len(train), "held_out": len(held_out)}
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{folder}: {error}; allowed: a book written by `hrm text data`") from None
-    if not isinstance(tokenizer, CharacterTokenizer) or {"train": len(train), "held_out": len(held_out)} != about.get("characters"):
-        raise DataError(f"{folder}: found {len(train)} and {len(held_out)} ids; allowed: what book.json says, {about.get('characters')}")
-    return Book(about["name"], train, held_out, tokenizer, about.get("rate"), about.get("floor"), about)
+    if not isinstance(tokenizer, CharacterTokenizer) or found != about.characters:
+        raise DataError(f"{folder}: found {found} ids; allowed: what book.json says, {about.characters}")
+    return Book(about.name, train, held_out, tokenizer, about.rate, about.floor, about.model_dump(exclude_unset=True))

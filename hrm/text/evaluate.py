@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from ..core.config import Section
+from ..core.config import Name, Section
 from ..core.generate import Sampling
 from ..core.stats import Estimate, bootstrap
 from ..core.tokens import SPECIALS, CharacterTokenizer
@@ -29,7 +29,7 @@ from .train import nats
 class EvaluateConfig(Section):
     "The section `text.evaluate`."
 
-    run: str  # of the section text.train
+    run: Name  # of the section text.train
     context: int = Field(gt=0)  # characters that are read before one counts
     held_out: int = Field(gt=300)  # characters of each book
     sample: int = Field(gt=100)  # characters to write for each book and temperature

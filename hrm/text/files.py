@@ -205,6 +205,13 @@ def pieces(
         yield from _kept(file)
 
 # %% ../../nbs/text/00_files.ipynb #91d5481a
+def _name(text: str) -> str:
+    "A name for a book, as close to that of its file as a folder may be called."
+    name = re.sub(r"[^\w-]+", "_", text).strip("_").lstrip("_-")
+    name = name if re.match("[A-Za-z0-9]", name) else f"book_{name}".rstrip("_")
+    return name.encode()[:100].decode(errors="ignore")
+
+
 def inspect(
     path: Path | str,  # a file or a folder
     encoding: str | None = None,  # of all of it; by default found out for each file
@@ -215,7 +222,7 @@ def inspect(
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; allowed: a text file or a folder of them")
     paths = sorted(p for p in path.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)) if path.is_dir() else [path]
-    source = Source(re.sub(r"[^\w-]+", "_", path.resolve().name if path.is_dir() else path.stem).strip("_") or "book", [])
+    source = Source(_name(path.resolve().name if path.is_dir() else path.stem), [])
     for one in paths:
         try:
             file = TextFile(one, *detect(one, encoding))

@@ -15,11 +15,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from safetensors.torch import load_file, save
 
 from ..core import checkpoint
-from ..core.config import ConfigError, Section, validate
+from ..core.config import ConfigError, Name, Place, Section, stored, validate
 from ..core.device import pick, seeded
 from ..core.files import Lock, only_ours, write_atomic
 from ..core.optim import OptimConfig
@@ -50,13 +50,20 @@ def finished(
     return datetime.fromtimestamp(life.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
 
 
+class _Life(Section):
+    "What life.json has to say of a finished book; there is more, for people."
+
+    model_config = ConfigDict(extra="ignore")
+    checkpoint: Place  # below the folder of the book
+    book: str | None  # for people: the folder has its own name
+    data: str | None  # fingerprint of the book
+    tracker: Tracker
+
+
 def _life(chapter: Path) -> dict[str, Any]:
     "What life.json says of a finished book. Raises `ConfigError` for a damaged one."
-    try:
-        said = json.loads((chapter / LIFE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{chapter / LIFE}: {error}; allowed: what a training has written; without this folder the model is that of the book before") from None
-    return said | {"finished": finished(chapter / LIFE)}
+    allowed = "what a training has written; without this folder the model is that of the book before"
+    return stored(chapter / LIFE, _Life, allowed).model_dump() | {"finished": finished(chapter / LIFE)}
 
 # %% ../../nbs/text/09_life.ipynb #5e1c07ab
 def newest(
@@ -75,7 +82,8 @@ def lock(
 ) -> Lock:
     "The right to write to a model. Raises `ConfigError` if another process has it, or if what stands there is no model."
     def begun(entry: Path) -> bool:  # by a training that was killed
-        inside = [path.name for path in entry.glob("*")] if re.fullmatch(r"\d+-.+", entry.name) else [entry.name]
+        numbered = entry.is_dir() and re.fullmatch(r"\d+-.+", entry.name)
+        inside = [path.name for path in entry.iterdir()] if numbered else [entry.name]
         return all(re.fullmatch(rf"\..*|final|piece_\d+|memory\.safetensors|{NEXT}|books|resume", name) for name in inside)
 
     if link := next((path for pattern in ("*", "*/*") for path in Path(folder).glob(pattern) if path.is_symlink()), None):
@@ -113,8 +121,8 @@ NEXT = "next.json"
 class Lesson(Section):
     "One book for a model, as it is about to be learned."
 
-    number: int
-    book: str
+    number: int = Field(ge=1)
+    book: Name
     data: str  # fingerprint of the book
     config: RunConfig
     growth: Growth | None
@@ -127,10 +135,7 @@ def pending(folder: Path) -> Lesson | None:
     file = Path(folder) / NEXT
     if not file.is_file():
         return None
-    try:
-        lesson = validate(json.loads(file.read_text(encoding="utf-8")), Lesson, path=file)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{file}: {error}; allowed: what a training has written, or no such file") from None
+    lesson = stored(file, Lesson, "what a training has written, or no such file")
     return None if any(path.name.startswith(f"{lesson.number}-") for path in chapters(folder)) else lesson  # it was cut off right at the end
 
 # %% ../../nbs/text/09_life.ipynb #8cf3250e

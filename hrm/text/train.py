@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ..core.config import Section, hash_of, root
+from ..core.config import Name, Section, hash_of, root
 from ..core.device import pick, seeded
 from ..core.generate import Sampling, stream
 from ..core.losses import CROSS_ENTROPY
@@ -45,7 +45,7 @@ class RunConfig(Section):
     loop: LoopConfig
     batch_size: int = Field(gt=0)  # windows, over all processes
     seq_len: int = Field(gt=0)  # characters of a window
-    books: tuple[str, ...] = ()  # by name; () for all
+    books: tuple[Name, ...] = ()  # by name; () for all
     ponder: float = Field(0.01, ge=0)  # price of a segment, in nats, where positions stop by themselves
     context: int = Field(0, ge=0)  # held out: characters of a window that are read and not counted
     held_out: int = Field(0, ge=0)  # characters of each book at an evaluation; 0 for all, up to `MEASURED`
@@ -70,7 +70,7 @@ class TrainConfig(Section):
     "The section `text.train`."
 
     seed: int = Field(ge=0)
-    runs: dict[str, RunConfig]
+    runs: dict[Name, RunConfig]
 
 # %% ../../nbs/text/04_train.ipynb #d783a9ce
 class Windows:

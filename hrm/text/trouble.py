@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from pydantic import Field
 
-from ..core.config import Section
+from ..core.config import Name, Section
 from .model import TextHRM
 from .quality import bands
 
@@ -20,8 +20,8 @@ from .quality import bands
 class TroubleConfig(Section):
     "The section `text.trouble`."
 
-    run: str  # of the section text.train
-    leak: str  # a run of that section whose attention sees the future
+    run: Name  # of the section text.train
+    leak: Name  # a run of that section whose attention sees the future
     characters: int = Field(gt=100)  # of each sample
     temperatures: tuple[float, ...]
     seed: int = Field(ge=0)

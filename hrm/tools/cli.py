@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from ..core.config import ConfigError, profiles, root, section, setting
+from ..core.config import ConfigError, checked_name, profiles, root, section, setting
 from ..core.files import making, only_like, write_atomic
 
 # %% ../../nbs/tools/02_cli.ipynb #8e63a0fa
@@ -340,7 +340,7 @@ def memory_train(
     from hrm.memory.train import TrainConfig, run_all
     config, base = section(profile, "memory.train", TrainConfig), root() / "data" / profile / "memory"
     runs, mode = _chosen(config.runs, run, profile), setting("tracking", "disabled", allowed=MODES)
-    names = dict.fromkeys(sets.split(",")) if sets else {}
+    names = dict.fromkeys(checked_name(name, "--sets") for name in sets.split(",")) if sets else {}
     if names:  # as many rows in a step as before
         runs = {name: one.model_copy(update={"sets": dict.fromkeys(names, max(1, sum(one.sets.values()) // len(names)))}) for name, one in runs.items()}
     first, results = world()[0] == 0, {}

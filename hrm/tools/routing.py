@@ -14,8 +14,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..core.config import ConfigError, profiles, root, section, setting
-
+from ..core.config import ConfigError, checked_name, profiles, root, section, setting
 from ..core.files import making, only_like, write_atomic
 
 # %% ../../nbs/tools/07_routing.ipynb #7afa9e13
@@ -181,7 +180,8 @@ def evaluate_command(
     if as_json:
         only_like(as_json, r'\{\s*"checkpoint"', "a record of `hrm routing evaluate`")
     path, folder = checkpoint or root() / ROUTER, data or root() / "data" / profile / "routing" / "data"
-    names = sets or sorted(file.parent.name for file in folder.glob("*/test.safetensors"))
+    given = [checked_name(name, "--set") for name in sets or ()]
+    names = given or sorted(file.parent.name for file in folder.glob("*/test.safetensors"))
     if not names:
         raise ConfigError(f"{folder}: no sets with a test part; make the profile's with: hrm routing data --profile {profile}")
     lists, (model, _) = {name: read(folder, name, "test") for name in names}, load(path)

@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['BAR', 'ADDRESS', 'CELL_FILE', 'PAGE', 'chapters', 'chapter', 'report_path', 'check_parameters', 'join_streams',
-           'clean_text', 'scrub', 'environment', 'command', 'run', 'socket_folder', 'papermill_run', 'leave_metrics',
-           'execute', 'code_of', 'extract_code', 'imported', 'module_file', 'acts', 'modules_of', 'deps', 'sync_deps',
-           'plots_template', 'main']
+           'clean_text', 'scrub', 'environment', 'command', 'run', 'socket_folder', 'papermill_run', 'Trial',
+           'leave_metrics', 'execute', 'code_of', 'extract_code', 'imported', 'module_file', 'acts', 'modules_of',
+           'deps', 'sync_deps', 'plots_template', 'main']
 
 # %% ../../nbs/tools/00_stage.ipynb #65036303
 import argparse, ast, json, os, re, shutil, sys, tempfile
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import resolve_name
 from pathlib import Path
-from ..core.config import ConfigError, profiles, root
+from ..core.config import ConfigError, Name, Section, checked_name, profiles, root, stored
 from ..core.files import write_atomic
 from .lifeline import Stopper, end_with_caller, end_with_dvc, keep_lock, mend_rwlock, put_back, refuse_orphan
 
@@ -200,6 +200,13 @@ def _store(nb, target: Path, partial: Path) -> None:
     partial.unlink(missing_ok=True)
 
 # %% ../../nbs/tools/00_stage.ipynb #fbc33cc1
+class Trial(Section):
+    "What trial.json says: a stage that is run with other values."
+    stage: Name
+    profile: Name
+    values: dict  # key of the stage's section, with dots -> value
+
+
 def leave_metrics(
     stage: str,                  # such as "sudoku_train"
     profile: str | None = None,  # such as "laptop"
@@ -210,8 +217,9 @@ def leave_metrics(
     metrics = report_path(stage, profile).with_name("metrics.json")
     if not folder or not metrics.is_file() or not (asked := Path(folder) / "trial.json").is_file():
         return None
-    about = json.loads(asked.read_text(encoding="utf-8"))
-    return write_atomic(asked.with_name("metrics.json"), metrics.read_bytes()) if (about["stage"], about["profile"]) == (stage, profile) else None
+    about = stored(asked, Trial, "what `hrm sweep` has written")
+    ours = (about.stage, about.profile) == (stage, profile)
+    return write_atomic(asked.with_name("metrics.json"), metrics.read_bytes()) if ours else None
 
 # %% ../../nbs/tools/00_stage.ipynb #71c7a709
 def execute(
@@ -222,6 +230,8 @@ def execute(
     "Run a chapter and store it in `reports/`. A chapter that fails leaves its notebook under `data/.partial/`."
     refuse_orphan()
     sys.modules.setdefault("rfc3987_syntax", None)
+    if profile is not None:
+        checked_name(profile, "profile")
     source, target, given = chapter(stage), report_path(stage, profile), {"profile": profile} if profile else {}
     check_parameters(source, given)
     partial = root() / "data" / ".partial" / target.relative_to(root() / "reports").with_name(f"{stage}.ipynb")

@@ -20,12 +20,11 @@ from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ..core.config import ConfigError, Section, code_version, hash_of, load_params, profiles, root, section, validate
-
+from ..core.config import ConfigError, Name, Section, code_version, hash_of, load_params, profiles, root, section, stored, validate
 from ..core.files import Lock, only_like, write_atomic
 from .container import runner
 from .lifeline import TRIAL, own_params, put_back, stop_signals
-from .stage import chapter, code_of
+from .stage import Trial, chapter, code_of
 
 # %% ../../nbs/tools/06_sweep.ipynb #deb24b18
 class Range(Section):
@@ -47,7 +46,7 @@ class Range(Section):
 
 class SweepConfig(Section):
     "A section `<system>.sweep`."
-    stage: str  # such as checkpoints_train
+    stage: Name  # such as checkpoints_train
     method: Literal["grid", "random"]
     trials: int = Field(ge=1)  # of a random sweep; of a grid, at most
     seed: int = Field(ge=0)  # of a random sweep's draws
@@ -332,13 +331,13 @@ def results(
     "All trials of the sweep's stage, whoever ran them. Raises ConfigError where the metric is not a number."
     rows = []
     for file in sorted((root() / "data" / "trials").glob("*/trial.json")):
-        about = json.loads(file.read_text())
-        if (about["stage"], about["profile"]) != (config.stage, profile): continue
+        about = stored(file, Trial, "what `hrm sweep` has written")
+        if (about.stage, about.profile) != (config.stage, profile): continue
         done = file.with_name("metrics.json")
         value = _look_up(json.loads(done.read_text()), config.metric) if done.is_file() else None
         if done.is_file() and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise ConfigError(f"{done}: metric {config.metric}: found {value!r}; allowed: the key of a number")
-        rows.append({"trial": file.parent.name} | about["values"] | {config.metric: value})
+        rows.append({"trial": file.parent.name} | about.values | {config.metric: value})
     sign = 1 if config.goal == "minimize" else -1
     return sorted(rows, key=lambda row: (row[config.metric] is None, sign * (row[config.metric] or 0)))
 

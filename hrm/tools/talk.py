@@ -12,8 +12,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..core.config import ConfigError, root, section
-
+from ..core.config import ConfigError, checked_name, root, section
 from ..core.files import making, only_like, write_atomic
 from .text import Encoding, app
 
@@ -114,7 +113,7 @@ def _books(named: list[Path] | None, profile: str, tokenizer, share: float, scra
     from hrm.text.data import load, load_book, make_own
     from hrm.text.files import inspect
     if not named:
-        books = load(root() / "data" / profile / "text" / "data")
+        books = load(root() / "data" / checked_name(profile, "--profile") / "text" / "data")
         return {name: book for name, book in books.items() if set(book.tokenizer.tokens) <= set(tokenizer.tokens)}
     found = {}
     for path in named:
