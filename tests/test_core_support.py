@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 from scipy import stats as scipy_stats
 
-from hrm.core import config, device, halting, plots, report, stats, tracking
+from hrm.core import config, device, files, halting, plots, report, stats, tracking
 from hrm.core.config import ConfigError, Section, section
 
 GOOD = """\
@@ -153,26 +153,64 @@ def test_settings_and_profiles(project):
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
 def test_write_atomic_keeps_the_old_file(tmp_path, monkeypatch, broken):
     file = tmp_path / "deep" / "file.txt"
-    assert config.write_atomic(file, "old\r\n") == file
+    assert files.write_atomic(file, "old\r\n") == file
     assert file.read_bytes() == b"old\r\n"
 
     def fail(*_):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(os, broken, fail)
     with pytest.raises(OSError, match="No space left"):
-        config.write_atomic(file, b"new")
+        files.write_atomic(file, b"new")
     monkeypatch.undo()
     assert file.read_bytes() == b"old\r\n"
     assert [f.name for f in file.parent.iterdir()] == ["file.txt"]
-    config.write_atomic(str(file), b"new")
+    files.write_atomic(str(file), b"new")
     assert file.read_bytes() == b"new"
 
 
 def test_write_atomic_does_not_write_through_a_link(tmp_path):
     (tmp_path / "cache").write_text("cached")
     (tmp_path / "link").symlink_to(tmp_path / "cache")
-    config.write_atomic(tmp_path / "link", "mine")
+    files.write_atomic(tmp_path / "link", "mine")
     assert (tmp_path / "cache").read_text() == "cached" and (tmp_path / "link").read_text() == "mine"
+
+
+def test_a_temporary_file_is_never_one_that_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.secrets, "token_hex", lambda length: "0" * 2 * length)  # as if somebody had guessed it
+    (tmp_path / "precious").write_text("keep me")
+    (tmp_path / f".file.txt.{'0' * 16}.tmp").symlink_to(tmp_path / "precious")
+    with pytest.raises(FileExistsError):
+        files.write_atomic(tmp_path / "file.txt", "mine")
+    assert (tmp_path / "precious").read_text() == "keep me" and not (tmp_path / "file.txt").exists()
+    monkeypatch.undo()
+    files.write_atomic(tmp_path / "file.txt", "mine")
+    assert (tmp_path / "file.txt").read_text() == "mine"
+
+
+def test_what_a_killed_command_left_is_its_own(tmp_path):
+    class Killed(BaseException):
+        pass
+
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    files.write_atomic(folder / files.MADE, '{"by": "hrm text data", "files": null}')  # as after a SIGKILL
+    files.write_atomic(folder / "half.npy", "half")
+    with files.making(folder, "hrm text data"):
+        files.write_atomic(folder / "half.npy", "whole")
+    assert json.loads((folder / files.MADE).read_text()) == {"by": "hrm text data", "files": [files.MADE, "half.npy"]}
+    for text in ("{", "[]", '{"by": "hrm text data"}', '{"by": "hrm text data", "files": []}'):  # no list that could be believed
+        (folder / files.MADE).write_text(text)
+        with pytest.raises(ConfigError, match="which is not ours to replace|found what"):
+            with files.making(folder, "hrm text data"):
+                raise Killed
+    assert (folder / "half.npy").read_text() == "whole"
+
+
+def test_what_came_to_nothing_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError):
+        with files.making(tmp_path / "new", "hrm text data"):
+            raise ValueError
+    assert not list(tmp_path.iterdir())
 
 
 @given(st.dictionaries(st.text(max_size=4), st.one_of(st.integers(), st.text(max_size=4), st.floats(allow_nan=False, allow_infinity=False)), min_size=1))
