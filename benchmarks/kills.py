@@ -215,22 +215,23 @@ class Campaign:
         "Kill a case's line at most so often, let it come to its end, and compare; the record as a plain dictionary."
         expected, seconds = self.reference(case)
         project = self.copy(self.ready[case.before], "copy")
-        stages, kills, planned, runs, code = locked(project).keys(), [], rng.randint(1, most), 0, None
+        stages, planned, kills, orphans, runs, code = locked(project).keys(), rng.randint(1, most), [], [], 0, None
         while code != 0 and runs < planned + MOST_RUNS:
             process, runs = again(project, case.line), runs + 1
             kill = draw(rng, seconds, case.target == "dvc") if runs <= planned else {}
             hit = bool(kill) and strike(process, kill, project / "dvc.lock")
-            orphans, code = settle(process, project), process.returncode
+            orphans += settle(process, project)
+            code = process.returncode
             if kill:
                 lost = len(stages - locked(project).keys())
-                kills.append(kill | {"hit": hit, "exit_code": code, "orphans": orphans, "stages_lost": lost})
+                kills.append(kill | {"hit": hit, "exit_code": code, "stages_lost": lost})
         found, left = results(project), leftovers(project)
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        orphaned, littered = any(kill["orphans"] for kill in kills), any(name.startswith(OUTPUTS) for name in left)
+        littered = any(name.startswith(OUTPUTS) for name in left)
         record = {"target": case.target, "line": case.name, "kills": kills, "runs": runs, "exit_code": code,
                   "said": said(project) if code else "", "equal": not differing, "differing": differing,
-                  "leftovers": left, "forgotten": sorted(stages - locked(project).keys()),
-                  "sound": not (differing or orphaned or littered)}
+                  "orphans": orphans, "leftovers": left, "forgotten": sorted(stages - locked(project).keys()),
+                  "sound": not (differing or orphans or littered)}
         shutil.rmtree(project.parent)
         return record
 
@@ -241,15 +242,15 @@ def summary(rows: list[dict]) -> dict[str, int]:
     return {"sequences": len(rows), "equal": sum(row["equal"] for row in rows),
             "sound": sum(row["sound"] for row in rows), "ended": sum(row["exit_code"] == 0 for row in rows),
             "kills": len(kills), "kills_that_hit": sum(kill["hit"] for kill in kills),
-            "kills_with_orphans": sum(bool(kill["orphans"]) for kill in kills),
+            "orphans": sum(len(row["orphans"]) for row in rows),
             "kills_that_tore_dvc_lock": sum(kill["stages_lost"] > 0 for kill in kills)}
 
 
 def show(number: int, row: dict) -> str:
     "A sequence in one line."
     kills = ", ".join(f"{kill['signal']} {kill['seconds']:.1f} s" for kill in row["kills"] if kill["hit"])
-    faults = {"differ": row["differing"], "orphaned": [line for kill in row["kills"] for line in kill["orphans"]],
-              "left over": row["leftovers"], f"exit code {row['exit_code']}": [row["said"]] if row["exit_code"] else []}
+    faults = {"differ": row["differing"], "orphaned": row["orphans"], "left over": row["leftovers"],
+              f"exit code {row['exit_code']}": [row["said"]] if row["exit_code"] else []}
     told = [f"{len(found)} {fault}: {found[0]}" for fault, found in faults.items() if found]
     return f"{number:3} {row['line']}: {kills or 'no hit'}; {row['runs']} runs; {'; '.join(told) or 'equal bytes'}"
 
