@@ -1,17 +1,20 @@
 """The plain rendering that the throughput benchmark compares with is the same mathematics; every program tells how it is used."""
 import importlib
 import json
+import random
+import re
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
+from copies import commit, copy_project
 
 from hrm.core.device import pick
 from hrm.core.hrm import ArchConfig
 
 FOLDER = ROOT / "benchmarks"
-PROGRAMS = ("throughput", "exchange", "generate", "generator", "checkpoints", "container", "shakespeare", "grokking")
+PROGRAMS = ("throughput", "exchange", "generate", "generator", "checkpoints", "container", "shakespeare", "grokking", "kills")
 
 
 @pytest.fixture
@@ -126,3 +129,53 @@ def test_grokking_counts_from_knowing_the_pairs_to_knowing_the_rule(program, tmp
         assert run["most_steps"] == run["steps"][-1] and 0 < run["tflop"] <= 0.003 and len(run["train"]) == len(run["test"]) == len(run["steps"])
         assert run["delay"] is None and run["train"][0] < run["train"][-1], "it learns, and sixteen steps are too few for the rule"
     assert record["figures"]["memory.grokking.mugrokfast.delay"]["value"] is None
+
+
+def test_killed_lines_leave_what_an_unbroken_run_leaves(program, tmp_path):
+    kills = program("kills")
+    project = copy_project(tmp_path / "fresh")
+    for name, old, new in [("params.yaml", "^run: .*", "run: [smoke]"), ("dvc.lock", r"^  \w+@laptop:\n(    .*\n)+", "")]:
+        text = re.sub(old, new, (project / name).read_text(), flags=re.MULTILINE)
+        (project / name).write_text(text)
+    commit(project, "Without the laptop's stages DVC takes half the time")
+    campaign = kills.Campaign(tmp_path, project)
+    text = (*kills.HRM, "text", "train", "benchmarks/README.md", "--model", "data/smoke/text/model")
+    cases = [kills.Case("training", "text", text), *(kills.Case(name, "code", (*kills.DVC, "code")) for name in ("data", "dvc"))]
+    rows = [campaign.sequence(case, random.Random(seed), most=1) for case, seed in zip(cases, (10, 117, 5))]
+    assert [row["sound"] and row["forgotten"] == [] for row in rows] == [True] * 3, rows
+    drawn = [kill for row in rows for kill in row["kills"]]
+    assert {kill["signal"] for kill in drawn} == {"SIGTERM", "SIGINT", "SIGKILL"} and any(kill["hit"] for kill in drawn)
+
+
+def test_kills_compares_outputs_and_dvc_lock(program, tmp_path):
+    kills = program("kills")
+    (tmp_path / "data/smoke/a/.b.1.2.tmp").mkdir(parents=True)
+    for name in ("data/smoke/a/weights", "data/resume/run", "reports/smoke/a/timings.json", "kernel-ipc-1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    entry = "    - path: {}\n      hash: md5\n      md5: {}\n      size: 1\n"
+    lock = f"stages:\n  a@smoke:\n    outs:\n{entry.format('a', '{}')}{entry.format('timings.json', '{}')}  b:\n    cmd: b\n"
+    (tmp_path / "dvc.lock").write_text(lock.format(1, 1))
+    before = kills.results(tmp_path)
+    assert set(before) == {"data/smoke/a/weights", "dvc.lock a@smoke", "dvc.lock b"}
+    (tmp_path / "dvc.lock").write_text(lock.format(1, 2))
+    assert kills.results(tmp_path) == before
+    (tmp_path / "dvc.lock").write_text(lock.format(2, 2))
+    (tmp_path / "data/smoke/a/weights").write_text("other")
+    found = kills.results(tmp_path)
+    assert {name for name in before if before[name] != found[name]} == {"data/smoke/a/weights", "dvc.lock a@smoke"}
+    (tmp_path / "dvc.lock").write_text(lock[:60])
+    assert kills.locked(tmp_path) == {"a@smoke": []}
+    assert kills.leftovers(tmp_path) == ["data/resume/run", "data/smoke/a/.b.1.2.tmp", "kernel-ipc-1"]
+
+
+def test_kills_ends_orphans_and_names_them(program, tmp_path, monkeypatch):
+    kills = program("kills")
+    monkeypatch.setattr(kills, "GRACE", 0.5)
+    inner = "import time; time.sleep(60)"
+    outer = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {inner!r}]); import time; time.sleep(60)"
+    process = kills.again(tmp_path, (sys.executable, "-c", outer))
+    (tmp_path / "dvc.lock").touch()
+    kill = {"signal": "SIGKILL", "to": "process", "after": "start", "seconds": 1.0}
+    assert kills.strike(process, kill, tmp_path / "dvc.lock")
+    assert kills.settle(process, tmp_path) == [f"-c {inner}"] and not kills.working(tmp_path)
