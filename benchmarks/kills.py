@@ -34,8 +34,9 @@ import hrm.core  # noqa: F401  sets what must be set before torch is imported
 import psutil
 import typer
 
-from hrm.core.config import root, write_atomic
+from hrm.core.config import root
 from hrm.core.device import machine
+from hrm.core.files import write_atomic
 
 HRM, DVC = (sys.executable, "-m", "hrm.tools.cli"), (sys.executable, "-m", "dvc", "repro")
 OUTPUTS = ("data/code", "data/smoke", "reports/smoke")

@@ -199,8 +199,7 @@ class Lock:
         doing: str = "trained",  # for the message
     ) -> "Lock":
         "Take the lock of a folder. Raises `ConfigError` that names the process which has it."
-        folder = Path(os.path.abspath(folder))
-        file = beside(folder.parent.resolve() / folder.name, "lock")
+        file = beside(Path(folder).resolve(), "lock")  # one lock, by whatever links one comes to the folder
         if file not in cls.held:
             cls.held[file] = cls(file, _flock(file, f"{folder}: is being {doing} by"))
         cls.held[file].depth += 1
@@ -243,9 +242,9 @@ def _flock(file: Path, busy: str) -> int | None:
             os.close(handle)
             print(f"{file.parent}: no locks there ({error.strerror}); two runs at once go unnoticed", file=sys.stderr)
             return None
-        with_name = os.stat(file).st_ino if file.exists() else None
-        if os.fstat(handle).st_ino == with_name:
-            break
+        with suppress(FileNotFoundError):
+            if os.fstat(handle).st_ino == os.stat(file).st_ino:
+                break
         os.close(handle)  # the one before has removed it in the meantime
     os.ftruncate(handle, 0)
     os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())

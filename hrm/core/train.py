@@ -237,7 +237,7 @@ class CarryTask(Task):
 
 # %% ../../nbs/core/11_train.ipynb #8e3e606e
 class Stopped(KeyboardInterrupt):
-    "A run ended on request, with its state saved."
+    "A run ended on request; the same call goes on from its last saved state."
 
 
 @contextmanager
