@@ -224,7 +224,7 @@ def test_every_part_of_a_lock_file_is_restored(locked, capfd):
             assert (locked / "dvc.lock").read_bytes() == LOCK, (end, text[max(0, end - 80):end])
             told = capfd.readouterr().err
             assert told.startswith("dvc.lock: torn, it ") or told.startswith("dvc.lock: torn, the entry of "), told
-            assert told.endswith("; restored from data/.partial/dvc.lock\n") and told.count("\n") == 1
+            assert told.endswith("; restored from data/.partial/dvc.lock; what was torn is beside it\n") and told.count("\n") == 1
 
 
 def test_a_new_stage_that_was_cut_is_not_kept(locked):
@@ -308,7 +308,7 @@ def test_dvc_goes_on_after_its_files_were_torn(tmp_path):
     (tmp_path / "dvc.lock").write_bytes(whole[:whole.index(b"  b:")])
     (tmp_path / ".dvc/tmp/rwlock").write_text('{"write": {"a": {"pi')
     told = shell(*lock, cwd=tmp_path).stderr.splitlines()
-    assert told == ["dvc.lock: torn, it ends after a, 1 of 3 stages; restored from data/.partial/dvc.lock",
+    assert told == ["dvc.lock: torn, it ends after a, 1 of 3 stages; restored from data/.partial/dvc.lock; what was torn is beside it",
                     ".dvc/tmp/rwlock: torn, a DVC was ended while it wrote; removed"]
     assert "Running stage" not in shell(*dvc, "repro", cwd=tmp_path).stdout
     assert (tmp_path / "dvc.lock").read_bytes() == whole

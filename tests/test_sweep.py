@@ -12,10 +12,10 @@ from copies import ROOT, commit, copy_project, environment, shell
 from hypothesis import given, settings, strategies as st
 from ruamel.yaml import YAML
 
-from hrm.core.config import ConfigError, load_params, section, validate
+from hrm.core.config import EXCHANGED, ConfigError, load_params, section, validate
 from hrm.tools import sweep as sweeps
 import tiny
-from hrm.tools.lifeline import TRIAL, put_back
+from hrm.tools.lifeline import put_back
 from hrm.tools.stage import main as stage_main
 from hrm.tools.sweep import SweepConfig, check, draw_trials, exchanged, ground, parse_values, plain_yaml, results, stage_section, sweep_file, unshared, with_values
 
@@ -177,7 +177,7 @@ def test_parameters_are_put_back_after_an_error(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text("a: 1  # kept\n")
     monkeypatch.setenv("HRM_ROOT", str(tmp_path))
     with pytest.raises(OSError), exchanged("a: 2\n"):
-        assert (tmp_path / "params.yaml").read_text() == f"{TRIAL}a: 2\n"
+        assert (tmp_path / "params.yaml").read_text() == f"{EXCHANGED}a: 2\n"
         raise OSError
     assert (tmp_path / "params.yaml").read_text() == "a: 1  # kept\n"
 
@@ -187,7 +187,7 @@ def exchanging(tmp_path: Path) -> subprocess.Popen:
     (tmp_path / "params.yaml").write_text("a: 1  # kept\n")
     code = "import time\nfrom hrm.tools.sweep import exchanged\nwith exchanged('a: 2\\n'):\n    print('in', flush=True)\n    time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], env=environment(HRM_ROOT=str(tmp_path), PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "in\n" and (tmp_path / "params.yaml").read_text() == f"{TRIAL}a: 2\n"
+    assert process.stdout.readline() == "in\n" and (tmp_path / "params.yaml").read_text() == f"{EXCHANGED}a: 2\n"
     return process
 
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .files import beside, replacing_folder
+from .files import JUNK, beside, replacing_folder
 from .hrm import HRM, HRMConfig
 
 # %% ../../nbs/core/09_checkpoint.ipynb #001ff8dc
@@ -32,7 +32,7 @@ FILES = ("model.safetensors", "meta.json", "state.pt", "rows.json")  # the last 
 
 def is_part(entry: Path) -> bool:
     "Whether an entry of a folder is a file of a checkpoint."
-    return entry.name in FILES and entry.is_file()
+    return entry.name in (*FILES, *JUNK) and entry.is_file()
 
 
 def _digest(file: Path) -> str:
@@ -50,9 +50,10 @@ def write(
     with replacing_folder(folder, is_part, "a checkpoint") as new:
         plain = {name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}
         save_file(plain, new / "model.safetensors")
+        meta = meta | {"model_sha256": _digest(new / "model.safetensors")}
         if state is not None:
             torch.save(state, new / "state.pt")
-            meta = meta | {"state_sha256": _digest(new / "state.pt")}
+            meta |= {"state_sha256": _digest(new / "state.pt")}
         (new / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return Path(folder)
 
@@ -76,13 +77,18 @@ class Checkpoint:
     meta: dict[str, Any]
     path: Path
 
+    def verify(self, part: str = "model") -> None:
+        "Raise CheckpointError unless a file, of the model or the state, is the one that was written."
+        file, said = self.path / {"model": "model.safetensors", "state": "state.pt"}[part], self.meta.get(f"{part}_sha256")
+        if said != _digest(file):
+            raise CheckpointError(f"{file}: damaged (its SHA-256 is not {said or 'in meta.json'})")
+
     def state(self) -> dict[str, Any]:
         "The training state. Raises CheckpointError where there is none or it is not what was written."
         file = self.path / "state.pt"
         if not file.is_file():
             raise CheckpointError(f"{self.path}: holds no state.pt to resume from")
-        if (said := self.meta.get("state_sha256")) != _digest(file):
-            raise CheckpointError(f"{file}: damaged (its SHA-256 is not {said or 'in meta.json'})")
+        self.verify("state")
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged zip file raises what it likes

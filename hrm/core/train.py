@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import torch
 import torch.distributed as dist
 from pydantic import Field, model_validator
@@ -32,7 +33,7 @@ from tqdm import tqdm
 from . import checkpoint, optim
 from .config import ConfigError, Section, code_version, hash_of
 from .device import compiler, machine, set_determinism
-from .files import Lock, only_ours, replacing_folder
+from .files import Lock, check_folder, replacing_folder
 from .optim import OptimConfig
 from .recurrence import Carry
 from .tracking import Tracker, read_log
@@ -588,7 +589,7 @@ def _of_run(name: str) -> Callable[[Path], bool]:
     "Whether an entry of a folder comes from a run of this name."
     def ours(entry: Path) -> bool:
         if entry.is_symlink() or not entry.is_dir():
-            return entry.is_file() and LOGS.fullmatch(entry.name) is not None
+            return entry.is_file() and LOGS.fullmatch(entry.name) is not None  # DVC may have put a link there
         try:
             said = json.loads((entry / "meta.json").read_text(encoding="utf-8"))["name"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -603,7 +604,7 @@ def replaceable(
     name: str,  # of the run that will be put there
 ) -> Path:
     "The folder, if a run of this name may be put there. Raises `ConfigError` where it holds anything but a finished one."
-    return only_ours(out, _of_run(name), f"a finished run {name!r}")
+    return check_folder(out, _of_run(name), f"a finished run {name!r}")
 
 # %% ../../nbs/core/11_train.ipynb #3dca2b47
 def _compile(task: Task, wish: str, device: torch.device) -> tuple[bool, str]:
@@ -648,12 +649,17 @@ def _done(begin: Path | None, steps: int, name: str) -> int:
 
 # %% ../../nbs/core/11_train.ipynb #82881d4e
 def _lost(config: LoopConfig, meta: dict[str, Any], folder: Path, before: int) -> list[str]:
-    "What a run has written up to its last state and is no longer there."
+    "What a run has written up to its last state and is no longer there. Raises CheckpointError for what is damaged."
     steps = range(before + 1, meta["step"] + 1)
-    wanted = {name for step in steps if _evaluates(config, step) for name in _due(config, step)} | ({"best"} if meta["best"] else set())
+    evaluated = {step for step in steps if _evaluates(config, step)}
+    wanted = {name for step in evaluated for name in _due(config, step)} | ({"best"} if meta["best"] else set())
     lost = [name for name in sorted(wanted) if checkpoint.find(folder / name) is None]
-    logged = set(read_log(folder)["step"]) if (folder / "log.jsonl").is_file() else set()
-    return lost + ["log.jsonl"] * (not logged.issuperset(step for step in steps if step % config.log_every == 0))
+    for name in wanted - set(lost):
+        checkpoint.read(folder / name).verify()
+    rows = read_log(folder) if (folder / "log.jsonl").is_file() else pd.DataFrame({"step": []})
+    held_out = rows.filter(like="held_out.").notna().any(axis=1)
+    whole = evaluated <= set(rows["step"][held_out]) and {step for step in steps if step % config.log_every == 0} <= set(rows["step"][~held_out])
+    return lost + ["log.jsonl"] * (not whole)
 
 
 @contextmanager
@@ -662,7 +668,8 @@ def _advice(folder: Path):
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        told = str(error) if isinstance(error, (checkpoint.CheckpointError, ConfigError)) else f"training state: {error!r}"
+        known = isinstance(error, (checkpoint.CheckpointError, ConfigError))
+        told = str(error) if known else f"{folder / 'latest'}: training state: {error!r}"
         raise checkpoint.CheckpointError(f"{told}; remove {folder} to train from the start") from None
 
 
@@ -699,7 +706,8 @@ def _timings(run: _Run, tflop: float) -> dict[str, Any]:
     return own
 
 # %% ../../nbs/core/11_train.ipynb #7a913a19
-def _run_through(run: _Run, folder: Path, name: str, meta: dict, decides: dict, tracking: str, progress: bool, watch: Callable | None) -> tuple[bool, str]:
+def _run_through(run: _Run, folder: Path, name: str, meta: dict, decides: dict, tracking: str, progress: bool,
+                 watch: Callable | None) -> tuple[bool, str]:
     "Train to the end; whether the model was compiled, and why."
     rank, size = world()
     compiled, reason = _compile(run.task, run.config.compile, run.device)
@@ -712,6 +720,20 @@ def _run_through(run: _Run, folder: Path, name: str, meta: dict, decides: dict, 
     return compiled, reason
 
 # %% ../../nbs/core/11_train.ipynb #d93c64b9
+@contextmanager
+def _alone(out: Path, folder: Path):
+    "Within the context no other process writes to these. Yields the lock of the folder; None in all processes but the first."
+    if world()[0]:
+        yield None
+        return
+    try:
+        with Lock.take(out), Lock.take(folder) as lock:
+            yield lock
+    except BaseException:
+        Lock.free_kept()
+        raise
+
+
 def fit(
     task: Task,
     config: LoopConfig,
@@ -726,14 +748,15 @@ def fit(
     keep: bool = False,  # leave the finished state under `resume` until `Result.forget`, for a caller with several runs
     begin: Path | None = None,  # a finished state that was kept, to go on from with more steps
 ) -> Result:
-    """Train to the end, from the last state of the same run if there is one. Raises Stopped after SIGINT or SIGTERM with the state
-    saved, ConfigError where nothing is left to do, where `out` holds what is not this run's, and where another process trains it. The weights in `best`, `final` and `step_N` are the averaged ones where an average is kept.
+    """Train to the end, from the last state of the same run if there is one. Raises Stopped after SIGINT or SIGTERM with the
+    state saved, ConfigError where nothing is left to do, where `out` holds what is not this run's, and where another process
+    trains it. The weights in `best`, `final` and `step_N` are the averaged ones where an average is kept.
     """
     run, out = _Run.of(task, config), replaceable(out, name)
     before = _done(begin, config.steps, name)
     decides, meta = _identity(run, name, settings | ({"begin": begin.name} if begin else {}), data_hash)
     folder = Path(resume) / hash_of(decides)
-    with Lock.take(folder) if world()[0] == 0 else nullcontext() as lock:
+    with _alone(out, folder) as lock:
         if lock is not None:
             _set_aside(config, folder, before)
         if dist.is_initialized():  # the others wait until it has been looked at

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FACTORS', 'COLUMNS', 'settings_of', 'change_of', 'one_at_a_time', 'grid', 'GridConfig', 'ShiftConfig',
-           'LowDataConfig', 'SweepConfig', 'made', 'Job', 'grid_jobs', 'jobs', 'trace', 'outcome', 'work', 'write_csv']
+           'LowDataConfig', 'SweepConfig', 'made', 'Job', 'grid_jobs', 'jobs', 'trace', 'outcome', 'growing', 'work',
+           'write_csv']
 
 # %% ../../nbs/routing/04_sweep.ipynb #11fbab50
 import itertools
@@ -222,6 +223,13 @@ def outcome(
                   "tflop": result.metrics["tflop"], **more, "status": "done", "error": ""}
 
 # %% ../../nbs/routing/04_sweep.ipynb #df9ccbf5
+def growing(
+    table: Path,  # that a sweep is to write
+) -> Path:
+    "Where its rows go until it is complete: a table that stands there stays until then."
+    return table.with_name(f"{table.stem}.partial{table.suffix}") if table.exists() else table
+
+
 def work(
     todo: Sequence[Job],
     base: RunConfig,
@@ -231,12 +239,15 @@ def work(
     tracking: str = "disabled",
     progress: bool = True,
 ) -> pd.DataFrame:
-    "Run all jobs, one row each. Raises `Stopped` with everything so far kept, and `ConfigError` before any work for a test set that is missing."
+    """Run all jobs, one row each. Raises `Stopped` with everything so far kept, and `ConfigError` before any work for a test
+    set that is missing and while another process fills the same rows or table."""
     for name in dict.fromkeys(name for job in todo for name in job.tests):
         read(data, name, "test")  # after the trainings it would be late to miss it
     resume = resume or root() / "data" / "resume"
     decides, kept, rows = [base.model_dump(), tree_hash(data), code_version()], [], []
-    with Lock.take(table, "written") if table else nullcontext(), one_thread():  # the work of one operation is so small that a second thread costs more than it does
+    grows = growing(table) if table else None
+    with (Lock.take(table, "written") if table else nullcontext(), Lock.take(resume / "rows", "filled"),
+          one_thread()):  # the work of one operation is so small that a second thread costs more than it does
         for job in tqdm(todo, desc="sweep", unit="run", disable=not progress):
             name = hash_of([*decides, job.study, job.config_id, job.change, job.seed, job.tests, job.traced])
             file, out = resume / "rows" / f"{name}.json", resume / "rows" / name
@@ -248,10 +259,12 @@ def work(
                 if rows[-1]["status"] == "done":  # what failed may have failed for a reason that is gone tomorrow
                     write_atomic(file, json.dumps(rows[-1]))
             kept.append(file)
-            if table:
-                write_csv(pd.DataFrame(rows), table)
-    for file in kept:
-        file.unlink(missing_ok=True)
+            if grows:
+                write_csv(pd.DataFrame(rows), grows)
+        if grows != table:
+            grows.replace(table)
+        for file in kept:
+            file.unlink(missing_ok=True)
     return pd.DataFrame(rows)
 
 # %% ../../nbs/routing/04_sweep.ipynb #df9ccbf6

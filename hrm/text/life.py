@@ -82,15 +82,17 @@ def lock(
 ) -> Lock:
     "The right to write to a model. Raises `ConfigError` if another process has it, or if what stands there is no model."
     def begun(entry: Path) -> bool:  # by a training that was killed
-        numbered = entry.is_dir() and re.fullmatch(r"\d+-.+", entry.name)
-        inside = [path.name for path in entry.iterdir()] if numbered else [entry.name]
-        return all(re.fullmatch(rf"\..*|final|piece_\d+|memory\.safetensors|{NEXT}|books|resume", name) for name in inside)
+        kinds = {r"books|resume|\.book\..+": ".*", r"\d+-.+": r"\..+|final|piece_\d+|memory\.safetensors"}
+        inside = next((inside for kind, inside in kinds.items() if re.fullmatch(kind, entry.name)), None)
+        if inside is None or not entry.is_dir():
+            return entry.name in (NEXT, ".model.lock")
+        return all(re.fullmatch(inside, path.name) for path in entry.iterdir())
 
     if link := next((path for pattern in ("*", "*/*") for path in Path(folder).glob(pattern) if path.is_symlink()), None):
         raise ConfigError(f"{link}: found a link, which would lead out of the model; allowed: files and folders")
     if not chapters(folder):
         only_ours(folder, begun, "the folder of a model")
-    return Lock.take(folder)
+    return Lock.take(Path(folder) / "model")  # in the folder: it stays with a model that is moved
 
 
 def _write_life(folder: Path, said: Mapping[str, Any]) -> None:

@@ -213,7 +213,7 @@ def sudoku_evaluate(
     from hrm.core.report import dump
     from hrm.puzzles.evaluate import evaluate_files
     if as_json:
-        only_like(as_json, r'\{\s*"checkpoint"', "a table of `hrm evaluate`")
+        only_like(as_json, r'\{\s*"checkpoint": .*\n\s*"data"', "a table of `hrm evaluate`")
     paths, path = [*(data or []), *(files or [])], _checkpoint(checkpoint)
     summary = evaluate_files(paths, path, config, strict, segments, halt, seed, progress=sys.stderr.isatty())
     print(_text(summary))

@@ -178,7 +178,7 @@ def evaluate_command(
     from hrm.routing.evaluate import evaluate_set
     from hrm.routing.model import load
     if as_json:
-        only_like(as_json, r'\{\s*"checkpoint"', "a record of `hrm routing evaluate`")
+        only_like(as_json, r'\{\s*"checkpoint": .*\n\s*"sets"', "a record of `hrm routing evaluate`")
     path, folder = checkpoint or root() / ROUTER, data or root() / "data" / profile / "routing" / "data"
     given = [checked_name(name, "--set") for name in sets or ()]
     names = given or sorted(file.parent.name for file in folder.glob("*/test.safetensors"))
@@ -211,7 +211,7 @@ def sweep_command(
     "Run the sweep of a profile, one CSV row per configuration and seed; a run that breaks is a row, too. Ctrl-C keeps what is done (exit code 130)."
     from hrm.core.tracking import MODES
     from hrm.core.train import Stopped
-    from hrm.routing.sweep import COLUMNS, GridConfig, SweepConfig, grid_jobs, jobs, work
+    from hrm.routing.sweep import COLUMNS, GridConfig, SweepConfig, grid_jobs, growing, jobs, work
     config, share, wanted = section(profile, "routing.sweep", SweepConfig), section(profile, "routing.grid", GridConfig), study or ["sweep"]
     if wrong := [name for name in wanted if name not in STUDIES]:
         raise ConfigError(f"--study: found {wrong[0]!r}; allowed: {', '.join(STUDIES)}")
@@ -223,10 +223,11 @@ def sweep_command(
     if not (folder / config.base.set / "train.safetensors").is_file():
         raise ConfigError(f"{folder}: no set {config.base.set}; make the profile's with: hrm routing data --profile {profile}")
     todo = [job for job in jobs(config) + grid_jobs(config, share.model_copy(update={"part": part, "parts": parts})) if job.study in wanted]
+    grows = growing(table)
     try:
         frame = work(todo, config.base, folder, table, resume, setting("tracking", "disabled", allowed=MODES), sys.stderr.isatty())
     except Stopped as why:
-        print(f"hrm: {why}; rows so far: {table}", file=sys.stderr)
+        print(f"hrm: {why}; rows so far: {grows}", file=sys.stderr)
         raise typer.Exit(130) from None
     for row in frame[frame["status"] == "failed"].itertuples():
         print(f"{row.config_id}, seed {row.seed}: {row.error}", file=sys.stderr)

@@ -169,8 +169,8 @@ def socket_folder() -> tempfile.TemporaryDirectory:
     "A private folder for a kernel's sockets; those that killed stages have left are removed."
     import psutil
     above = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp"  # sockets need short paths
-    for left in Path(above).glob("hrm-kernel-*-*"):
-        if not psutil.pid_exists(int(left.name.split("-")[2])):
+    for left in Path(above).glob("hrm-kernel-*"):
+        if (ours := re.fullmatch(r"hrm-kernel-(\d+)-\w{8}", left.name)) and not psutil.pid_exists(int(ours[1])):
             shutil.rmtree(left, ignore_errors=True)  # somebody else's stays
     return tempfile.TemporaryDirectory(prefix=f"hrm-kernel-{os.getpid()}-", dir=above)
 

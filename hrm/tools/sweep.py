@@ -20,10 +20,10 @@ from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ..core.config import ConfigError, Name, Section, code_version, hash_of, load_params, profiles, root, section, stored, validate
+from ..core.config import EXCHANGED, ConfigError, Name, Section, code_version, hash_of, load_params, profiles, root, section, stored, validate
 from ..core.files import Lock, only_like, write_atomic
 from .container import runner
-from .lifeline import TRIAL, own_params, put_back, stop_signals
+from .lifeline import own_params, put_back, stop_signals
 from .stage import Trial, chapter, code_of
 
 # %% ../../nbs/tools/06_sweep.ipynb #deb24b18
@@ -284,11 +284,13 @@ def exchanged(
         write_atomic(own_params(), before)
         old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
-            write_atomic(file, TRIAL + text)
+            write_atomic(own_params().with_name("trial.yaml"), EXCHANGED + text)
+            write_atomic(file, EXCHANGED + text)
             yield
         finally:
             write_atomic(file, before)
             own_params().unlink()
+            own_params().with_name("trial.yaml").unlink(missing_ok=True)
             signal.signal(signal.SIGTERM, old)
 
 
@@ -306,6 +308,7 @@ def queue_trials(
     profile: str,
 ) -> list[Path]:  # folders of the trials that were queued
     "Put every trial that is not done into DVC's queue. Raises ConfigError before any of them is."
+    put_back()  # before the parameters are read from which the trials are made
     base = ground(profile, config.stage)
     prepared = [(one, with_values(base, one)) for one in check(config, profile)]
     queued = []

@@ -7,7 +7,10 @@ __all__ = ['app', 'Folder', 'Profile', 'Encoding', 'PRINTABLE', 'LINE', 'Text', 
            'run_command', 'demo_command', 'train_command', 'status_command']
 
 # %% ../../nbs/tools/08_text.ipynb #91516f63
+import itertools
 import sys
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
@@ -107,18 +110,33 @@ def demo_command(folder: Folder, text: Text = LINE):
     print(movements(model, ids).to_string(index=False, float_format="{:.3f}".format))
 
 # %% ../../nbs/tools/08_text.ipynb #294a6b3d
+@contextmanager
 def _book(path: Path, folder: Path, share: float, encoding: str | None):
-    "A book from whatever was named; a text is kept as ids in the model's folder. Raises `DataError`."
+    "A book from whatever was named, and a function that puts it on the model's shelf. Raises `DataError`."
     from hrm.text.data import load_book, make_own
     from hrm.text.files import inspect
     if (path / "book.json").is_file():
         if encoding is not None:
             raise ConfigError(f"--encoding: {path} is a book of ids already, which have none; allowed: for a file or folder of text")
-        return load_book(path)
+        yield load_book(path), lambda: load_book(path)
+        return
     source = inspect(path, encoding)
     print(*(file.summary() for file in source.files), *(f"left out: {why}" for why in source.skipped), sep="\n", file=sys.stderr)
-    make_own(source, share, folder / "books" / source.name)
-    return load_book(folder / "books" / source.name)
+    with tempfile.TemporaryDirectory(prefix=".book.", dir=folder) as scratch:
+        made = Path(scratch) / source.name
+        make_own(source, share, made)
+        yield load_book(made), lambda: load_book(_shelve(made, folder / "books"))
+
+
+def _shelve(made: Path, shelf: Path) -> Path:
+    "Put a book on a shelf, beside another of its name; one that stands there already is that one."
+    from hrm.core.config import tree_hash
+    shelf.mkdir(exist_ok=True)
+    places = (shelf / f"{made.name}{f'_{number}' if number > 1 else ''}" for number in itertools.count(1))
+    place = next(place for place in places if not place.exists() or tree_hash(place) == tree_hash(made))
+    if not place.exists():
+        made.rename(place)
+    return place
 
 
 def _recipe(profile: str, changes: dict, memory: str | None, growth: bool, cycles: dict):
@@ -146,8 +164,9 @@ def _learn(model: Path, path: Path, recipe, fresh: bool, again: bool, encoding: 
     from hrm.text.life import decide, free, lock, newest, teach
     folder, tracking = free(model) if fresh else model, setting("tracking", "disabled", allowed=MODES)
     with lock(folder):
-        book = _book(path, folder, recipe.held_out, encoding)
-        kind, lesson = decide(folder, book, recipe.config(len(book.train)), recipe.growth, recipe.memory, recipe.seed, again)
+        with _book(path, folder, recipe.held_out, encoding) as (book, shelve):
+            kind, lesson = decide(folder, book, recipe.config(len(book.train)), recipe.growth, recipe.memory, recipe.seed, again)
+            book = shelve()  # not before: what is refused changes nothing
         print(f"{book.name}: {kind}; {lesson.config.loop.steps} steps of {lesson.config.characters:,} characters", file=sys.stderr)
         try:
             results = teach(folder, book, lesson, tracking=tracking, progress=sys.stderr.isatty())
