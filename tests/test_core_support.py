@@ -197,10 +197,18 @@ def test_what_a_killed_command_left_is_its_own(tmp_path):
     files.write_atomic(folder / "half.npy", "half")
     with files.making(folder, "hrm text data"):
         files.write_atomic(folder / "half.npy", "whole")
-    assert json.loads((folder / files.MADE).read_text()) == {"by": "hrm text data", "files": [files.MADE, "half.npy"]}
-    for text in ("{", "[]", '{"by": "hrm text data"}', '{"by": "hrm text data", "files": []}'):  # no list that could be believed
+    assert json.loads((folder / files.MADE).read_text()) == {"by": "hrm text data", "files": ["half.npy"]}
+    for text in ("{", "[]", '{"by": "hrm text data"}', '{"by": "hrm text data", "files": 7}', "[" * 100000, '{"by": "hrm text data", "files": []}'):
+        (folder / files.MADE).write_text(text)  # no list that could be believed
+        with pytest.raises(ConfigError, match=f"^{folder}"):
+            with files.making(folder, "hrm text data"):
+                raise Killed
+    (tmp_path / "elsewhere").mkdir()
+    for text in ('{"by": "hrm text data", "files": ["half.npy", "set"]}', '{"by": "hrm text data", "files": null}'):
         (folder / files.MADE).write_text(text)
-        with pytest.raises(ConfigError, match="which is not ours to replace|found what"):
+        (folder / "set").unlink(missing_ok=True)
+        (folder / "set").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(ConfigError, match="found set, which is not ours to replace"):
             with files.making(folder, "hrm text data"):
                 raise Killed
     assert (folder / "half.npy").read_text() == "whole"

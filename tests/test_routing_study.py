@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -228,6 +230,39 @@ def test_a_killed_sweep_goes_on_with_the_same_rows(data, base, tmp_path, monkeyp
     assert len(calls) == len(todo) - len(kept)
     pd.testing.assert_frame_equal(frame[MEASURED], whole[MEASURED])
     assert len(table.read_text().splitlines()) == len(todo) + 1 and not list((tmp_path / "cut" / "resume" / "rows").iterdir())
+
+
+@pytest.mark.parametrize("place", ["table.csv", "resume/rows"])
+def test_one_sweep_at_a_time_fills_a_table(data, base, tmp_path, place):
+    holder = "import sys, time; from hrm.core.files import Lock; Lock.take(sys.argv[1]); print('mine', flush=True); time.sleep(60)"
+    first = subprocess.Popen([sys.executable, "-c", holder, tmp_path / place], stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "mine\n"
+    with pytest.raises(ConfigError, match=f"{place}: is being (written|filled) by process {first.pid} on "):
+        work(seeds("base", {}, 1), base, data, tmp_path / "table.csv", tmp_path / "resume", progress=False)
+    first.kill()
+    first.wait(10)
+    assert not (tmp_path / "table.csv").exists()
+
+
+def test_a_table_stays_until_the_next_one_is_complete(data, base, tmp_path, monkeypatch):
+    table, partial = tmp_path / "table.csv", tmp_path / "table.partial.csv"
+    todo = seeds("base", {}) + seeds("iters=1", {"arch": {"iters": 1}})
+    work(todo, base, data, table, tmp_path / "resume", progress=False)
+    before, calls = table.read_bytes(), []
+
+    def stops(name, *args, **kwargs):
+        calls.append(name)
+        if len(calls) == 2:
+            raise Stopped("asked to")
+        return run(name, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeps, "run", stops)
+        with pytest.raises(Stopped):
+            work(todo, base, data, table, tmp_path / "resume", progress=False)
+    assert table.read_bytes() == before and len(partial.read_text().splitlines()) == 2
+    work(todo[:1], base, data, table, tmp_path / "resume", progress=False)
+    assert len(table.read_text().splitlines()) == 2 and not partial.exists()
 
 
 def test_a_stop_stops_and_other_lists_or_recipes_share_no_rows(data, base, tmp_path, monkeypatch):

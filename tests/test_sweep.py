@@ -205,8 +205,33 @@ def test_parameters_are_put_back_after_a_kill_and_by_one_process_at_a_time(tmp_p
     assert stage_main(["lock"]) == 2 and "is being exchanged by" in capsys.readouterr().err
     process.kill()
     process.wait(10)
+    with pytest.raises(ConfigError, match="found the parameters of a trial of `hrm sweep`"):
+        load_params()
     assert stage_main(["lock"]) == 0 and "a killed `hrm sweep` had left a trial's; put back" in capsys.readouterr().err
     assert tiny.files(tmp_path) == {"params.yaml": b"a: 1  # kept\n"}
+
+
+@pytest.mark.parametrize("now, kept", [("a: 3  # written since\n", 1), (f"{EXCHANGED}a: 4  # the trial's, edited\n", 1), ("a: 1  # kept\n", 0)])
+def test_parameters_that_were_written_since_stay_and_so_do_the_old_ones(tmp_path, monkeypatch, now, kept):
+    monkeypatch.setenv("HRM_ROOT", str(tmp_path))
+    process = exchanging(tmp_path)
+    process.kill()
+    process.wait(10)
+    (tmp_path / "params.yaml").write_text(now)
+    put_back()
+    assert (tmp_path / "params.yaml").read_text() == now and load_params()
+    assert [path.read_text() for path in (tmp_path / "data" / ".partial").glob("params.*.yaml")] == kept * ["a: 1  # kept\n"]
+
+
+def test_trials_are_made_of_the_projects_own_parameters(tmp_path, monkeypatch):
+    monkeypatch.setenv("HRM_ROOT", str(tmp_path))
+    process = exchanging(tmp_path)
+    process.kill()
+    process.wait(10)
+    seen = []
+    monkeypatch.setattr(sweeps, "ground", lambda *_: seen.append(load_params()))
+    monkeypatch.setattr(sweeps, "check", lambda *_: [])
+    assert sweeps.queue_trials(SweepConfig(**SWEEP), "smoke") == [] and seen == [{"a": 1}]
 
 
 # In a copy of the project: DVC's queue and the agent

@@ -223,6 +223,28 @@ def test_a_model_from_elsewhere_cannot_make_us_write_elsewhere(tmp_path, monkeyp
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+def test_a_book_never_takes_the_place_of_another_of_its_name(tmp_path, monkeypatch, capsys):
+    home, first, second = tmp_path / "m", tmp_path / "a" / "book.txt", tmp_path / "b" / "book.txt"
+    for text, words in ((first, "all the little words of a little book. "), (second, "other words of another book of that name. ")):
+        text.parent.mkdir()
+        text.write_text(60 * words)
+    monkeypatch.setenv("HRM_ROOT", str(ROOT))
+    line = ["--model", str(home), "--profile", "smoke", "--seq", "16", "--batch", "4"]
+    with monkeypatch.context() as patch:
+        patch.setattr("hrm.text.life.run_growing", lambda *_, **__: (_ for _ in ()).throw(Stopped("stopped")))
+        assert main(["text", "train", str(first), *line]) == 130
+    before = files(home)
+    assert main(["text", "train", str(second), *line]) == 2
+    assert "was stopped and is not finished" in capsys.readouterr().err and files(home) == before
+    assert main(["text", "train", str(first), *line]) == 0, capsys.readouterr().err
+    shelf = files(home / "books")
+    assert main(["text", "train", str(second), *line]) == 0, capsys.readouterr().err
+    assert {name: raw for name, raw in files(home / "books").items() if name.startswith("book/")} == shelf
+    assert sorted(path.name for path in (home / "books").iterdir()) == ["book", "book_2"]
+    assert main(["text", "train", str(first), *line, "--again"]) == 0, capsys.readouterr().err
+    assert sorted(path.name for path in (home / "books").iterdir()) == ["book", "book_2"]
+
+
 @pytest.mark.parametrize("asked, measured", [(0, MEASURED), (50, 50), (MEASURED + 7, MEASURED + 7)])
 def test_an_evaluation_in_training_reads_so_much_and_no_more(asked, measured):
     ids = np.full(2 * MEASURED, 7, dtype=np.uint16)

@@ -261,11 +261,13 @@ def test_only_a_finished_run_of_the_same_name_is_replaced(tmp_path, worked):
     first = tiny.files(out)
     trained(tmp_path, config(**SHORT, optim__lr=1e-3))
     assert set(tiny.files(out)) == set(first) and tiny.files(out) != first
+    (out / "best" / ".DS_Store").write_bytes(b"")
+    trained(tmp_path, one)
     for name, says in (("notes.txt", "notes.txt"), ("best/notes.txt", "best"), ("mine/meta.json", "mine"), ("step_12/meta.json", "step_12")):
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text('{"name": "other"}')
         before, count = tiny.files(tmp_path), len(worked)
-        with pytest.raises(ConfigError, match=f"one: found {says}, which is not ours to replace; allowed: a new or empty folder, or a finished run 'one'"):
+        with pytest.raises(ConfigError, match=f"one: found {says}, which is not ours to replace.*; allowed: a new or empty folder, or a finished run 'one'"):
             trained(tmp_path, one)
         assert tiny.files(tmp_path) == before and len(worked) == count
         (out / name).unlink()
@@ -307,14 +309,116 @@ def test_what_came_while_it_trained_stays_and_so_does_the_run(tmp_path, worked):
     assert len(worked) == 1, "the finished state was still there: the one call counts FLOPs"
 
 
-def test_a_link_under_a_temporary_name_leads_nowhere(tmp_path):
-    target = tmp_path / "precious.txt"
-    target.write_text("keep me")
-    one, folder = stopped(tmp_path)
-    (folder / ".latest.new").symlink_to(target)
-    with pytest.raises(FileExistsError, match=".latest.new"):
+def test_neighbours_are_not_ours_either(tmp_path, worked):
+    one, out = config(**SHORT), tmp_path / "one"
+    trained(tmp_path, one)
+    worked.clear()
+    for name in (".one.old", ".one.new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match=r"\.one\.old: found thesis.txt, which is not ours to replace"):
         trained(tmp_path, one)
-    assert target.read_text() == "keep me"
+    assert worked == []
+    shutil.rmtree(tmp_path / ".one.old")
+    trained(tmp_path, one)
+    assert (tmp_path / ".one.new" / "thesis.txt").read_text() == "years of work" and (out / "final").is_dir()
+
+
+def test_a_link_under_a_temporary_name_leads_nowhere(tmp_path):
+    precious = tmp_path / "elsewhere" / "precious.txt"
+    precious.parent.mkdir()
+    precious.write_text("keep me")
+    one, folder = stopped(tmp_path)
+    (folder / ".latest.new").symlink_to(precious)
+    (folder / f".latest.{'0' * 16}.new").symlink_to(precious.parent)
+    trained(tmp_path, one)
+    assert precious.read_text() == "keep me"
+
+
+def test_a_failed_write_leaves_no_folder_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_sync", failing(1, files._sync))
+    with pytest.raises(OSError, match="no space"):
+        checkpoint.write(tmp_path / "best", {"w": torch.ones(1)}, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("file", ["best/model.safetensors", "final/model.safetensors", "step_000005/model.safetensors"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_a_checkpoint_that_was_damaged_before_the_end_is_not_published(tmp_path, file, damage):
+    one = config(loop__steps=10, loop__evaluate_every=5, loop__keep_every=5)
+    with pytest.raises(Stopped):
+        trained(tmp_path, one, watch=stop_at(10))
+    folder, = (tmp_path / "resume").iterdir()
+    raw = bytearray((folder / file).read_bytes())
+    raw[-1] ^= 1
+    (folder / file).unlink()  # another may have a second name for it
+    if damage != "gone":
+        (folder / file).write_bytes(raw if damage == "flipped" else raw[:3])
+    with pytest.raises(checkpoint.CheckpointError, match=f"model.safetensors.*; remove {folder} to train from the start"):
+        trained(tmp_path, one)
+    assert not (tmp_path / "one").exists()
+
+
+def test_a_log_without_its_held_out_rows_is_noticed(tmp_path, capsys):
+    one, folder = stopped(tmp_path)
+    rows = [line for line in (folder / "log.jsonl").read_text().splitlines(keepends=True) if "held_out." not in line]
+    (folder / "log.jsonl").write_text("".join(rows))
+    trained(tmp_path, one)
+    assert "log.jsonl missing; set aside" in capsys.readouterr().err
+    trained(tmp_path, one, "whole")
+    assert tiny.files(tmp_path / "one") == tiny.files(tmp_path / "whole")
+
+
+def test_two_runs_cannot_have_one_place(tmp_path):
+    holder = "import sys, time; from hrm.core.files import Lock; Lock.take(sys.argv[1]); print('mine', flush=True); time.sleep(60)"
+    first = subprocess.Popen([sys.executable, "-c", holder, tmp_path / "one"], stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "mine\n"
+    try:
+        with pytest.raises(ConfigError, match=f"{tmp_path / 'one'}: is being trained by process {first.pid} on "):
+            trained(tmp_path, config(**SHORT))
+    finally:
+        first.kill()
+        first.wait(10)
+    trained(tmp_path, config(**SHORT))
+    assert not list(tmp_path.glob(".one*"))
+
+
+def test_a_failure_frees_what_was_kept(tmp_path):
+    kept = trained(tmp_path, config(**SHORT), keep=True)
+    with pytest.raises(Stopped):
+        trained(tmp_path, config(**SHORT, optim__lr=1e-3), "two", watch=stop_at(5))
+    free = "import sys; from hrm.core.files import Lock; Lock.take(sys.argv[1]); print('mine')"
+    done = subprocess.run([sys.executable, "-c", free, kept.state], capture_output=True, text=True)
+    assert done.stdout == "mine\n", done.stderr
+
+
+def test_a_child_has_not_the_lock_of_its_parent(tmp_path):
+    with files.Lock.take(tmp_path / "run"):
+        child = os.fork()
+        if child == 0:
+            try:
+                files.Lock.take(tmp_path / "run")
+            except ConfigError:
+                os._exit(7)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_a_lock_that_somebody_removed_is_not_the_next_ones(tmp_path):
+    taker = "import sys, time; from hrm.core.files import Lock; Lock.take(sys.argv[1]); print('mine', flush=True); time.sleep(60)"
+    lock = files.Lock.take(tmp_path / "run")
+    lock.file.unlink()  # by hand
+    second = subprocess.Popen([sys.executable, "-c", taker, tmp_path / "run"], stdout=subprocess.PIPE, text=True)
+    assert second.stdout.readline() == "mine\n"
+    lock.free()
+    with pytest.raises(ConfigError, match=f"process {second.pid} "):
+        files.Lock.take(tmp_path / "run")
+    second.kill()
+    second.wait(10)
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    with files.Lock.take(tmp_path / "link"):
+        assert [path.name for path in tmp_path.glob(".*")] == [".run.lock"], "one lock, by whatever link"
 
 
 def test_one_process_at_a_time(tmp_path):

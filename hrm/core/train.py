@@ -727,7 +727,7 @@ def _alone(out: Path, folder: Path):
         yield None
         return
     try:
-        with Lock.take(out), Lock.take(folder) as lock:
+        with Lock.take(folder) as lock, Lock.take(out):
             yield lock
     except BaseException:
         Lock.free_kept()

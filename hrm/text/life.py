@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 from ..core import checkpoint
 from ..core.config import ConfigError, Name, Place, Section, stored, validate
 from ..core.device import pick, seeded
-from ..core.files import Lock, only_ours, write_atomic
+from ..core.files import LOCK, Lock, only_ours, write_atomic
 from ..core.optim import OptimConfig
 from ..core.tokens import CharacterTokenizer
 from ..core.train import LoopConfig, Result
@@ -85,14 +85,14 @@ def lock(
         kinds = {r"books|resume|\.book\..+": ".*", r"\d+-.+": r"\..+|final|piece_\d+|memory\.safetensors"}
         inside = next((inside for kind, inside in kinds.items() if re.fullmatch(kind, entry.name)), None)
         if inside is None or not entry.is_dir():
-            return entry.name in (NEXT, ".model.lock")
+            return entry.name in (NEXT, LOCK)
         return all(re.fullmatch(inside, path.name) for path in entry.iterdir())
 
     if link := next((path for pattern in ("*", "*/*") for path in Path(folder).glob(pattern) if path.is_symlink()), None):
         raise ConfigError(f"{link}: found a link, which would lead out of the model; allowed: files and folders")
     if not chapters(folder):
         only_ours(folder, begun, "the folder of a model")
-    return Lock.take(Path(folder) / "model")  # in the folder: it stays with a model that is moved
+    return Lock.take(folder, inside=True)
 
 
 def _write_life(folder: Path, said: Mapping[str, Any]) -> None:
