@@ -243,7 +243,8 @@ def test_a_checkpoint_of_another_kind(refused, best, tmp_path):
     weights = {"w": torch.zeros(2)}
     kinds = {"list": [], "empty": {}, "language": {"config": {"vocabulary": 50}}, "board": {"config": meta["config"] | {"size": 5}}}
     for name, about in kinds.items():
-        checkpoint.write(tmp_path / name, weights, about)
+        checkpoint.write(tmp_path / name, weights, {})
+        (tmp_path / name / "meta.json").write_text(json.dumps(about))
         refused("solve", KNOWN, "--checkpoint", tmp_path / name, says=(str(tmp_path / name), "is this a checkpoint of hrm sudoku?"))
     arch = meta["config"]["arch"]
     checkpoint.write(tmp_path / "arch", weights, {"config": {"size": 4, "arch": arch | {"H_cycles": "two"}}})

@@ -87,7 +87,7 @@ def beside(
 # %% ../../nbs/core/01_files.ipynb #feecc02e
 LOCK = ".lock"  # in a folder
 
-
+# %% ../../nbs/core/01_files.ipynb #ee287e79
 class Lock:
     "The right to write to a folder: one process has it at a time. Made by `Lock.take`, and a context that frees it."
 
@@ -237,7 +237,7 @@ def _listed(folder: Path, by: str) -> Callable[[Path], bool]:
 
     return lambda entry: all(known(file) and not file.is_symlink() for file in (entry, *entry.rglob("*")))
 
-
+# %% ../../nbs/core/01_files.ipynb #b9801680
 @contextmanager
 def making(
     folder: Path | str | None,  # that a command is asked to write to

@@ -733,7 +733,7 @@ def _alone(out: Path, folder: Path):
         Lock.free_kept()
         raise
 
-
+# %% ../../nbs/core/11_train.ipynb #3345f226
 def fit(
     task: Task,
     config: LoopConfig,

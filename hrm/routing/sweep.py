@@ -229,7 +229,7 @@ def growing(
     "Where its rows go until it is complete: a table that stands there stays until then."
     return table.with_name(f"{table.stem}.partial{table.suffix}") if table.exists() else table
 
-
+# %% ../../nbs/routing/04_sweep.ipynb #28d0b887
 def work(
     todo: Sequence[Job],
     base: RunConfig,

@@ -94,7 +94,7 @@ def lock(
         only_ours(folder, begun, "the folder of a model")
     return Lock.take(folder, inside=True)
 
-
+# %% ../../nbs/text/09_life.ipynb #a7546b27
 def _write_life(folder: Path, said: Mapping[str, Any]) -> None:
     write_atomic(folder / LIFE, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
 

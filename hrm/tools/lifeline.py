@@ -193,10 +193,11 @@ def promised(
     stage: str,  # a stage's entry in dvc.yaml
     item: str,   # what stands after the @ in its name in dvc.lock
 ) -> set[str]:
-    "The files that `dvc.lock` has to name for a stage. Those whose names are composed in other ways are left out."
+    """The outputs that `dvc.lock` has to name for a stage; they stand at the end of its entry. Those whose names are composed in
+    other ways are left out."""
     block = _parsed(stage)
     named = [next(iter(one)) if isinstance(one, dict) else one
-             for kind in ("deps", "outs", "metrics", "plots") for one in block.get(kind) or []]
+             for kind in ("outs", "metrics", "plots") for one in block.get(kind) or []]
     matrix = block.get("matrix") or {}
     if len(matrix) == 1:
         named = [path.replace(f"${{item.{next(iter(matrix))}}}", item) for path in named]

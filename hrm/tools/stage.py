@@ -405,7 +405,7 @@ def main(
             lines = sync_deps(given.write)
             print("\n".join(lines) or "dvc.yaml names what the chapters import")
             return int(bool(lines) and not given.write)
-        work = {"code": (keep_lock, extract_code), "plots": (plots_template,), "lock": (put_back, mend_rwlock, keep_lock)}
+        work = {"code": (keep_lock, extract_code), "plots": (plots_template,), "lock": (put_back, keep_lock, mend_rwlock)}
         for step in work[given.verb]:
             step()
     except ConfigError as e:

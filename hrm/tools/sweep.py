@@ -293,7 +293,7 @@ def exchanged(
             own_params().with_name("trial.yaml").unlink(missing_ok=True)
             signal.signal(signal.SIGTERM, old)
 
-
+# %% ../../nbs/tools/06_sweep.ipynb #a59486a1
 def _dvc(*words, quiet=False):
     "Run DVC in the project. Raises ConfigError with its last words."
     env = {key: value for key, value in os.environ.items() if key not in ("HRM_ROOT", "HRM_TRIAL")}
