@@ -33,7 +33,7 @@ from tqdm import tqdm
 from . import checkpoint, optim
 from .config import ConfigError, Section, code_version, hash_of
 from .device import compiler, machine, set_determinism
-from .files import Lock, check_folder, replacing_folder
+from .files import Lock, check_folder, free_kept, replacing_folder
 from .optim import OptimConfig
 from .recurrence import Carry
 from .tracking import Tracker, read_log
@@ -707,7 +707,7 @@ def _timings(run: _Run, tflop: float) -> dict[str, Any]:
 
 # %% ../../nbs/core/11_train.ipynb #7a913a19
 def _run_through(run: _Run, folder: Path, name: str, meta: dict, decides: dict, tracking: str, progress: bool,
-                 watch: Callable | None) -> tuple[bool, str]:
+                 watch: Callable | None) -> dict[str, Any]:
     "Train to the end; whether the model was compiled, and why."
     rank, size = world()
     compiled, reason = _compile(run.task, run.config.compile, run.device)
@@ -717,7 +717,7 @@ def _run_through(run: _Run, folder: Path, name: str, meta: dict, decides: dict, 
         _drive(run, model, folder, meta, tracker, bar, watch)
         for kind in ("best", "final") if rank == 0 else ():
             tracker.artifact(folder / kind, f"{name}-{kind}")
-    return compiled, reason
+    return {"compiled": compiled, "compile_reason": reason}
 
 # %% ../../nbs/core/11_train.ipynb #d93c64b9
 @contextmanager
@@ -730,7 +730,7 @@ def _alone(out: Path, folder: Path):
         with Lock.take(folder) as lock, Lock.take(out):
             yield lock
     except BaseException:
-        Lock.free_kept()
+        free_kept()
         raise
 
 # %% ../../nbs/core/11_train.ipynb #3345f226
@@ -764,11 +764,10 @@ def fit(
         task.model.train()
         flops = _count(run)
         _continue(run, folder, begin)
-        compiled, reason = _run_through(run, folder, name, meta, decides, tracking, progress, watch)
+        compiled = _run_through(run, folder, name, meta, decides, tracking, progress, watch)
         tflop = flops * (config.steps - before) * world()[1] / 1e12
         metrics = {"held_out": run.metrics, "best": run.best, "steps": config.steps, "tflop": tflop}
-        timings = _timings(run, tflop) | {"compiled": compiled, "compile_reason": reason}
-        result = Result(metrics, timings, out, folder, lock)
+        result = Result(metrics, _timings(run, tflop) | compiled, out, folder, lock)
         _publish(folder, out, name)
         if not keep:
             result.forget()
