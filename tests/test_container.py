@@ -150,7 +150,7 @@ def test_a_trial_in_the_container_leaves_its_metrics(code, left, settings, tmp_p
     shutil.copy(stage.chapter("environment"), work / "nbs" / "chapters")
     shutil.copy(ROOT / "params.yaml", work)
     (work / "reports/smoke/environment/metrics.json").write_text('{"a": 1}')
-    (trial / "trial.json").write_text('{"stage": "environment", "profile": "smoke"}')
+    (trial / "trial.json").write_text('{"stage": "environment", "profile": "smoke", "values": {}}')
     settings(HRM_RUNNER="docker", HRM_ROOT=str(work), HRM_TRIAL=str(trial))
     monkeypatch.setattr(container, "run_in_container", lambda words, engine: code)
     assert stage.run("environment", "smoke") == code
