@@ -1766,6 +1766,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'hrm.tools.lifeline.Stopper.tell_kernel': ( 'tools/lifeline.html#stopper.tell_kernel',
                                                                                 'hrm/tools/lifeline.py'),
                                     'hrm.tools.lifeline._committed': ('tools/lifeline.html#_committed', 'hrm/tools/lifeline.py'),
+                                    'hrm.tools.lifeline._hand_over': ('tools/lifeline.html#_hand_over', 'hrm/tools/lifeline.py'),
                                     'hrm.tools.lifeline._parsed': ('tools/lifeline.html#_parsed', 'hrm/tools/lifeline.py'),
                                     'hrm.tools.lifeline.complete': ('tools/lifeline.html#complete', 'hrm/tools/lifeline.py'),
                                     'hrm.tools.lifeline.dvc_above': ('tools/lifeline.html#dvc_above', 'hrm/tools/lifeline.py'),

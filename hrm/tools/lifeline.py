@@ -242,6 +242,16 @@ def _committed() -> bytes:
     return b""
 
 
+def _hand_over(path: Path) -> None:
+    "Give what root has written to the project's owner, as whom a container runs."
+    if os.geteuid() == 0:
+        owner = root().stat()
+        for one in (path, *path.parents):
+            if one == root():
+                break
+            os.chown(one, owner.st_uid, owner.st_gid)
+
+
 def keep_lock(
     seconds: float = 3.0,  # for so long a torn file must not have changed
 ) -> None:
@@ -270,7 +280,7 @@ def keep_lock(
         done = f"restored from {source}; what was torn is beside it" if whole else no_copy
         print(f"dvc.lock: torn, {reason}; {done}", file=sys.stderr)
     elif found != kept:
-        write_atomic(copy, found)
+        _hand_over(write_atomic(copy, found))
 
 # %% ../../nbs/tools/00_lifeline.ipynb #6e6a69e9
 def own_params() -> Path:
