@@ -20,7 +20,7 @@ import torch
 import typer
 from tqdm import tqdm
 
-from hrm.analysis.document import LINES, V9, rows_trained
+from hrm.checkpoints.document import LINES, V9, rows_trained
 from hrm.core import checkpoint
 from hrm.core.config import root
 from hrm.core.files import write_atomic
@@ -32,7 +32,7 @@ INSIDE = """
 import contextlib, io, json, resource, sys, time
 from pathlib import Path
 from hrm.tools.cli import main
-import hrm.analysis.architecture, hrm.analysis.evaluate, hrm.analysis.report
+import hrm.checkpoints.architecture, hrm.checkpoints.evaluate, hrm.checkpoints.report
 began, said = time.perf_counter(), io.StringIO()
 with contextlib.redirect_stdout(said):
     code = main(["inspect", *sys.argv[1:]])

@@ -26,7 +26,7 @@ from packaging.requirements import Requirement
 
 from hrm.core.config import root
 from hrm.core.files import write_atomic
-from hrm.tools.container import build_line
+from hrm.machine.container import build_line
 
 IMAGE, BASE = "localhost/hrm:test", "localhost/vendor:test"
 VENDOR = "2.14.0a0+b2c75dd062.nv26.9.70890589"  # what such an image's metadata says of its torch

@@ -17,10 +17,11 @@ import typer
 
 from hrm.core.checkpoint import CheckpointError, read as read_checkpoint
 from hrm.core.config import root
+from hrm.core.errors import DataError
 from hrm.core.files import write_atomic
 from hrm.core.device import machine, threads
-from hrm.puzzles.data import DataError, read
-from hrm.puzzles.evaluate import METRICS, evaluate_files
+from hrm.sudoku.data import read
+from hrm.sudoku.evaluate import METRICS, evaluate_files
 
 CHECKPOINT, LEVELS = "data/laptop/sudoku/train/easy9/best", ("easy", "medium", "hard1", "hard", "hard2", "diabolical")
 

@@ -17,7 +17,7 @@ import typer
 from hrm.core.config import root
 from hrm.core.files import write_atomic
 from hrm.core.device import machine
-from hrm.puzzles.sudoku import generate, solve_all
+from hrm.sudoku.generate import generate, solve_all
 
 EASY = {"size": 9, "clues": (41, 55), "difficulty": "singles"}
 

@@ -27,7 +27,7 @@ from hrm.core.hrm import HRM, ArchConfig
 from hrm.core.optim import OptimConfig
 from hrm.core.optim import build as build_optimizers
 from hrm.core.train import count_flops
-from hrm.puzzles.model import TUTORIAL, build, parameters
+from hrm.sudoku.model import TUTORIAL, build, parameters
 
 SIZE = 9
 OPTIM = OptimConfig(lr=plain.LR, betas=plain.BETAS, weight_decay=plain.WEIGHT_DECAY, puzzle_emb_lr=plain.PUZZLE_LR,
@@ -36,7 +36,7 @@ OPTIM = OptimConfig(lr=plain.LR, betas=plain.BETAS, weight_decay=plain.WEIGHT_DE
 REFERENCE = {"2x2": {"eager": 8.7, "compiled": 11.3}, "1x1": {"eager": 19.1, "compiled": 40.2}}
 
 
-# Ours, through the same calls as `hrm.puzzles.train`.
+# Ours, through the same calls as `hrm.sudoku.train`.
 
 def our_training(model: HRM, batch: dict[str, Tensor]) -> Callable[[], float]:
     "The same for our model: no exploration, every row runs to the last segment."

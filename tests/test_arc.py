@@ -12,16 +12,16 @@ from tiny import one_thread  # noqa: F401  a module-wide fixture
 
 from hrm.core import checkpoint
 from hrm.core.config import ConfigError, section, validate
+from hrm.core.errors import DataError
 from hrm.core.optim import OptimConfig
 from hrm.core.hrm import ArchConfig
 from hrm.core.train import LoopConfig
-from hrm.puzzles import arc_train
-from hrm.puzzles.arc import (END, PAD, TURNS, UNDONE_BY, Answer, ArcTask, Disguise, Pair, collect, crop, draw_disguises, encode, pass_at,
+from hrm.arc import train as arc_train
+from hrm.arc.grids import (END, PAD, TURNS, UNDONE_BY, Answer, ArcTask, Disguise, Pair, collect, crop, draw_disguises, encode, pass_at,
                              question_key, read_arc, undisguise, vote)
-from hrm.puzzles.arc_data import DataConfig, Examples, _draw, _places, build, load_examples, save_examples, to_examples
-from hrm.puzzles.arc_rules import FAMILIES, bounds, canonical, count, fall, fill, generate, outline, shift
-from hrm.puzzles.arc_train import RunConfig, TrainConfig, in_disguises, measure, model_config, passed
-from hrm.puzzles.dataset import DataError
+from hrm.arc.data import DataConfig, Examples, _draw, _places, build, load_examples, save_examples, to_examples
+from hrm.arc.rules import FAMILIES, bounds, canonical, count, fall, fill, generate, outline, shift
+from hrm.arc.train import RunConfig, TrainConfig, in_disguises, measure, model_config, passed
 
 GRIDS = st.integers(1, 6).flatmap(lambda w: st.lists(st.lists(st.integers(0, 9), min_size=w, max_size=w), min_size=1, max_size=6)).map(
     lambda rows: np.array(rows, np.uint8))

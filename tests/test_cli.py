@@ -15,8 +15,8 @@ import torch
 import tiny
 from hrm.core import checkpoint
 from hrm.core.hrm import HRM, HRMConfig
-from hrm.puzzles.rules import from_text, to_text
-from hrm.puzzles.sudoku import solve_all
+from hrm.sudoku.rules import from_text, to_text
+from hrm.sudoku.generate import solve_all
 from hrm.tools.cli import app, main
 from tiny import one_thread  # noqa: F401  a fixture of every test here
 

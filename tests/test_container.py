@@ -15,7 +15,8 @@ import psutil
 import pytest
 from copies import BIN, ROOT, copy_project, environment, shell
 from hrm.core.config import ConfigError
-from hrm.tools import container, stage
+from hrm.machine import container
+from hrm.tools import stage
 from ruamel.yaml import YAML
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -62,7 +63,7 @@ def test_the_lines_of_the_compose_file_can_be_typed(tmp_path):
     "In bash, where UID is read-only: every line of the header runs, and compose is told who calls."
     file = ROOT / "docker" / "compose.yaml"
     lines = [line[4:] for line in file.read_text().splitlines() if line.startswith("#   ")]
-    guide = "".join("".join(cell["source"]) for cell in json.loads((ROOT / "nbs/chapters/31_blackwell_guide.ipynb").read_text())["cells"])
+    guide = "".join("".join(cell["source"]) for cell in json.loads((ROOT / "nbs/chapters/31_machine_guide.ipynb").read_text())["cells"])
     asked = YAML(typ="safe").load(file.read_text())["services"]["hrm"]["user"]
     assert asked == "${HRM_UID:-1000}:${HRM_GID:-1000}" and lines[0] in guide
     client = tmp_path / "docker"

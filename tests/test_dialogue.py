@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hrm.core import checkpoint
 from hrm.core.config import ConfigError
 from hrm.core.device import compiler, seeded
+from hrm.core.errors import DataError, LeakError
 from hrm.core.generate import ChatSession, Decoder, Sampling
 from hrm.core.losses import IGNORE, bigram_entropy, bigram_loss
 from hrm.core.tokens import (SPECIALS, BytePairTokenizer, CharacterTokenizer, WordTokenizer, decode_chat, encode_chat, rows,
@@ -21,8 +22,8 @@ from hrm.core.optim import OptimConfig
 from hrm.dialogue.data import DataConfig, build as build_data, damage, document_filter, encode, faults, filter_scores, make_sets, prepare, slot_entropy
 from hrm.dialogue.ablate import AblateConfig
 from hrm.dialogue.evaluate import given as given_ids
-from hrm.dialogue.evaluate import LeakError, _chat, causality_probe, check_leak, continue_chats, gradient_probe, label_losses, looked_at, text_loss
-from hrm.dialogue.files import Chat, DataError, read_chats, write_chats
+from hrm.dialogue.evaluate import _chat, causality_probe, check_leak, continue_chats, gradient_probe, label_losses, looked_at, text_loss
+from hrm.dialogue.files import Chat, read_chats, write_chats
 from hrm.dialogue.grammar import SLOTS, Combination, combinations, conversation, entropy, first_fault, parse
 from hrm.dialogue.model import PHASE_0, PHASE_2, STEP_3, LanguageArch, LanguageConfig, LanguageHRM, build, load, parameters
 from hrm.dialogue.train import ChatTask, RunConfig, TrainConfig, run, run_all

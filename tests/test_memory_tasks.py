@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
 from hrm.core.config import ConfigError
+from hrm.core.errors import DataError
 from hrm.core.losses import IGNORE, bigram_entropy, bigram_loss
 from hrm.core.tokens import BytePairTokenizer, CharacterTokenizer
 from hrm.memory.data import DataConfig, build, encode, entropies, learn_tokenizer, load, make_sets, prompt_ids, read_tokenizer, rows
-from hrm.memory.tasks import (KINDS, PARTITIONS, PARTS, PROMPTS, VALUES, DataError, Question, chance, hold_out, make, memory, numbers, pools, read_questions,
-                              result, stored_questions, wordings, write_questions)
+from hrm.memory.tasks import KINDS, PARTITIONS, PARTS, PROMPTS, VALUES, Question, chance, hold_out, make, memory, numbers, pools, read_questions, result, stored_questions, wordings, write_questions
 
 CONFIG = DataConfig(seed=0, train=600, held_out=90, test=240)
 

@@ -12,7 +12,7 @@ from copies import commit, copy_project, environment, shell
 DVC = (sys.executable, "-m", "dvc")
 SMOKE = (*DVC, "repro", "--glob", "*@smoke")
 MACHINE = {"timings.json"}        # files that say how long something took
-MACHINE_STAGES = {"environment", "blackwell_benchmark", "blackwell_guide"}  # stages that say what this machine is
+MACHINE_STAGES = {"environment", "machine_benchmark", "machine_guide"}  # stages that say what this machine is
 
 
 @pytest.fixture(scope="module")

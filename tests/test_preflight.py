@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
-from hrm.core.benchmark import against, attention_rates, copy_rate, fastest
+from hrm.machine.benchmark import against, attention_rates, copy_rate, fastest
 from hrm.core.config import ConfigError, validate
-from hrm.core.hardware import CARDS, driver_for, false_alarm, find_card, install_line, least_seconds, served_by
-from hrm.core.preflight import TROUBLES, Bench, _gpu, describe, driver_version, judge
+from hrm.machine.hardware import CARDS, driver_for, false_alarm, find_card, install_line, least_seconds, served_by
+from hrm.machine.preflight import TROUBLES, Bench, _gpu, describe, driver_version, judge
 from hrm.tools.doctor import doctor
 from hypothesis import given
 from hypothesis import strategies as st
@@ -201,7 +201,7 @@ def test_flags_that_cannot_be_read_are_no_good_health(runner, flags, tmp_path, m
 
 
 def test_judging_needs_no_torch():
-    program = "import sys, hrm.core.preflight, hrm.tools.container; sys.exit('torch' in sys.modules)"
+    program = "import sys, hrm.machine.preflight, hrm.machine.container; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
@@ -210,7 +210,7 @@ def test_judging_needs_no_torch():
     ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.10  Wed Jan 15", "570.86.10"), ("nothing of the kind", None)])
 def test_driver_version(text, version, tmp_path, monkeypatch):
     (tmp_path / "version").write_text(text + "\nGCC version: 12.2.0\n")
-    monkeypatch.setattr("hrm.core.preflight.DRIVER_FILE", tmp_path / "version")
+    monkeypatch.setattr("hrm.machine.preflight.DRIVER_FILE", tmp_path / "version")
     assert driver_version() == version
 
 
@@ -269,7 +269,7 @@ def test_troubles_are_all_told():
 def test_rates_from_a_known_clock(monkeypatch):
     import torch
     ticks = iter(range(1000))
-    monkeypatch.setattr("hrm.core.benchmark.time.perf_counter", lambda: next(ticks) / 1.0)
+    monkeypatch.setattr("hrm.machine.benchmark.time.perf_counter", lambda: next(ticks) / 1.0)
     cpu = torch.device("cpu")
     assert fastest(lambda: None, cpu, 3) == 1.0
     assert copy_rate(cpu, 5, 2) == pytest.approx(2 * 5e6 / 1e9)
@@ -287,5 +287,5 @@ def test_attention_and_the_step_have_ceilings_too():
     assert rows["flash, bfloat16"]["share"] == pytest.approx(0.2) and rows["step, 64 boards"]["share"] == pytest.approx(0.1, rel=1e-3)
     assert rows["step, 64 boards"]["unit"] == "TFLOP/s" and rows["copy"]["ceiling"] == 1792 and rows["unknown"]["share"] is None
     assert all(row["ceiling"] is None for row in against(measured, None, kinds))
-    kept = json.loads((ROOT / "nbs/chapters/30_blackwell_benchmark.ipynb").read_text())["cells"][-1]["source"]
+    kept = json.loads((ROOT / "nbs/chapters/30_machine_benchmark.ipynb").read_text())["cells"][-1]["source"]
     assert '"against": [*rows, *attended, *stepped]' in "".join(kept)

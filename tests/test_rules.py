@@ -21,19 +21,19 @@ from ruamel.yaml import YAML
 
 SYSTEMS = {"puzzles", "dialogue", "routing", "text", "memory", "analysis"}
 SECTIONS = {  # section of a profile -> the model that reads it
-    "sudoku.data": "hrm.puzzles.data:DataConfig",
-    "sudoku.train": "hrm.puzzles.train:TrainConfig",
-    "sudoku.evaluate": "hrm.puzzles.evaluate:EvaluateConfig",
+    "sudoku.data": "hrm.sudoku.data:DataConfig",
+    "sudoku.train": "hrm.sudoku.train:TrainConfig",
+    "sudoku.evaluate": "hrm.sudoku.evaluate:EvaluateConfig",
     "dialogue.data": "hrm.dialogue.data:DataConfig",
     "dialogue.train": "hrm.dialogue.train:TrainConfig",
     "dialogue.ablate": "hrm.dialogue.ablate:AblateConfig",
     "dialogue.evaluate": "hrm.dialogue.evaluate:EvaluateConfig",
     "routing.train": "hrm.routing.train:TrainConfig",
     "routing.evaluate": "hrm.routing.evaluate:EvaluateConfig",
-    "checkpoints.data": "hrm.puzzles.arc_data:DataConfig",
-    "checkpoints.train": "hrm.puzzles.arc_train:TrainConfig",
+    "checkpoints.data": "hrm.arc.data:DataConfig",
+    "checkpoints.train": "hrm.arc.train:TrainConfig",
     "checkpoints.sweep": "hrm.tools.sweep:SweepConfig",
-    "checkpoints.evaluate": "hrm.analysis.evaluate:EvaluateConfig",
+    "checkpoints.evaluate": "hrm.checkpoints.evaluate:EvaluateConfig",
     "routing.data": "hrm.routing.data:DataConfig",
     "routing.sweep": "hrm.routing.sweep:SweepConfig",
     "routing.grid": "hrm.routing.sweep:GridConfig",
@@ -46,7 +46,7 @@ SECTIONS = {  # section of a profile -> the model that reads it
     "text.evaluate": "hrm.text.evaluate:EvaluateConfig",
     "text.trouble": "hrm.text.trouble:TroubleConfig",
     "text.learn": "hrm.text.life:Recipe",
-    "blackwell.benchmark": "hrm.core.benchmark:BenchmarkConfig",
+    "machine.benchmark": "hrm.machine.benchmark:BenchmarkConfig",
     "memory.data": "hrm.memory.data:DataConfig",
     "memory.train": "hrm.memory.train:TrainConfig",
     "memory.optim": "hrm.memory.compare:CompareConfig",
@@ -334,7 +334,7 @@ def test_a_profile_cannot_leave_its_folder(wrong, tmp_path):
     with pytest.raises(ConfigError, match="params.yaml, line 8: profiles: found .*; allowed: a name of letters"):
         profiles(file)
     with pytest.raises(ConfigError, match="params.yaml, line 8: profiles: found .*; allowed: a name of letters"):
-        section("aü.b-c_1", "blackwell.benchmark", model("blackwell.benchmark"), file)
+        section("aü.b-c_1", "machine.benchmark", model("machine.benchmark"), file)
     file.write_text(json.dumps({"profiles": {"aü.b-c_1": {}}}))
     assert profiles(file) == ["aü.b-c_1"]
 

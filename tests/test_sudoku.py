@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hrm.puzzles import sudoku as S
-from hrm.puzzles import symmetry as Y
+from hrm.sudoku import generate as S
+from hrm.sudoku import symmetry as Y
 
 SHARED = Path(os.environ.get('HRM_SHARED', Path(__file__).resolve().parents[1] / '../shared'))
 SETS = {4: ((4, 10), 'any'), 6: ((10, 24), 'any'), 9: ((26, 55), 'any')}

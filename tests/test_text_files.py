@@ -12,10 +12,11 @@ from hypothesis import given, settings, strategies as st
 from hrm.core import checkpoint
 from hrm.core.config import ConfigError, checked_name, tree_hash
 from hrm.core.device import seeded
+from hrm.core.errors import DataError
 from hrm.core.tokens import SPECIALS, CharacterTokenizer
-from hrm.text import books, data, files
+from hrm.text import data, files
 from hrm.text.data import DataConfig, build, draw_windows, grow, hold_out, load, load_book, translation, windows
-from hrm.text.files import DataError, inspect, pieces, recover
+from hrm.text.files import inspect, pieces, recover
 from hrm.text.model import TextArch, about, build as build_model
 
 FRENCH = "Où est la clé « dorée » ? Zoé la perd, Léo l’a trouvée près de l’église ; ça arrive souvent, dit-il à sa mère.\n" * 30
@@ -253,10 +254,10 @@ def served(text: str, frame: bool = True):
 @pytest.mark.parametrize("name, file", [("alice", "alice_in_wonderland.txt"), ("looking_glass", "through_the_looking_glass.txt")])
 def test_the_alice_books_are_recognised_by_their_story(tmp_path, name, file):
     text = shared(f"data/text/{file}").read_text(encoding="utf-8")
-    path = books.fetch(name, tmp_path, opener=served(text))
+    path = files.fetch(name, tmp_path, opener=served(text))
     assert path.read_text(encoding="utf-8").strip() == text.strip()
     with pytest.raises(DataError, match="another edition with --accept"):
-        books.fetch(name, tmp_path, opener=served(text[:50_000] + text[50_000:].replace(" the ", " a ", 1)))
+        files.fetch(name, tmp_path, opener=served(text[:50_000] + text[50_000:].replace(" the ", " a ", 1)))
     assert path.read_text(encoding="utf-8").strip() == text.strip()  # what stood there is untouched
     assert [p.name for p in tmp_path.iterdir()] == [f"{name}.txt"]
 

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from hrm.core import checkpoint
 from hrm.core.config import ConfigError, load_params
 from hrm.core.device import seeded
+from hrm.core.errors import DataError
 from hrm.core.optim import OptimConfig
 from hrm.core.tokens import CharacterTokenizer
 from hrm.core.train import LoopConfig, Stopped
 from hrm.text.chat import TextChat, text_loop
 from hrm.text.continual import Memory, MemoryConfig, Reservoir, memory_state, restore_memory
 from hrm.text.data import Book, DataConfig, build as build_books
-from hrm.text.files import DataError, detect
+from hrm.text.files import detect
 from hrm.text.growth import Growth, GrowthConfig
 from hrm.text.life import NEXT, chapters, create, decide, pending, teach
 from hrm.text.model import TextArch, build

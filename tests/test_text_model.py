@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hrm.core import checkpoint, optim
 from hrm.core.config import ConfigError
 from hrm.core.device import seeded
+from hrm.core.errors import DataError, LeakError
 from hrm.core.generate import Decoder
 from hrm.core.optim import OptimConfig
 from hrm.core.tokens import SPECIALS, CharacterTokenizer
@@ -27,13 +28,12 @@ from hrm.text.continual import (ContinualConfig, Elastic, Memory, MemoryConfig, 
 from hrm.text.data import Book, grow, load
 from hrm.text.data import DataConfig
 from hrm.text.data import build as build_data
-from hrm.text.files import DataError
 from hrm.text.growth import Growth, GrowthConfig, Tracker, block_parameters, compare, grow_group, grow_layers, largest_change, pieces, plan, run_growing
 from hrm.text.life import NEXT, chapters, create, decide, free, newest, status, teach
 from hrm.text.look import configurations, movements
 from hrm.text.model import ADVANCED, DOCUMENT, TextArch, TextConfig, TextDecoder, TextHRM, about, at, build, causality_probe, log_probabilities, parameters
 from hrm.text.model import load as load_model
-from hrm.text.train import LeakError, RunConfig, TextTask, TrainConfig, Windows, check_leak, fingerprint, nats, run, run_all, spans
+from hrm.text.train import RunConfig, TextTask, TrainConfig, Windows, check_leak, fingerprint, nats, run, run_all, spans
 
 ARCH = dict(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=2, L_cycles=2, expansion=2, halt_max_steps=1)
 LOOP = dict(steps=6, evaluate_every=6, log_every=1, checkpoint_seconds=0.0, compile="off", best="bits", best_mode="min")

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from hrm.core.device import seeded
+from hrm.core.errors import DataError
 from hrm.core.tokens import SPECIALS, CharacterTokenizer
 from hrm.text.baselines import PPM, NGrams, baselines, compressed
 from hrm.text.data import Book
 from hrm.text.evaluate import judge, mean_bits, sample, surprise_of
-from hrm.text.files import DataError
 from hrm.text.grammar import LANGUAGES, Choice, Language, Reader, cost, draw, entropy, faults, length, rate, read, spell, surprise, write, zipf
 from hrm.text.model import TextArch, build
 from hrm.text.quality import SCORES, bands, copying, known_words, longest_run, repetition, scores, trigram_cosine, yardstick

@@ -30,8 +30,8 @@ from hrm.core.hrm import HRM, HRMConfig
 from hrm.core.layers import inner_width
 from hrm.core.optim import OptimConfig
 from hrm.core.train import LoopConfig, Stopped, Task, count_flops, fit, share
-from hrm.puzzles.data import DataConfig
-from hrm.puzzles.train import PuzzleTask, RunConfig, TrainConfig, run
+from hrm.sudoku.data import DataConfig
+from hrm.sudoku.train import PuzzleTask, RunConfig, TrainConfig, run
 from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -463,7 +463,7 @@ class Slow(PuzzleTask):
 
 
 def test_a_second_signal_ends_an_evaluation(tmp_path, monkeypatch):
-    monkeypatch.setattr("hrm.puzzles.train.PuzzleTask", Slow)
+    monkeypatch.setattr("hrm.sudoku.train.PuzzleTask", Slow)
     one = config(loop__steps=10, loop__evaluate_every=5, loop__keep_every=0, loop__checkpoint_seconds=0)
     timers = [threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)) for after in (1.5, 1.6, 2.5)]  # the second one only echoes
     began = time.monotonic()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from hrm.puzzles.dataset import Puzzles, from_arrays, save_official
-from hrm.puzzles.rules import BOXES
+from hrm.sudoku.dataset import Puzzles, from_arrays, save_official
+from hrm.sudoku.rules import BOXES
 
 ROOT = Path(__file__).resolve().parents[1]
 CLI = (sys.executable, "-m", "hrm.tools.cli")

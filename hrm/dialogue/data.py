@@ -24,10 +24,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..core.config import ConfigError, Section
+from ..core.errors import DataError
 from ..core.files import write_atomic
 from ..core.losses import bigram_entropy, bigram_loss, label_entropy
 from ..core.tokens import BytePairTokenizer, Tokenizer, WordTokenizer, characters, encode_chat, rows
-from .files import Chat, DataError, Report, read_chats, write_chats
+from .files import Chat, Report, read_chats, write_chats
 from .grammar import SLOTS, Combination, combinations, conversation, entropy, first_fault, mentions, parse
 
 # %% ../../nbs/dialogue/02_data.ipynb #beb56d11

@@ -22,10 +22,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..core.config import ConfigError, Section
+from ..core.errors import DataError
 from ..core.files import write_atomic
 from ..core.losses import IGNORE, label_entropy
 from ..core.tokens import SPECIALS, BytePairTokenizer, Tokenizer, tokenizer_from
-from .tasks import KINDS, PARTITIONS, DataError, Question, Report, make, pools, read_questions, stored_questions, write_questions
+from .tasks import KINDS, PARTITIONS, Question, Report, make, pools, read_questions, stored_questions, write_questions
 
 # %% ../../nbs/memory/01_data.ipynb #867b9bbd
 def learn_tokenizer(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'PARTS', 'FILLERS', 'KEYS', 'VALUES', 'PARTITIONS', 'PROMPTS', 'LONGEST', 'Question', 'wordings', 'numbers',
-           'result', 'hold_out', 'Pool', 'pools', 'reasoning', 'memory', 'make', 'chance', 'DataError', 'Report',
-           'read_questions', 'write_questions', 'stored_questions']
+           'result', 'hold_out', 'Pool', 'pools', 'reasoning', 'memory', 'make', 'chance', 'Report', 'read_questions',
+           'write_questions', 'stored_questions']
 
 # %% ../../nbs/memory/00_tasks.ipynb #6b4adbc6
 import json
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.errors import DataError
 from ..core.files import write_atomic
 
 # %% ../../nbs/memory/00_tasks.ipynb #35c2daba
@@ -240,10 +241,6 @@ PROMPTS = (
     ("memory", Question("What colour is the sky?", "blue", "colour")))
 
 # %% ../../nbs/memory/00_tasks.ipynb #2cd870bc
-class DataError(ValueError):
-    "Questions that cannot be used, with file and line."
-
-
 LONGEST = 2000  # characters of a question or an answer
 
 

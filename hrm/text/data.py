@@ -17,9 +17,10 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
 from ..core.config import Name, Section, stored
+from ..core.errors import DataError
 from ..core.files import replacing, write_atomic
 from ..core.tokens import SPECIALS, CharacterTokenizer, tokenizer_from
-from .files import DataError, Source, inspect, pieces
+from .files import Source, inspect, pieces
 from .grammar import LANGUAGES, entropy, length, rate, surprise, write
 
 # %% ../../nbs/text/02_data.ipynb #03a1158f

@@ -54,7 +54,7 @@ app.add_typer(container, name="container")
 @container.command("check")
 def container_check():
     "Engine, image, GPU, driver, shared memory: is all there that a stage in the container needs? Exit code 1 if not."
-    from hrm.tools.container import engine, judge_host, look_at_host, wish
+    from hrm.machine.container import engine, judge_host, look_at_host, wish
     findings = judge_host(look_at_host(wish(engine())))
     print(*findings, sep="\n")
     raise typer.Exit(int(any(finding.state == "error" for finding in findings)))
@@ -66,14 +66,14 @@ def container_build(
     base: Annotated[Optional[str], typer.Option(help="month of NVIDIA's image such as 25.10, or an image's name  [default: the Dockerfile's]", show_default=False)] = None,
 ):
     "Build the image; further options go to the engine's build."
-    from hrm.tools.container import build
+    from hrm.machine.container import build
     raise typer.Exit(build(base, tuple(context.args)))
 
 
 @container.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False})
 def container_run(context: typer.Context):
     "Run a program in the container, in the project's folder and as the caller: hrm container run nvidia-smi"
-    from hrm.tools.container import engine, run_in_container
+    from hrm.machine.container import engine, run_in_container
     if not context.args:
         raise ConfigError("hrm container run: found no program; allowed: a program and its arguments")
     raise typer.Exit(run_in_container(list(context.args), engine(), held=False))
@@ -86,7 +86,7 @@ def sudoku_data(
     seed: Annotated[Optional[int], typer.Option(min=0, help="seed of everything drawn  [default: the profile's]", show_default=False)] = None,
 ):
     "Generate (or read and check) the puzzles of a profile, and write them as an official HRM dataset folder."
-    from hrm.puzzles.data import DataConfig, build
+    from hrm.sudoku.data import DataConfig, build
     config = section(profile, "sudoku.data", DataConfig)
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
@@ -126,7 +126,7 @@ def sudoku_train(
     "Train HRM on a data set. Ctrl-C or SIGTERM saves the state (exit code 130); the same command goes on from there."
     from hrm.core.tracking import MODES
     from hrm.core.train import Stopped, replaceable, world
-    from hrm.puzzles.train import TrainConfig, run as train
+    from hrm.sudoku.train import TrainConfig, run as train
     config, base = section(profile, "sudoku.train", TrainConfig), root() / "data" / profile / "sudoku"
     runs = _chosen(config.runs, run, profile)
     sets = {name: _data_set(data or base / "data" / one.set, profile) for name, one in runs.items()}
@@ -211,7 +211,7 @@ def sudoku_evaluate(
 ):
     "Evaluate a checkpoint on files of puzzles: accuracy by level, shares from 0 to 1 with 95 % intervals, mean segments."
     from hrm.core.report import dump
-    from hrm.puzzles.evaluate import evaluate_files
+    from hrm.sudoku.evaluate import evaluate_files
     if as_json:
         only_like(as_json, r'\{\s*"checkpoint": .*\n\s*"data"', "a table of `hrm evaluate`")
     paths, path = [*(data or []), *(files or [])], _checkpoint(checkpoint)
@@ -248,7 +248,7 @@ def sudoku_solve(
     segments: Segments = None,
 ):
     "Solve a puzzle and print the grid after each segment. Exit code 0 if it is solved, 1 if not, 2 for wrong input."
-    from hrm.puzzles.evaluate import solve_text
+    from hrm.sudoku.evaluate import solve_text
     text, name = _puzzle(puzzle, file)
     raise typer.Exit(0 if solve_text(text, name, _checkpoint(checkpoint), config, segments, out=sys.stdout) else 1)
 
@@ -489,8 +489,8 @@ def _cells(config):
     "Coordinates of the cells where the model looks at relations: those of a Sudoku board. Raises `ConfigError` for another length."
     if config.pos_encodings != "relations":
         return None
-    from hrm.puzzles.model import coordinates
-    from hrm.puzzles.rules import size_of
+    from hrm.sudoku.model import coordinates
+    from hrm.sudoku.rules import size_of
     try:
         return coordinates(size_of(config.seq_len))
     except ValueError as error:
@@ -523,10 +523,10 @@ def inspect_command(
         raise ConfigError(f"--metric: found {metric!r}; allowed: {', '.join(allowed)}")
     if cross_entropy not in (None, *(meanings := ("stablemax", "softmax"))):
         raise ConfigError(f"--cross-entropy: found {cross_entropy!r}; allowed: {', '.join(meanings)}")
-    from hrm.analysis.architecture import prune as without, read_config
-    from hrm.analysis.evaluate import read_examples
-    from hrm.analysis.folder import analyse, record
-    from hrm.analysis.report import text, write
+    from hrm.checkpoints.architecture import prune as without, read_config
+    from hrm.checkpoints.evaluate import read_examples
+    from hrm.checkpoints.folder import analyse, record
+    from hrm.checkpoints.report import text, write
     held_out = read_examples(data, most=examples) if data else None
     with making(out, "hrm inspect") as out:
         found = analyse(folder, pattern, held_out, read_config(config) if config else None, _cells, metric, seed=seed, cross_entropy=cross_entropy, segments=segments, batch_size=8)

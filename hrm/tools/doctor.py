@@ -9,8 +9,8 @@ __all__ = ['PROGRAMS', 'exit_code', 'look_at_project', 'look_at_programs', 'look
 import json, shutil, sys
 from dataclasses import asdict, replace
 from ..core.config import ConfigError, profiles, root, setting
-from ..core.preflight import Bench, Finding, describe, judge
-from .container import RUNNERS, judge_host, look_at_host, runner, wish
+from ..machine.preflight import Bench, Finding, describe, judge
+from ..machine.container import RUNNERS, judge_host, look_at_host, runner, wish
 
 # %% ../../nbs/tools/01_doctor.ipynb #7e91ad8c
 def exit_code(

@@ -148,7 +148,7 @@ def run(
     profile: str | None = None,  # such as "laptop"
 ) -> int:
     "Check the names and `dvc.lock`, then become the process that executes the chapter, or wait for its container."
-    from hrm.tools.container import run_in_container, runner
+    from hrm.machine.container import run_in_container, runner
     if profile is not None and profile not in profiles():
         raise ConfigError(f"params.yaml: no profile {profile!r}; allowed: {', '.join(profiles())}")
     check_parameters(chapter(stage), {"profile": profile} if profile else {})

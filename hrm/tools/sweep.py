@@ -22,7 +22,7 @@ from ruamel.yaml.error import YAMLError
 
 from ..core.config import EXCHANGED, ConfigError, Name, Section, code_version, hash_of, load_params, profiles, root, section, stored, validate
 from ..core.files import Lock, only_like, write_atomic
-from .container import runner
+from ..machine.container import runner
 from .lifeline import own_params, put_back, stop_signals
 from .stage import Trial, chapter, code_of
 

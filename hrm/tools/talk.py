@@ -54,7 +54,7 @@ def books_command(
     accept: Annotated[bool, typer.Option("--accept", help="take an edition whose letters differ from the known one")] = False,
 ):
     "Fetch the two Alice books from Project Gutenberg and check them. Name them in text.sources, or after `hrm text data`."
-    from hrm.text.books import BOOKS, fetch
+    from hrm.text.files import BOOKS, fetch
     with making(out, "hrm text books", root() / "data" / "books") as folder:
         for name in BOOKS:
             print(fetch(name, folder, accept))
