@@ -11,9 +11,9 @@ export OMP_WAIT_POLICY := PASSIVE
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-11s %s\n", $$1, $$2}'
 
-repro: $(READY)  ## fresh clone to finished report: the whole pipeline at the smoke and laptop profiles
+repro: $(READY)  ## fresh clone to finished report: the whole pipeline at the laptop profile
 	python -m hrm.tools.stage lock
-	dvc repro
+	dvc repro book
 	python -m hrm.tools.stage lock
 	python -m hrm.tools.site --readme
 
@@ -40,11 +40,10 @@ books: $(READY)  ## two Alice books from Project Gutenberg into data/books, chec
 plots: $(READY)  ## the training curves and figures as one page that needs no network, dvc_plots/index.html
 	dvc plots show
 
-notebooks: $(READY)  ## for maintainers: export, run and clean the library notebooks, list the stages' modules, write the README
+notebooks: $(READY)  ## for maintainers: export, run and clean the library notebooks, write the README
 	nbdev-export
 	nbdev-test --save --n-workers 0
 	nbdev-clean
-	python -m hrm.tools.stage deps --write
 	python -m hrm.tools.site --readme
 
 clean:  ## remove what is quickly made again; results and .venv stay

@@ -22,6 +22,7 @@ from hrm.core.files import write_atomic
 from hrm.core.device import machine, threads
 from hrm.sudoku.data import read
 from hrm.sudoku.evaluate import METRICS, evaluate_files
+from hrm.sudoku.model import load
 
 CHECKPOINT, LEVELS = "data/laptop/sudoku/train/easy9/best", ("easy", "medium", "hard1", "hard", "hard2", "diabolical")
 
@@ -39,7 +40,7 @@ def levels(paths: list[Path], checkpoint: Path, segments: int | None, seed: int)
     "One plain dictionary for each level, and one for all."
     data, report = read(*paths)
     names, clues = np.array(data.levels, dtype=object), data.clues
-    summary = evaluate_files(paths, checkpoint, segments=segments, seed=seed)
+    summary = evaluate_files(paths, load(checkpoint)[0], checkpoint, segments=segments, seed=seed)
     rows = []
     for row in summary.to_dict("records"):
         chosen = np.ones(len(data), bool) if row["level"] == "all" else names == row["level"]

@@ -22,8 +22,9 @@ from tqdm import tqdm
 from hrm.core.config import root
 from hrm.core.files import write_atomic
 from hrm.core.device import Placement, compiler, gemm_rate, machine, machine_name, pick, seeded, threads
-from hrm.core.generate import Decoder
+from hrm.core.generate import HRMDecoder
 from hrm.core.hrm import HRM, ArchConfig, HRMConfig
+from hrm.core.layers import parameters
 
 ARCH = ArchConfig(hidden_size=128, num_heads=4, H_layers=2, L_layers=2, H_cycles=2, L_cycles=2, expansion=4, pos_encodings="rope",
                   halt_max_steps=1, causal=True)
@@ -38,11 +39,11 @@ def made(width: int, tokens: int, placement: Placement) -> HRM:
 
 def difference(model: HRM, text: Tensor, way: dict) -> float:
     "Largest difference of any logit to the uncached ones, over every 16th position and the last; raises above 1e-3 in float32."
-    cached, worst = Decoder(model, **way), 0.0
+    cached, worst = HRMDecoder(model, **way), 0.0
     for place in range(text.shape[1]):
         logits = cached.feed(text[:, place : place + 1])
         if place % 16 == 0 or place == text.shape[1] - 1:
-            again = Decoder(model, cached=False).feed(text[:, : place + 1])
+            again = HRMDecoder(model, cached=False).feed(text[:, : place + 1])
             worst = max(worst, (logits - again).abs().max().item())
     if model.inner.dtype == torch.float32 and not worst <= 1e-3:
         raise SystemExit(f"generate: cached and uncached logits differ by {worst:.1e}; allowed is 1e-3")
@@ -52,7 +53,7 @@ def difference(model: HRM, text: Tensor, way: dict) -> float:
 def write(model: HRM, text: Tensor, way: dict) -> tuple[float, float]:
     "Seconds for the whole text and for its last token."
     synchronize = torch.cuda.synchronize if text.is_cuda else lambda: None
-    decoder, stamps = Decoder(model, **way), []
+    decoder, stamps = HRMDecoder(model, **way), []
     for place in range(text.shape[1]):
         synchronize()
         stamps.append(time.perf_counter())
@@ -68,7 +69,7 @@ def measure(width: int, tokens: int, repeats: int, placement: Placement) -> dict
     ways = {name: way for name, way in WAYS.items() if "compiled" not in way or compiler(placement.device)[0]}
     began = time.perf_counter()
     worst = max(difference(model, text, way) for name, way in ways.items() if name != "computed_again")
-    row = {"width": width, "parameters": sum(p.numel() for p in model.parameters()), "largest_difference": worst,
+    row = {"width": width, "parameters": parameters(model), "largest_difference": worst,
            "seconds_to_begin": time.perf_counter() - began}
     turns = [{name: write(model, text, way) for name, way in ways.items()} for _ in tqdm(range(repeats), f"width {width}", unit="turn")]
     for at, name in enumerate(("whole_text", "last_token")):

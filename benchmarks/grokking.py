@@ -25,7 +25,7 @@ from hrm.core.files import write_atomic
 from hrm.core.device import machine, machine_name, seeded, threads
 from hrm.core.layers import Attention, CastedEmbedding, CastedLinear, SwiGLU
 from hrm.core.optim import OptimConfig, build, rate
-from hrm.core.train import count_flops
+from hrm.core.flops import count_flops
 
 FILTER = {"grokfast_alpha": 0.98, "grokfast_lambda": 2.0}
 PLAIN, MATRIX = {"lr": 3e-3, "weight_decay": 2.0}, {"lr": 1e-2, "weight_decay": 1.0}

@@ -37,8 +37,10 @@ import typer
 from hrm.core.config import root
 from hrm.core.device import machine
 from hrm.core.files import write_atomic
+from hrm.core.resume import RECORD
 
 HRM, DVC = (sys.executable, "-m", "hrm.tools.cli"), (sys.executable, "-m", "dvc", "repro")
+SMOKE = ("--profile", "smoke")
 OUTPUTS = ("data/code", "data/smoke", "reports/smoke")
 MOST_KILLS, MOST_RUNS = 3, 3  # kills of a sequence; runs after them, of which the first should be enough
 GRACE, LIMIT = 70.0, 900.0    # seconds: for a last checkpoint (a stage has 60), for a line that heeded no signal
@@ -55,7 +57,7 @@ class Case:
 
 def training(system: str) -> Case:
     "A system's training from the command line."
-    return Case("training", f"hrm {system} train", (*HRM, system, "train"), (*HRM, system, "data"))
+    return Case("training", f"hrm {system} train", (*HRM, system, "train", *SMOKE), (*HRM, system, "data", *SMOKE))
 
 
 def stages(target: str, names: str, before: str = "code") -> Case:
@@ -63,7 +65,7 @@ def stages(target: str, names: str, before: str = "code") -> Case:
     return Case(target, f"dvc repro {names}", (*DVC, *names.split()), (*DVC, *before.split()))
 
 
-TEXT = Case("training", "hrm text train", (*HRM, "text", "train", "README.md", "--model", "data/smoke/text/model"))
+TEXT = Case("training", "hrm text train", (*HRM, "text", "train", "README.md", "--model", "data/smoke/text/model", *SMOKE))
 CASES = {
     "training": [training("sudoku"), training("memory"), TEXT],
     "data": [stages("data", f"{name}_data@smoke") for name in ("sudoku", "text", "memory")],
@@ -168,7 +170,8 @@ def leftovers(project: Path) -> list[str]:
     "Temporary files and folders, runs in progress and sockets that nobody needs any more."
     found = (path for path in project.rglob("*") if path.relative_to(project).parts[0] not in (".git", ".dvc"))
     return sorted(str(path.relative_to(project)) for path in found if path.suffix in (".tmp", ".new", ".old", ".done")
-                  or path.parent.name == "resume" or path.name.startswith("kernel-ipc-"))
+                  or path.parent.name == "resume" and path.name != "rows" and not (path / RECORD).is_file()
+                  or path.name.startswith("kernel-ipc-"))
 
 
 def fresh(project: Path) -> Path:

@@ -30,14 +30,16 @@ from torch import Tensor, nn
 from hrm.core.config import hash_of, root
 from hrm.core.files import write_atomic
 from hrm.core.device import machine, machine_name, pick, seeded
-from hrm.core.layers import Attention, CastedEmbedding, CastedLinear, Rotary, SwiGLU, rms_norm
+from hrm.core.layers import Attention, CastedEmbedding, CastedLinear, Rotary, SwiGLU, parameters, rms_norm
 from hrm.core.optim import OptimConfig
-from hrm.core.tokens import CharacterTokenizer
-from hrm.core.train import LoopConfig, count_flops, fit
+from hrm.core.flops import count_flops
+from hrm.core.run import Options
+from hrm.core.task import LoopConfig
+from hrm.core.train import fit
 from hrm.text.continual import ContinualConfig, MemoryConfig, backward_transfer, learn_all, matrix
 from hrm.text.data import Book, load_book, make_own
 from hrm.text.files import inspect
-from hrm.text.model import Reading, TextArch, TextConfig, build, load, parameters
+from hrm.text.model import Reading, TextArch, TextConfig, build, load
 from hrm.text.train import RunConfig, TextTask, fingerprint
 
 TARGET, STEPS, BATCH, LENGTH, WIDTH, HEADS, LAYERS = 1.88, 2000, 12, 64, 128, 4, 4
@@ -162,7 +164,7 @@ def alice(texts: Path, folder: Path, share: float, record: dict[str, Any], save)
         "ewc": MemoryConfig(strategy="ewc", windows=200, strength=100.0)})
     key = hash_of([config.model_dump(), fingerprint(list(books.values()))])
     if record.get("key") != key:
-        table, runs = learn_all(config, books, folder / "alice", resume=folder / "resume")
+        table, runs = learn_all(config, books, folder / "alice", Options(folder / "resume"))
         found = {name: matrix(table, name) for name in config.memories}
         models = [load(folder / "alice" / name / "final") for name in runs if name.startswith(("first", "finetune"))]
         record.update(key=key, steps=steps, tflop=sum(result.metrics["tflop"] for result in runs.values()), machine=machine_name(),

@@ -25,8 +25,9 @@ from hrm.core.config import root
 from hrm.core.files import write_atomic
 from hrm.core.device import compiler, machine, machine_name, one_thread, seeded
 from hrm.core.generate import Sampling, probabilities
+from hrm.core.layers import parameters
 from hrm.text.decode import QuickDecoder, _product
-from hrm.text.model import TextArch, TextDecoder, TextHRM, build, parameters
+from hrm.text.model import TextArch, TextDecoder, TextHRM, build
 
 ARCH = TextArch(hidden_size=256, num_heads=8, H_layers=3, L_layers=3, H_cycles=2, L_cycles=2, expansion=2.5, halt_max_steps=1, norm_weights=True)
 VOCABULARY, PROMPT, SAMPLING = 87, 8, Sampling(temperature=0.8, top_k=50)

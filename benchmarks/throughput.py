@@ -24,10 +24,11 @@ from hrm.core.config import root
 from hrm.core.files import write_atomic
 from hrm.core.device import Placement, compiler, machine, machine_name, pick, seeded, threads
 from hrm.core.hrm import HRM, ArchConfig
+from hrm.core.layers import parameters
 from hrm.core.optim import OptimConfig
 from hrm.core.optim import build as build_optimizers
-from hrm.core.train import count_flops
-from hrm.sudoku.model import TUTORIAL, build, parameters
+from hrm.core.flops import count_flops
+from hrm.sudoku.model import TUTORIAL, build
 
 SIZE = 9
 OPTIM = OptimConfig(lr=plain.LR, betas=plain.BETAS, weight_decay=plain.WEIGHT_DECAY, puzzle_emb_lr=plain.PUZZLE_LR,
@@ -36,7 +37,7 @@ OPTIM = OptimConfig(lr=plain.LR, betas=plain.BETAS, weight_decay=plain.WEIGHT_DE
 REFERENCE = {"2x2": {"eager": 8.7, "compiled": 11.3}, "1x1": {"eager": 19.1, "compiled": 40.2}}
 
 
-# Ours, through the same calls as `hrm.sudoku.train`.
+# Ours, through the same calls as `hrm.puzzles.train`.
 
 def our_training(model: HRM, batch: dict[str, Tensor]) -> Callable[[], float]:
     "The same for our model: no exploration, every row runs to the last segment."

@@ -139,7 +139,7 @@ def test_killed_lines_leave_what_an_unbroken_run_leaves(program, tmp_path):
         (project / name).write_text(text)
     commit(project, "Without the laptop's stages DVC takes half the time")
     campaign = kills.Campaign(tmp_path, project)
-    text = (*kills.HRM, "text", "train", "benchmarks/README.md", "--model", "data/smoke/text/model")
+    text = (*kills.HRM, "text", "train", "benchmarks/README.md", "--model", "data/smoke/text/model", *kills.SMOKE)
     cases = [kills.Case("training", "text", text), *(kills.Case(name, "code", (*kills.DVC, "code")) for name in ("data", "dvc"))]
     rows = [campaign.sequence(case, random.Random(seed), most=1) for case, seed in zip(cases, (10, 117, 5))]
     assert [row["sound"] and row["forgotten"] == [] for row in rows] == [True] * 3, rows
@@ -150,7 +150,7 @@ def test_killed_lines_leave_what_an_unbroken_run_leaves(program, tmp_path):
 def test_kills_compares_outputs_and_dvc_lock(program, tmp_path):
     kills = program("kills")
     (tmp_path / "data/smoke/a/.b.1.2.tmp").mkdir(parents=True)
-    for name in ("data/smoke/a/weights", "data/resume/run", "reports/smoke/a/timings.json", "kernel-ipc-1"):
+    for name in ("data/smoke/a/weights", "data/resume/run", "data/resume/ended/finished.json", "reports/smoke/a/timings.json", "kernel-ipc-1"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     entry = "    - path: {}\n      hash: md5\n      md5: {}\n      size: 1\n"

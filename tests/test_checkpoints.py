@@ -17,6 +17,7 @@ from conftest import ROOT, shared
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 from hrm.checkpoints import document
 from hrm.checkpoints.architecture import components, configure, diagram, expected, prune, rebuild, recognise
@@ -36,14 +37,6 @@ from hrm.tools.cli import main
 ARCH = dict(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1, expansion=2, pos_encodings="rope", halt_max_steps=2, puzzle_emb_ndim=32)
 CONFIG = HRMConfig(**ARCH, vocab_size=12, seq_len=9, num_puzzle_identifiers=20)
 LIMITS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def state(seed: int = 0, rows: int = 3) -> dict:

@@ -18,6 +18,7 @@ from hrm.core.hrm import HRM, HRMConfig
 from hrm.sudoku.rules import from_text, to_text
 from hrm.sudoku.generate import solve_all
 from hrm.tools.cli import app, main
+from hrm.tools.commands.opening import PIPELINE
 from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 MEMORY = tiny.RUN | {  # no symmetries: one solution, which a model that knows its cells learns by heart in a moment
@@ -82,7 +83,7 @@ def test_train_tells_where_the_best_is(hrm, project, best, tmp_path):
     code, out, err = hrm("sudoku", "train", "--profile", "tiny", "--run", "memory", "--out", tmp_path / "runs", "--resume", tmp_path / "resume")
     assert (code, err) == (0, "")
     assert "memory: 80 steps, " in out and " TFLOP, " in out and "exact_accuracy 1.0000" in out and f"-> {tmp_path}/runs/memory/best" in out
-    assert not list((tmp_path / "resume").iterdir())
+    assert [path.name for path in (tmp_path / "resume").glob("*/*.json")] == ["finished.json"]
     ours, theirs = tiny.files(tmp_path / "runs" / "memory"), tiny.files(Path(best).parent)
     assert ours == theirs, "the same command, the same bytes"
 
@@ -221,6 +222,21 @@ def test_a_checkpoint_that_is_not_there(refused, project, tmp_path):
     refused("evaluate", "--data", "-", "--checkpoint", tmp_path, says=(str(tmp_path), "no checkpoint there"))
 
 
+def test_what_the_pipeline_has_made_is_taken_where_nothing_is_named_and_that_is_said(hrm, best, tmp_path, monkeypatch):
+    project = tiny.project(tmp_path / "project")
+    shutil.copytree(best, project / PIPELINE["sudoku"])
+    monkeypatch.setenv("HRM_ROOT", str(project))
+    assert hrm("solve", KNOWN) == (0, hrm("solve", KNOWN, "--checkpoint", best)[1], f"checkpoint: {PIPELINE['sudoku']}\n")
+
+
+def test_a_checkpoint_of_another_system_is_called_by_its_name(refused, best, tmp_path):
+    for system, words in (("dialogue", ("solve", KNOWN)), ("routing", ("chat",)), ("arc", ("evaluate", "--data", "-"))):
+        checkpoint.write(tmp_path / system, {}, {"config": {"system": system}})
+        refused(*words, "--checkpoint", tmp_path / system, says=(f"{tmp_path / system}: found a checkpoint of {system}; allowed: ",))
+    refused("chat", "--checkpoint", best, says=("found a checkpoint of sudoku; allowed: dialogue, text, memory",))
+    refused("text", "demo", best, says=("found a checkpoint of sudoku; allowed: text",))
+
+
 def damage(best: str, folder: Path, file: str, content: bytes | None) -> Path:
     "A copy of the checkpoint in which one file is another, or gone."
     shutil.copytree(best, folder)
@@ -350,7 +366,7 @@ def test_as_a_program(project, best):
 
 
 @pytest.mark.parametrize("words, says", [
-    (("train",), ("profile of params.yaml", "[default: smoke]", "data/<profile>/sudoku/train", "data/resume", "exit code 130")),
+    (("train",), ("profile of params.yaml", "[default: laptop]", "data/<profile>/sudoku/train", "data/resume", "exit code 130")),
     (("evaluate",), ("data/laptop/sudoku/train/easy9/best", "segments", "95 %", "--strict", "--halt", "may be repeated")),
     (("solve",), ("Exit code 0 if it is solved", "segments", "standard input", "[x>=1]")),
 ])
@@ -380,6 +396,7 @@ WRITERS = {  # command -> its words before the folder, and where in the folder t
     ("text", "data"): (["{file}", "--only", "--out"], "."),
     ("text", "books"): (["--out"], "."),
     ("inspect",): (["{best}", "--out"], "."),
+    ("checkpoints", "inspect"): (["{best}", "--out"], "."),
     ("text", "create"): ([], "."),
     ("text", "train"): (["{file}", "--model"], "."),
     ("routing", "sweep"): (["--out"], "thesis.txt"),
@@ -392,20 +409,30 @@ WRITERS = {  # command -> its words before the folder, and where in the folder t
 }
 
 
+def commands(group=app, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], dict]:
+    "Every command of the program, found by walking it -> the parameters of its function."
+    found = {(*words, one.name): inspect.signature(one.callback).parameters for one in group.registered_commands}
+    for below in group.registered_groups:
+        found |= commands(below.typer_instance, (*words, below.name))
+    return found
+
+
 def test_every_command_that_writes_to_a_given_place_is_tried_below():
-    found, places = set(), ("out", "as_json", "csv", "model", "folder")
-
-    def walk(group, words: tuple[str, ...]):
-        for below in group.registered_groups:
-            walk(below.typer_instance, (*words, below.name))
-        for command in group.registered_commands:
-            taken = inspect.signature(command.callback).parameters
-            if any(name in taken and "Path" in str(taken[name].annotation) for name in places):
-                found.add((*words, command.name))
-
-    walk(app, ())
+    places = ("out", "as_json", "csv", "model", "folder")
+    found = {words for words, taken in commands().items() if any(name in taken and "Path" in str(taken[name].annotation) for name in places)}
     reads_only = {("text", name) for name in ("chat", "run", "demo", "status")}
     assert found - reads_only - {("text", "recover")} == set(WRITERS)  # `recover` keeps what stood there as a backup
+
+
+def test_every_command_takes_the_laptop_profile_unless_told_otherwise():
+    taken = {words: parameters["profile"].default for words, parameters in commands().items() if "profile" in parameters}
+    assert len(taken) > 15 and set(taken.values()) == {"laptop"}
+
+
+def test_the_files_of_the_commands_are_short():
+    long = {path.name: lines for path in (tiny.ROOT / "hrm" / "tools" / "commands").glob("*.py")
+            if (lines := sum(bool(line.strip()) for line in path.read_text().splitlines())) >= 150}
+    assert long == {}
 
 
 @pytest.mark.parametrize("command", WRITERS, ids=" ".join)

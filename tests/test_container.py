@@ -153,7 +153,7 @@ def test_a_trial_in_the_container_leaves_its_metrics(code, left, settings, tmp_p
     (work / "reports/smoke/environment/metrics.json").write_text('{"a": 1}')
     (trial / "trial.json").write_text('{"stage": "environment", "profile": "smoke", "values": {}}')
     settings(HRM_RUNNER="docker", HRM_ROOT=str(work), HRM_TRIAL=str(trial))
-    monkeypatch.setattr(container, "run_in_container", lambda words, engine: code)
+    monkeypatch.setattr(stage, "run_in_container", lambda words, engine: code)
     assert stage.run("environment", "smoke") == code
     assert (trial / "metrics.json").exists() == left
 
@@ -371,14 +371,11 @@ def longer(twins) -> Path:
     params, outside = YAML(), twins[1]
     document = params.load((outside / "params.yaml").read_text())
     runs = document["profiles"]["smoke"]["sudoku"]["train"]["runs"]
-    kept = json.loads(json.dumps(runs["4x4"]))
-    kept["loop"] = {"steps": 40, "evaluate_every": 20, "log_every": 10, "compile": "off", "checkpoint_seconds": 0.0}
-    runs.clear()
-    runs["4x4"] = kept
+    runs["4x4"]["loop"] = {"steps": 40, "evaluate_every": 20, "log_every": 10, "compile": "off", "checkpoint_seconds": 0.0}
     with open(outside / "params.yaml", "w") as file:
         params.dump(document, file)
     line = (BIN / "hrm", "train", "--profile", "smoke", "--run", "4x4")
-    shell(*line, "--out", "alone", cwd=outside, OMP_NUM_THREADS="1")
+    shell(*line, "--out", "alone", "--resume", "other_resume", cwd=outside, OMP_NUM_THREADS="1")
     return outside
 
 

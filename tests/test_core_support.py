@@ -22,18 +22,22 @@ GOOD = """\
 run: [smoke]
 tracking: disabled
 profiles:
-  smoke:
+  laptop:
     sudoku:
       train: &train
-        steps: 20
+        steps: 900
         rate: 1e-3
         schedule: cosine
         inner: {width: 32, clip: 1.0}
-  laptop:
+      again:
+        <<: *train
+        steps: 90
+  smoke:
     sudoku:
       train:
-        <<: *train
-        steps: 900
+        steps: 20
+        inner: {width: 8}
+      again: {}
 """
 
 
@@ -60,49 +64,125 @@ def project(tmp_path, monkeypatch):
 # --- config ---
 
 def test_section_reads_merged_values(project):
-    got = section("laptop", "sudoku.train", Train)
-    assert (got.steps, got.rate, got.schedule, got.widths) == (900, 1e-3, "cosine", (8, 8))
+    got = section("laptop", "sudoku.again", Train)
+    assert (got.steps, got.rate, got.schedule, got.widths) == (90, 1e-3, "cosine", (8, 8))
     assert got.inner == Inner(width=32, clip=1.0)
     with pytest.raises(Exception, match="frozen"):
         got.steps = 3
 
 
 @pytest.mark.parametrize("old, new, message", [
-    ("steps: 20", "stesp: 20", "params.yaml, line 6: profiles.smoke.sudoku.train.steps: missing key; allowed: int\n"
-     "params.yaml, line 7: profiles.smoke.sudoku.train.stesp: unknown key; allowed: steps, rate, schedule, inner, widths (did you mean steps?)"),
-    ("steps: 20", "steps: 20.0", 'params.yaml, line 7: profiles.smoke.sudoku.train.steps: found 20.0; allowed: a valid integer'),
-    ("steps: 20", 'steps: "20"', 'line 7: profiles.smoke.sudoku.train.steps: found "20"; allowed: a valid integer'),
-    ("steps: 20", "steps: true", "line 7: profiles.smoke.sudoku.train.steps: found true; allowed: a valid integer"),
-    ("steps: 20", "steps: 0", "line 7: profiles.smoke.sudoku.train.steps: found 0; allowed: greater than 0"),
-    ("rate: 1e-3", "rate: .inf", "line 8: profiles.smoke.sudoku.train.rate: found "),
-    ("schedule: cosine", "schedule: linear", "line 9: profiles.smoke.sudoku.train.schedule: found \"linear\"; allowed: 'constant' or 'cosine'"),
-    ("width: 32", "wdith: 32", "line 10: profiles.smoke.sudoku.train.inner.wdith: unknown key; allowed: width, clip (did you mean width?)"),
-    ("clip: 1.0", "clip: some", "line 10: profiles.smoke.sudoku.train.inner.clip: found \"some\"; allowed: a valid number or 'none'"),
-    ("{width: 32, clip: 1.0}", "7", "line 10: profiles.smoke.sudoku.train.inner: found 7; allowed: "),
+    ("steps: 900", "stesp: 900", "params.yaml, line 6: profiles.laptop.sudoku.train.steps: missing key; allowed: int\n"
+     "params.yaml, line 7: profiles.laptop.sudoku.train.stesp: unknown key; allowed: steps, rate, schedule, inner, widths (did you mean steps?)"),
+    ("steps: 900", "steps: 20.0", 'params.yaml, line 7: profiles.laptop.sudoku.train.steps: found 20.0; allowed: a valid integer'),
+    ("steps: 900", 'steps: "20"', 'line 7: profiles.laptop.sudoku.train.steps: found "20"; allowed: a valid integer'),
+    ("steps: 900", "steps: true", "line 7: profiles.laptop.sudoku.train.steps: found true; allowed: a valid integer"),
+    ("steps: 900", "steps: 0", "line 7: profiles.laptop.sudoku.train.steps: found 0; allowed: greater than 0"),
+    ("rate: 1e-3", "rate: .inf", "line 8: profiles.laptop.sudoku.train.rate: found "),
+    ("schedule: cosine", "schedule: linear", "line 9: profiles.laptop.sudoku.train.schedule: found \"linear\"; allowed: 'constant' or 'cosine'"),
+    ("width: 32", "wdith: 32", "line 10: profiles.laptop.sudoku.train.inner.wdith: unknown key; allowed: width, clip (did you mean width?)"),
+    ("clip: 1.0", "clip: some", "line 10: profiles.laptop.sudoku.train.inner.clip: found \"some\"; allowed: a valid number or 'none'"),
+    ("{width: 32, clip: 1.0}", "7", "line 10: profiles.laptop.sudoku.train.inner: found 7; allowed: "),
+    ("rate: 1e-3", "rate: --remove--", "line 8: profiles.laptop.sudoku.train.rate: found --remove--; allowed: any value, for there is no such key"),
 ])
 def test_every_kind_of_wrong_key(project, old, new, message):
     (project / "params.yaml").write_text(GOOD.replace(old, new))
     with pytest.raises(ConfigError) as e:
-        section("smoke", "sudoku.train", Train)
+        section("laptop", "sudoku.train", Train)
     assert message in str(e.value)
 
 
 def test_a_merged_mistake_is_reported_where_it_is_written(project):
     (project / "params.yaml").write_text(GOOD.replace("rate: 1e-3", "rate: 3"))
-    with pytest.raises(ConfigError, match=r"line 8: profiles\.laptop\.sudoku\.train\.rate: found 3; allowed: less than 1"):
-        section("laptop", "sudoku.train", Train)
+    with pytest.raises(ConfigError, match=r"line 8: profiles\.laptop\.sudoku\.again\.rate: found 3; allowed: less than 1"):
+        section("laptop", "sudoku.again", Train)
 
 
 @pytest.mark.parametrize("profile, name, message", [
-    ("desk", "sudoku.train", "profiles: no profile 'desk'; allowed: smoke, laptop"),
-    ("smoke", "sudoku.evaluate", "profiles.smoke.sudoku: no section 'evaluate'; allowed: train"),
-    ("smoke", "maze.train", "profiles.smoke: no section 'maze'; allowed: sudoku"),
-    ("smoke", "sudoku.train.steps", "profiles.smoke.sudoku.train.steps: found 20; allowed: a mapping"),
+    ("desk", "sudoku.train", "line 3: profiles: no profile 'desk'; allowed: laptop, smoke"),
+    ("laptop", "sudoku.evaluate", "line 5: profiles.laptop.sudoku: no section 'evaluate'; allowed: train, again"),
+    ("smoke", "sudoku.evaluate", "line 15: profiles.smoke.sudoku: no section 'evaluate'; allowed: train, again"),
+    ("smoke", "maze.train", "line 14: profiles.smoke: no section 'maze'; allowed: sudoku"),
+    ("laptop", "sudoku.train.steps", "line 7: profiles.laptop.sudoku.train.steps: found 900; allowed: a mapping"),
+    ("smoke", "sudoku.train.steps", "line 17: profiles.smoke.sudoku.train.steps: found 20; allowed: a mapping"),
 ])
 def test_unknown_places_list_what_there_is(project, profile, name, message):
     with pytest.raises(ConfigError) as e:
         section(profile, name, Train)
     assert message in str(e.value) and str(e.value).startswith("params.yaml, line ")
+
+
+# --- a profile that is laid over laptop ---
+
+def test_an_overlay_says_what_differs(project):
+    got = section("smoke", "sudoku.train", Train)
+    assert (got.steps, got.rate, got.schedule, got.inner) == (20, 1e-3, "cosine", Inner(width=8, clip=1.0))
+    assert section("smoke", "sudoku.again", Train) == section("laptop", "sudoku.again", Train)
+    params = config.load_params()
+    assert config.merged(params, "smoke", "sudoku.train") == {"steps": 20, "rate": 1e-3, "schedule": "cosine", "inner": {"width": 8, "clip": 1.0}}
+    assert set(config.merged(params, "smoke", "sudoku")) == {"train", "again"} and params == config.load_params()
+
+
+@pytest.mark.parametrize("old, new, message", [  # everything is read as smoke
+    ("steps: 20", "stesp: 20", "line 17: profiles.smoke.sudoku.train.stesp: unknown key; allowed: steps, "),
+    ("steps: 20", "steps: null", "line 17: profiles.smoke.sudoku.train.steps: found null; allowed: a valid integer"),
+    ("steps: 20", "steps: --remove--", "line 17: profiles.smoke.sudoku.train.steps: missing key; allowed: int"),
+    ("steps: 20", "rate: 3", "line 17: profiles.smoke.sudoku.train.rate: found 3; allowed: less than 1"),
+    ("rate: 1e-3", "rate: 3", "line 8: profiles.laptop.sudoku.train.rate (for smoke): found 3; allowed: less than 1"),
+    ("        rate: 1e-3\n", "", "line 6: profiles.laptop.sudoku.train.rate (for smoke): missing key; allowed: float"),
+    ("clip: 1.0", "clop: 1", "line 10: profiles.laptop.sudoku.train.inner.clip (for smoke): missing key; allowed: "),
+    ("clip: 1.0", "clop: 1", "line 10: profiles.laptop.sudoku.train.inner.clop (for smoke): unknown key; allowed: width, clip"),
+    ("{width: 8}", "[8]", "line 18: profiles.smoke.sudoku.train.inner: found [8]; allowed: "),
+    ("{width: 32, clip: 1.0}", "3", "line 18: profiles.smoke.sudoku.train.inner.clip: missing key; allowed: "),
+    ("{width: 8}", "{width: --remove--}", "line 18: profiles.smoke.sudoku.train.inner.width: missing key; allowed: int"),
+    ("{width: 8}", "{height: --remove--}", "line 18: profiles.smoke.sudoku.train.inner.height: found --remove--; allowed: any value, for there is"),
+    ("{width: 8}", "{new: {old: --remove--}}", "line 18: profiles.smoke.sudoku.train.inner.new.old: found --remove--; allowed: any value"),
+    ("{width: 8}", "{width: [3, --remove--]}", "line 18: profiles.smoke.sudoku.train.inner.width.1: found --remove--; allowed: any value"),
+    ("rate: 1e-3", "rate: --remove--", "line 8: profiles.laptop.sudoku.train.rate: found --remove--; allowed: any value"),
+    ("      train:\n        steps: 20", "      trian:\n        steps: 20",
+     "line 15: profiles.smoke.sudoku: no section 'train'; allowed: train: {} for laptop's own, trian, again"),
+    ("    sudoku:\n      train:\n        steps: 20", "    maze:\n      train:\n        steps: 20",
+     "line 14: profiles.smoke: no section 'sudoku'; allowed: sudoku: {train: {}} for laptop's own, maze"),
+    ("      train: &train", "      trian: &train", "line 16: profiles.smoke.sudoku.train has nothing to be laid over: params.yaml, line 5: "
+     "profiles.laptop.sudoku: no section 'train'; allowed: trian, again"),
+])
+def test_a_wrong_overlay_names_the_line_that_is_wrong(project, old, new, message):
+    changed = GOOD.replace(old, new)
+    (project / "params.yaml").write_text(changed)
+    with pytest.raises(ConfigError) as e:
+        section("smoke", "sudoku.train", Train)
+    assert changed != GOOD and f"params.yaml, {message}" in str(e.value), str(e.value)
+
+
+def test_a_mistake_below_a_list_of_the_overlay_is_the_overlays(tmp_path):
+    class Case(Section):
+        width: int
+        clip: float
+
+    class Cases(Section):
+        cases: tuple[Case, ...]
+
+    (tmp_path / "p.yaml").write_text("profiles:\n  laptop: {a: {b: {cases: [{width: 1, clip: 1.0}]}}}\n  smoke: {a: {b: {cases: [{width: 1}]}}}\n")
+    with pytest.raises(ConfigError, match=r"p.yaml, line 3: profiles.smoke.a.b.cases.0.clip: missing key"):
+        section("smoke", "a.b", Cases, tmp_path / "p.yaml")
+
+
+def test_without_laptop_a_profile_stands_for_itself(project):
+    alone = GOOD.replace("  laptop:", "  desk:")
+    (project / "params.yaml").write_text(alone)
+    assert section("desk", "sudoku.train", Train).steps == 900
+    with pytest.raises(ConfigError, match=r"line 16: profiles.smoke.sudoku.train.rate: missing key"):
+        section("smoke", "sudoku.train", Train)
+    (project / "params.yaml").write_text(alone.replace("steps: 20", "steps: --remove--"))
+    with pytest.raises(ConfigError, match=r"line 17: profiles.smoke.sudoku.train.steps: found --remove--"):
+        section("smoke", "sudoku.train", Train)
+
+
+def test_new_keys_stand_where_the_overlay_has_them():
+    base = {"a": {"x": 1}, "b": {}, "c": {}}
+    assert list(config.laid_over({"a": {"x": 2}, "new": {}, "newer": {}, "c": {"y": None}}, base)) == ["a", "new", "newer", "b", "c"]
+    assert list(config.laid_over({"new": {}, "b": config.REMOVE, "last": 1}, base)) == ["a", "last", "c", "new"]
+    assert config.laid_over({}, base) == base and base == {"a": {"x": 1}, "b": {}, "c": {}}
 
 
 @pytest.mark.parametrize("text, message", [
@@ -143,7 +223,7 @@ def test_root(project, monkeypatch, tmp_path_factory):
 
 
 def test_settings_and_profiles(project):
-    assert config.profiles() == ["smoke", "laptop"]
+    assert config.profiles() == ["laptop", "smoke"]
     assert config.setting("tracking", "online") == "disabled"
     assert config.setting("runner", "host") == "host"
     with pytest.raises(ConfigError, match="line 2: tracking: found \"disabled\"; allowed: online"):
@@ -246,7 +326,6 @@ def test_hashes(tmp_path):
     assert config.tree_hash(tmp_path, "*.py") != one
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         config.tree_hash(tmp_path / "none")
-    assert len(config.code_version()) == 16
 
 
 # --- device ---

@@ -8,16 +8,19 @@ import torch
 from conftest import shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 from hrm.core import checkpoint
 from hrm.core.config import ConfigError
 from hrm.core.device import compiler, seeded
 from hrm.core.errors import DataError, LeakError
-from hrm.core.generate import ChatSession, Decoder, Sampling
+from hrm.core.generate import ChatSession, HRMDecoder, Sampling
+from hrm.core.layers import parameters
 from hrm.core.losses import IGNORE, bigram_entropy, bigram_loss
 from hrm.core.tokens import (SPECIALS, BytePairTokenizer, CharacterTokenizer, WordTokenizer, decode_chat, encode_chat, rows,
                              tokenizer_from)
-from hrm.core.train import LoopConfig
+from hrm.core.run import Options
+from hrm.core.task import LoopConfig
 from hrm.core.optim import OptimConfig
 from hrm.dialogue.data import DataConfig, build as build_data, damage, document_filter, encode, faults, filter_scores, make_sets, prepare, slot_entropy
 from hrm.dialogue.ablate import AblateConfig
@@ -25,20 +28,12 @@ from hrm.dialogue.evaluate import given as given_ids
 from hrm.dialogue.evaluate import _chat, causality_probe, check_leak, continue_chats, gradient_probe, label_losses, looked_at, text_loss
 from hrm.dialogue.files import Chat, read_chats, write_chats
 from hrm.dialogue.grammar import SLOTS, Combination, combinations, conversation, entropy, first_fault, parse
-from hrm.dialogue.model import PHASE_0, PHASE_2, STEP_3, LanguageArch, LanguageConfig, LanguageHRM, build, load, parameters
+from hrm.dialogue.model import PHASE_0, PHASE_2, STEP_3, LanguageArch, LanguageConfig, LanguageHRM, build, load
 from hrm.dialogue.train import ChatTask, RunConfig, TrainConfig, run, run_all
 
 ARCH = dict(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=2, L_cycles=2, expansion=2, pos_encodings="rope", halt_max_steps=2,
             halting="fixed", causal=True)
 LOOP = dict(steps=6, evaluate_every=6, log_every=3, checkpoint_seconds=0.0, compile="off", best="loss", best_mode="min")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +299,7 @@ def test_decoding_with_convolution_and_window(arch, compiled):
         carry = model.start({"inputs": text, "labels": text})
         for _ in range(model.config.halt_max_steps):
             carry, outputs = model(carry)
-    decoder, place = Decoder(model, rows=2, compiled=compiled), 0
+    decoder, place = HRMDecoder(model, rows=2, compiled=compiled), 0
     for piece in text.split((2, 1, 3, *(1,) * 8), dim=1):
         place += piece.shape[1]
         torch.testing.assert_close(decoder.feed(piece), outputs["logits"][:, place - 1], rtol=1e-4, atol=1e-4)  # other sums, same order of size
@@ -316,7 +311,7 @@ def test_a_model_that_cannot_write_is_refused_before_the_first_reply():
     with pytest.raises(ValueError, match="found causal = 'H'"):
         ChatSession(model, tokenizer, Sampling(), seeded(0))
     with pytest.raises(ValueError, match="compiled: found True, but without a cache"):
-        Decoder(build(LanguageArch(**ARCH), tokenizer.size, 12, seeded(0)), cached=False, compiled=True)
+        HRMDecoder(build(LanguageArch(**ARCH), tokenizer.size, 12, seeded(0)), cached=False, compiled=True)
 
 
 def test_a_turn_that_is_too_long_changes_nothing_and_others_vocabularies_are_refused():
@@ -379,9 +374,9 @@ def test_the_halting_head_reads_the_last_word_in_training(data):
 
 def test_variants_with_other_weights_see_the_same_rows(data, tmp_path, monkeypatch):
     orders = []
-    monkeypatch.setattr("hrm.dialogue.train.fit", lambda task, *_, **__: orders.append(task.stream.order.tolist()) or type("R", (), {"metrics": {}})())
+    monkeypatch.setattr("hrm.dialogue.train.start", lambda name, task, *_, **__: orders.append(task.stream.order.tolist()) or type("R", (), {"metrics": {}})())
     for change in ({}, {"convolution": 3}, {"hidden_size": 64}):
-        run("x", recipe(arch=change), 3, data, tmp_path / "out", tmp_path / "resume", progress=False)
+        run("x", recipe(arch=change), 3, data, tmp_path / "out", Options(tmp_path / "resume", progress=False))
     assert orders[0] == orders[1] == orders[2] != sorted(orders[0])
 
 
@@ -400,7 +395,7 @@ def weights(folder):
 def test_going_on_gives_the_bits_of_an_unbroken_run(data, tmp_path):
     first, more = recipe(arch={"dropout": 0.2, "convolution": 3}), recipe(arch={"dropout": 0.2, "convolution": 3}, loop={"steps": 12})
     runs = TrainConfig(seed=1, runs={"first": first, "more": more.model_copy(update={"after": "first"}), "unbroken": more})
-    results = run_all(runs, data, tmp_path / "out", tmp_path / "resume", progress=False)
+    results = run_all(runs, data, tmp_path / "out", Options(tmp_path / "resume", progress=False))
     a, b = weights(tmp_path / "out/more/final"), weights(tmp_path / "out/unbroken/final")
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert results["more"].metrics["tflop"] == pytest.approx(results["unbroken"].metrics["tflop"] / 2)
@@ -434,7 +429,7 @@ def test_a_run_that_goes_on_with_more_rows_sees_all_of_them(data, tmp_path):
 @pytest.mark.parametrize("change", [{}, {"arch": {"halting": "q", "halt_max_steps": 3, "halt_exploration_prob": 0.5}}, {"arch": {"dropout": 0.3}}])
 def test_a_stopped_run_resumes_to_the_same_bits(data, tmp_path, change):
     config = recipe(**change, loop={"steps": 7})
-    run("whole", config, 0, data, tmp_path / "whole", tmp_path / "resume", progress=False)
+    run("whole", config, 0, data, tmp_path / "whole", Options(tmp_path / "resume", progress=False))
 
     class Enough(Exception):
         pass
@@ -444,8 +439,8 @@ def test_a_stopped_run_resumes_to_the_same_bits(data, tmp_path, change):
             raise Enough
 
     with pytest.raises(Enough):
-        run("whole", config, 0, data, tmp_path / "broken", tmp_path / "again", progress=False, watch=watch)
-    run("whole", config, 0, data, tmp_path / "broken", tmp_path / "again", progress=False)
+        run("whole", config, 0, data, tmp_path / "broken", Options(tmp_path / "again", progress=False, watch=lambda name: watch))
+    run("whole", config, 0, data, tmp_path / "broken", Options(tmp_path / "again", progress=False))
     a, b = weights(tmp_path / "whole/final"), weights(tmp_path / "broken/final")
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -466,13 +461,13 @@ def test_leaking_run_stops_unless_it_is_the_exhibit(data, tmp_path, monkeypatch)
 
 def test_wrong_recipes_are_refused_before_any_work(data, tmp_path):
     with pytest.raises(ConfigError, match="vocab_size: found 20"):
-        run("small", recipe(vocab_size=20), 0, data, tmp_path / "out", tmp_path / "resume", progress=False)
+        run("small", recipe(vocab_size=20), 0, data, tmp_path / "out", Options(tmp_path / "resume", progress=False))
     with pytest.raises(ConfigError, match="earlier run"):
-        run("lost", recipe(after="first"), 0, data, tmp_path / "out", tmp_path / "resume", progress=False)
+        run("lost", recipe(after="first"), 0, data, tmp_path / "out", Options(tmp_path / "resume", progress=False))
     with pytest.raises(ValueError, match="window"):
         LanguageArch(**ARCH | {"causal": False, "window": 3})
     with pytest.raises(DataError, match="no such file"):
-        run("none", recipe(set="none"), 0, data, tmp_path / "out", tmp_path / "resume", progress=False)
+        run("none", recipe(set="none"), 0, data, tmp_path / "out", Options(tmp_path / "resume", progress=False))
     assert not list(tmp_path.iterdir())
 
 
@@ -489,7 +484,7 @@ def test_training_on_real_chats(tmp_path):
     assert facts["own"]["train"]["conversations"] + facts["own"]["held_out"]["conversations"] == 500
     config = recipe(set="own", tokens="byte_pair", byte_pairs=400, seq_len=96, batch_size=8, optim={"lr": 1e-2},
                     loop={"steps": 60, "evaluate_every": 60, "log_every": 60}, arch={"H_cycles": 1, "halt_max_steps": 1, "hidden_size": 48, "gradient": "full"})
-    result = run("own", config, 0, tmp_path / "data", tmp_path / "own", tmp_path / "resume", progress=False)
+    result = run("own", config, 0, tmp_path / "data", tmp_path / "own", Options(tmp_path / "resume", progress=False))
     made = prepare(tmp_path / "data" / "own", "byte_pair", longest=96, size=400)
     assert result.metrics["held_out"]["loss"] < made.entropies["unigram"] - 0.5
     assert result.metrics["held_out"]["per_character"] == pytest.approx(result.metrics["held_out"]["loss"] * made.per_character)

@@ -4,7 +4,7 @@ import torch
 from tiny import ARCH
 
 from hrm.core.device import seeded
-from hrm.core.generate import Decoder, Sampling, complete, probabilities, stream
+from hrm.core.generate import HRMDecoder, Sampling, complete, probabilities, stream
 from hrm.core.hrm import HRM, HRMConfig
 
 LENGTH = 12
@@ -93,7 +93,7 @@ def test_every_parameter_of_a_causal_model_learns():
 @pytest.mark.parametrize("cached", [True, False])
 def test_decoding_in_pieces_gives_the_logits_of_the_model(changes, pieces, cached):
     model = made(**changes)
-    expected, decoder, place = segments(model, batch_of(model, TEXT))[-1]["logits"], Decoder(model, rows=2, cached=cached), 0
+    expected, decoder, place = segments(model, batch_of(model, TEXT))[-1]["logits"], HRMDecoder(model, rows=2, cached=cached), 0
     for piece in TEXT.split(pieces, dim=1):
         logits, place = decoder.feed(piece), place + piece.shape[1]
         torch.testing.assert_close(logits, expected[:, place - 1], rtol=1e-5, atol=1e-5)
@@ -102,7 +102,7 @@ def test_decoding_in_pieces_gives_the_logits_of_the_model(changes, pieces, cache
 
 def test_what_is_kept_does_not_grow_with_the_steps():
     model = made(H_cycles=2, L_cycles=3, H_layers=2, puzzle_emb_ndim=0)
-    decoder = Decoder(model)
+    decoder = HRMDecoder(model)
     decoder.feed(TEXT[:1, :3])
     kept = [tensor.data_ptr() for tensor in decoder.cache.kept]
     assert len(kept) == 2 * (2 * 2 * (3 * model.config.L_layers + 2))  # key and value; segments, cycles, blocks
@@ -111,13 +111,13 @@ def test_what_is_kept_does_not_grow_with_the_steps():
 
 
 def test_a_text_that_does_not_fit_leaves_the_decoder_as_it_was():
-    decoder = Decoder(made(puzzle_emb_ndim=0))
+    decoder = HRMDecoder(made(puzzle_emb_ndim=0))
     decoder.feed(TEXT[:1, :10])
     with pytest.raises(ValueError, match="3 tokens for 2 places; the model was built for 12"):
         decoder.feed(TEXT[:1, :3])
     assert decoder.room == 2 and decoder.cache.length == 10
     with pytest.raises(ValueError, match="found causal = False"):
-        Decoder(made(causal=False))
+        HRMDecoder(made(causal=False))
 
 
 @pytest.mark.parametrize("top_k", [0, 1, 3])
@@ -142,25 +142,25 @@ def test_sampling_keeps_what_it_says(top_k, top_p):
 def test_hardly_any_temperature_takes_the_likeliest(temperature):
     logits = torch.randn(5, 11, generator=seeded(3)) * 50
     assert torch.equal(probabilities(logits, Sampling(temperature=temperature)).argmax(-1), logits.argmax(-1))
-    assert complete(made(), TEXT[:, :2], 0, Sampling(temperature=temperature), seeded(0)) == [[], []]
+    assert complete(HRMDecoder(made(), 2), TEXT[:, :2], 0, Sampling(temperature=temperature), seeded(0)) == [[], []]
 
 
 def test_draws_follow_the_probabilities():
     model = made()
     prompt = TEXT[:1, :3].expand(4000, -1)
-    drawn = next(stream(Decoder(model, 4000), prompt, 1, Sampling(temperature=1.5), seeded(4)))
-    expected = (Decoder(model).feed(prompt[:1]) / 1.5).softmax(-1)[0]
+    drawn = next(stream(HRMDecoder(model, 4000), prompt, 1, Sampling(temperature=1.5), seeded(4)))
+    expected = (HRMDecoder(model).feed(prompt[:1]) / 1.5).softmax(-1)[0]
     share = torch.bincount(drawn, minlength=11) / 4000
     assert (share - expected).abs().max() < 4 * (0.25 / 4000) ** 0.5
 
 
 def test_rows_stop_by_themselves():
     model = made()
-    free = complete(model, TEXT[:, :2], 8, Sampling(), seeded(5))
+    free = complete(HRMDecoder(model, 2), TEXT[:, :2], 8, Sampling(), seeded(5))
     stop = {free[0][2]}
-    stopped = complete(model, TEXT[:, :2], 8, Sampling(), seeded(5), stop=stop)
+    stopped = complete(HRMDecoder(model, 2), TEXT[:, :2], 8, Sampling(), seeded(5), stop=stop)
     for long, short in zip(free, stopped):
         ends = [i for i, token in enumerate(long) if token in stop]
         assert short == (long[: ends[0] + 1] if ends else long)
-    assert complete(model, TEXT[:, :2], 8, Sampling(), seeded(5)) == free
-    assert len(complete(model, TEXT[:, :2], 99, Sampling(temperature=0), seeded(5))[0]) == LENGTH - 2 + 1
+    assert complete(HRMDecoder(model, 2), TEXT[:, :2], 8, Sampling(), seeded(5)) == free
+    assert len(complete(HRMDecoder(model, 2), TEXT[:, :2], 99, Sampling(temperature=0), seeded(5))[0]) == LENGTH - 2 + 1

@@ -12,19 +12,23 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 from hrm.core import checkpoint
 from hrm.core.config import ConfigError, section
 from hrm.core.device import seeded
+from hrm.core.flops import count_flops
 from hrm.core.generate import Sampling, stream
-from hrm.core.layers import inner_width
+from hrm.core.layers import inner_width, parameters
 from hrm.core.optim import OptimConfig
+from hrm.core.resume import Stopped
+from hrm.core.task import LoopConfig
 from hrm.core.tokens import WordTokenizer
-from hrm.core.train import LoopConfig, Stopped, count_flops
+from hrm.core.run import Options
 from hrm.memory.compare import RecallConfig, RecallTask, against_the_first, compare_memories, recall_chance, recall_rows
-from hrm.memory.decode import Decoder, write
+from hrm.memory.decode import MemoryDecoder, write
 from hrm.memory.model import (DOCUMENT, CrossAttention, ExponentialMemory, Gate, MemoryArch, MemoryConfig, MemoryModel, Sight, load,
-                              parameters, remember_in_a_loop)
+                              by_part, remember_in_a_loop)
 from hrm.memory.train import TrainConfig
 from hrm.memory.titans import TitansMemory, TitansState, learn_in_a_loop, read_chunk
 
@@ -34,14 +38,6 @@ ARCH = dict(hidden_size=32, layers=2, num_heads=4, expansion=4.0, window=4, drop
 KINDS = {"as in the document": {}, "no window": {"window": S}, "one step, one micro-step": {"steps": 1, "micro_steps": 1},
          "no memory": {"memory": "none"}, "window in the TRM": {"cross_window": 3},
          "Titans": {"memory": "titans", "chunk": 5, "persistent": 2}, "Titans, token by token": {"memory": "titans", "chunk": 1, "cross_window": 2}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def texts(rows: int = 3, seed: int = 1) -> torch.Tensor:
@@ -76,19 +72,19 @@ def by_hand(vocab: int, positions: int, a: MemoryArch) -> dict[str, int]:
 
 def test_the_documents_parameters_one_part_after_the_other():
     with torch.device("meta"):
-        counted = parameters(MemoryModel(DOCUMENT))
+        counted = by_part(MemoryModel(DOCUMENT))
     assert counted == {"embed_tokens": 16_082_240, "embed_pos": 655_360, "blocks": 13_112_320, "memory": 102_400, "gate": 154_080, "norm": 320,
-                       "trm": 2_464_000, "halt_head": 321, "total": 32_571_041}
+                       "trm": 2_464_000, "halt_head": 321} and sum(counted.values()) == 32_571_041
     expected = by_hand(50257, 2048, DOCUMENT.arch)
-    assert counted == expected | {"total": sum(expected.values())} and inner_width(320, DOCUMENT.arch.expansion) == 1280
-    small = parameters(made(split=False))
-    assert small["total"] == sum(by_hand(V, S, MemoryArch(**ARCH)).values())
+    assert counted == expected and inner_width(320, DOCUMENT.arch.expansion) == 1280
+    small = made(split=False)
+    assert parameters(small) == sum(by_hand(V, S, MemoryArch(**ARCH)).values())
 
 
 def test_the_gpu_profile_has_the_documents_size_whatever_the_data_hold():
     for run in section("gpu", "memory.train", TrainConfig).runs.values():
         with torch.device("meta"):
-            assert parameters(MemoryModel(MemoryConfig(vocab_size=522, seq_len=256, arch=run.arch)))["total"] == 32_571_041
+            assert parameters(MemoryModel(MemoryConfig(vocab_size=522, seq_len=256, arch=run.arch))) == 32_571_041
     roomy, tight = made(vocab_rows=V + 5, position_rows=S + 3), made()
     roomy.load_state_dict(tight.state_dict() | {name: torch.cat((tight.state_dict()[name], torch.full((more, ARCH["hidden_size"]), 9.0)))
                                                 for name, more in (("embed_tokens.embedding_weight", 5), ("embed_pos.embedding_weight", 3))})
@@ -363,7 +359,7 @@ def test_the_decoder_gives_what_the_whole_text_gives(kind):
     with torch.no_grad():
         whole = model({"inputs": text})
     for cached, pieces in ((True, (1,) * S), (True, (6, 1, 1, 5, 1)), (False, (5, 2, 7))):
-        decoder, place = Decoder(model, rows=3, cached=cached), 0
+        decoder, place = MemoryDecoder(model, rows=3, cached=cached), 0
         for piece in text.split(pieces, dim=1):
             assert decoder.room == S - place
             logits, place = decoder.feed(piece), place + piece.shape[1]
@@ -377,7 +373,7 @@ def test_what_is_done_costs_nothing():
     model, text = made(split=False), texts(1)
     a, prices = model.config.arch, {}
     for steps, threshold in ((1, 1e-9), (3, 1 - 1e-9)):
-        decoder = Decoder(model, threshold=threshold)
+        decoder = MemoryDecoder(model, threshold=threshold)
         decoder.feed(text[:, :8])
         prices[steps] = count_flops(lambda: decoder.feed(text[:, 8:9]))
         assert decoder.steps[0].tolist() == [steps] * 9
@@ -394,12 +390,12 @@ def test_rows_that_stop_at_different_times_are_those_of_each_alone():
     prompts = [[1, 2, 3], [4, 5], [6, 7, 8], [9], [10, 11]]
     together = write(model, prompts, 8, stop=[3, 5])
     assert together == [write(model, [prompt], 8, stop=[3, 5])[0] for prompt in prompts]
-    for one in together:
-        assert 1 <= len(one.ids) == len(one.steps) <= 8 and all(1 <= steps <= 3 for steps in one.steps)
+    for prompt, one in zip(prompts, together):
+        assert 1 <= len(one.ids) <= 8 and len(one.steps) == len(prompt) + len(one.ids) - 1 and all(1 <= steps <= 3 for steps in one.steps)
         assert not {3, 5} & set(one.ids[:-1])
-    drawn = [list(map(int, torch.stack(list(stream(Decoder(model), torch.tensor([[1, 2]]), 9, Sampling(temperature=1.5), seeded(7)))))) for _ in range(2)]
+    drawn = [list(map(int, torch.stack(list(stream(MemoryDecoder(model), torch.tensor([[1, 2]]), 9, Sampling(temperature=1.5), seeded(7)))))) for _ in range(2)]
     assert drawn[0] == drawn[1] and len(drawn[0]) == 9
-    assert len(write(model, [[1] * 10], 50)[0].ids) == S - 10
+    assert len(write(model, [[1] * 10], 50)[0].ids) == S - 10 + 1  # the last one is never fed
     for wrong in ([[]], [[1] * S]):
         with pytest.raises(ValueError, match="allowed: 1 to 13"):
             write(model, wrong, 5)
@@ -439,7 +435,7 @@ def test_checkpoints_are_read_strictly(tmp_path):
         assert torch.equal(again({"inputs": texts()})["logits"], model.eval()({"inputs": texts()})["logits"])
     for name, change, message in (("system", {"system": "dialogue"}, "is this a checkpoint of hrm memory"),
                                   ("arch", {"arch": about["arch"] | {"depth": 3}}, "depth: unknown key"),
-                                  ("size", {"vocab_size": 3}, "vocab_size 3; allowed: at least 9 ids"), ("none", {"vocab_size": None}, "vocab_size"),
+                                  ("size", {"vocab_size": 3}, "config.vocab_size: found 3; allowed: at least 9 ids"), ("none", {"vocab_size": None}, "vocab_size"),
                                   ("words", {"tokenizer": words.to_dict() | {"words": 5}}, "words")):
         checkpoint.write(tmp_path / name, model.state_dict(), {"config": about | change})
         with pytest.raises(ConfigError, match=message):
@@ -485,7 +481,7 @@ def test_without_a_memory_a_question_says_nothing_about_its_answer():
 
 
 def test_a_comparison_that_was_stopped_goes_on(tmp_path, monkeypatch):
-    whole = compare_memories(recall(), tmp_path / "whole", tmp_path / "a", progress=False)
+    whole = compare_memories(recall(), tmp_path / "whole", Options(tmp_path / "a", progress=False))
     calls, original = [], RecallTask.loss
 
     def loss(task, model):
@@ -496,8 +492,8 @@ def test_a_comparison_that_was_stopped_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(RecallTask, "loss", loss)
     with pytest.raises(Stopped):
-        compare_memories(recall(), tmp_path / "broken", tmp_path / "b", progress=False)
-    broken = compare_memories(recall(), tmp_path / "broken", tmp_path / "b", progress=False)
+        compare_memories(recall(), tmp_path / "broken", Options(tmp_path / "b", progress=False))
+    broken = compare_memories(recall(), tmp_path / "broken", Options(tmp_path / "b", progress=False))
     pd.testing.assert_frame_equal(broken.drop(columns="seconds"), whole.drop(columns="seconds"))
     assert len(calls) < 10 + 4 * 6 and list(whole.variant) == ["mean", "mean", "Titans", "Titans"] and not list((tmp_path / "b").glob("[!.]*"))
     same_weights = whole.groupby("variant").parameters.nunique()

@@ -11,20 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
+from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 from hrm.core.checkpoint import read
 from hrm.core.layers import Attention
 from hrm.core.optim import AdamATan2, Grokfast, OptimConfig, QKClip, build
-from hrm.core.train import LoopConfig, Stopped, Task, fit
+from hrm.core.resume import Stopped
+from hrm.core.task import LoopConfig, Task
+from hrm.core.train import fit
 from hrm.memory.model import CrossAttention, MemoryArch, MemoryConfig, MemoryModel
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Reader(nn.Module):

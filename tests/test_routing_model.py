@@ -18,29 +18,25 @@ from hypothesis import strategies as st
 from torch import nn
 
 from copies import ROOT
+from tiny import one_thread  # noqa: F401  a fixture of every test here
+
 from hrm.core import checkpoint
-from hrm.core.config import ConfigError, load_params
+from hrm.core.config import ConfigError, load_params, merged
 from hrm.core.device import pick, seeded
+from hrm.core.flops import count_flops
 from hrm.core.optim import OptimConfig
+from hrm.core.resume import Stopped
 from hrm.core.stats import Estimate
 from hrm.core.tracking import read_log
-from hrm.core.train import Stopped, count_flops
+from hrm.core.run import Options
 from hrm.routing.data import DataConfig, SetConfig, build as build_data, draw, metrics, rank_posterior, read
 from hrm.routing.evaluate import EvaluateConfig, answer, decode, evaluate_set, expected_ranks, measure, read_lengths, sampled_ranks
 from hrm.routing.model import CONTROLLERS, Adaptive, PointerBlock, RoutingArch, build, entropy, load, losses, mixture, parts
-from hrm.routing.train import RunConfig, SortingTask, TrainConfig, entropy_weight, gradient_probe, run, run_all, run_tflop, step_flops, temperature
+from hrm.routing.train import RunConfig, SortingTask, TrainConfig, entropy_weight, gradient_probe, run, run_all, run_tflop, step_flops, summary, temperature
 from hrm.tools.cli import main
-from hrm.tools.routing import FLAGS
+from hrm.tools.commands.flags import FLAGS
 
 ROUTED = tuple(name for name in CONTROLLERS if name != "none")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +66,7 @@ def task_of(data, one: RunConfig, seed=0) -> SortingTask:
 
 
 def trained(data, tmp_path, one: RunConfig, name="run", seed=0, **more):
-    return run(name, one, seed, data, tmp_path / name, tmp_path / "resume", progress=False, **more)
+    return run(name, one, seed, data, tmp_path / name, Options(tmp_path / "resume", progress=False, **more))
 
 
 def lists(rows=5, length=7, seed=0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -431,14 +427,15 @@ def test_a_stopped_run_goes_on_to_the_same_bits(data, tmp_path):
     one = config("hrm_act", epochs=6, evaluate_every=2)
     whole = trained(data, tmp_path, one, "whole")
     with pytest.raises(Stopped, match="step 12"):
-        trained(data, tmp_path, one, "one", watch=stop_at(12))
+        trained(data, tmp_path, one, "one", watch=lambda name: stop_at(12))
     assert not (tmp_path / "one").exists()
     parts_ = trained(data, tmp_path, one, "one")
     files = {path.relative_to(tmp_path / "whole").as_posix() for path in (tmp_path / "whole").rglob("*") if path.is_file()}
     assert {"routing_log_epoch2.jsonl", "routing_log_epoch4.jsonl", "routing_log_epoch6.jsonl"} <= files
     for file in files - {"best/meta.json", "final/meta.json"}:
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "one" / file).read_bytes(), file
-    assert whole.metrics == parts_.metrics and not list((tmp_path / "resume").iterdir())
+    assert whole.metrics == parts_.metrics
+    assert not list((tmp_path / "resume").glob("*/latest"))
 
 
 def test_flops_by_the_closed_form(data, tmp_path):
@@ -466,7 +463,8 @@ def test_a_study_pairs_its_runs_by_seed(data, tmp_path, monkeypatch):
         taken[one.arch.controller, int(model.encoder.embed[0].weight.sum() * 1e6)] = task.stream.order.tolist()
     monkeypatch.setattr(SortingTask, "__init__", remember)
     study = TrainConfig(seeds=2, base=config(epochs=1, evaluate_every=1), runs={"none": {"arch": {"controller": "none"}}, "hrm": {}})
-    table, results = run_all(study, data, tmp_path / "out", tmp_path / "resume", progress=False)
+    results = run_all(study, data, tmp_path / "out", Options(tmp_path / "resume", progress=False))
+    table = summary(study, results)
     assert table[["run", "seed"]].values.tolist() == [["none", 0], ["none", 1], ["hrm", 0], ["hrm", 1]] and set(results) == {"none-0", "none-1", "hrm-0", "hrm-1"}
     orders = list(taken.values())
     assert len(orders) == 4 and orders[0] == orders[2] != orders[1] == orders[3]
@@ -604,7 +602,7 @@ def test_every_flag_of_the_table_has_a_test():
 
 
 def test_documents_defaults_are_the_recipe_of_the_gpu_profile():
-    base = load_params(ROOT / "params.yaml")["profiles"]["gpu"]["routing"]["train"]["base"]
+    base = merged(load_params(ROOT / "params.yaml"), "gpu", "routing.train")["base"]
     asked = {"arch.controller": "hrm", "arch.T": 4, "ponder_tau": 0.01, "arch.topk": None, "deep_supervision": True, "encoder.lr": 3e-4, "controller.lr": 1e-4,
              "other.lr": 3e-4, "encoder.clip": 1.0, "controller.clip": 0.5, "other.clip": 1.0, "temp_init": 2.0, "temp_min": 0.7, "temp_decay": 0.95,
              "entropy_reg": 1e-3, "entropy_decay_epochs": 5, "controller_warmup_epochs": 5}

@@ -17,16 +17,19 @@ from scipy import stats as scipy_stats
 from typer.testing import CliRunner
 
 from copies import ROOT
+from tiny import one_thread  # noqa: F401  a fixture of every test here
+
 from hrm.core.config import ConfigError, section, validate
 from hrm.core.device import pick, seeded
+from hrm.core.resume import Stopped
 from hrm.core.stats import holm
-from hrm.core.train import Stopped
+from hrm.core.run import Options, changed
 from hrm.routing import sweep as sweeps
 from hrm.routing.data import DataConfig, SetConfig, build as build_data, draw
 from hrm.routing.model import build, losses
 from hrm.routing.study import compare, effects, family, forest, from_summaries, read_tables, versus
-from hrm.routing.sweep import COLUMNS, FACTORS, GridConfig, Job, SweepConfig, change_of, grid, grid_jobs, made, one_at_a_time, settings_of, work
-from hrm.routing.train import RunConfig, changed, run
+from hrm.routing.sweep import COLUMNS, FACTORS, GridConfig, Job, SweepConfig, change_of, grid, grid_jobs, one_at_a_time, settings_of, work
+from hrm.routing.train import RunConfig, run
 from hrm.routing.trouble import SYMPTOMS, Meter, TroubleConfig, findings, footprint, restlessness, trouble_jobs
 
 LEVELS = {"iters": [0, 1, 2, 4, 8, 12], "T": [2, 3, 4, 6, 8], "topk": [None, 1, 2, 4, 8], "lr_ctl": [5e-5, 1e-4, 2e-4, 5e-4],
@@ -38,14 +41,6 @@ BASE = {"set": "main", "encoder": ADAM, "controller": ADAM | {"lr": 1e-3, "clip"
         "deep_supervision": True, "temp_init": 2.0, "temp_min": 0.7, "temp_decay": 0.5, "entropy_reg": 1e-3, "entropy_decay_epochs": 1,
         "controller_warmup_epochs": 0, "ponder_tau": 0.01, "device": "cpu"}
 MEASURED = ["config_id", "seed", "status", "kendall", "loss", "routing_entropy", "tflop"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +94,7 @@ def test_the_grid_holds_one_of_each_kind():
 def test_what_the_grid_leaves_out_is_the_same_model(same, base):
     lists, found = draw(8, 7, 0.5, np.random.default_rng(0)), []
     for settings in same:
-        model = build(made(base, change_of(settings)).arch, seeded(0), pick("cpu"))
+        model = build(base.varied(change_of(settings)).arch, seeded(0), pick("cpu"))
         said = model(lists["values"], lists["visible"])
         found.append((losses(said, lists["ranks"])["rank"][-1].item() if settings.get("iters", 1) else said["rank"].shape))
     assert len(set(found)) == 1
@@ -107,7 +102,7 @@ def test_what_the_grid_leaves_out_is_the_same_model(same, base):
 
 def test_settings_come_back_from_a_configuration(base):
     for one in (HOME, {"iters": 3, "T": 1, "topk": 2, "lr_ctl": 5e-3, "ent_reg": 0.0, "use_act": True}):
-        assert settings_of(made(base, change_of(one)).model_dump()) == one
+        assert settings_of(base.varied(change_of(one)).model_dump()) == one
 
 
 @pytest.mark.parametrize("profile", ["laptop", "gpu"])
@@ -117,11 +112,11 @@ def test_the_profiles_ask_for_the_checklist(profile):
     assert config.factors == LEVELS | {"lr_ctl": pytest.approx([scale * rate for rate in LEVELS["lr_ctl"]])}
     assert config.seeds >= 5 and config.shift.seeds >= 5
     assert {"length_16", "length_20", "length_24", "hidden_20", "hidden_80", "main"} <= set(config.shift.tests) and set(config.shift.controllers) == {"none", "classical", "hrm", "hrm_act"}
-    assert profile == "laptop" or config.low_data.sizes == (500, 1000, 2000, 5000, 10000) and made(config.base, config.low_data.change).epochs == 50
+    assert profile == "laptop" or config.low_data.sizes == (500, 1000, 2000, 5000, 10000) and config.base.varied(config.low_data.change).epochs == 50
     trouble = section(profile, "routing.trouble", TroubleConfig)
     assert sorted(case.symptom for case in trouble.cases) == sorted(SYMPTOMS)
     for case in trouble.cases:  # with one head there is no gradient, and no knob of a controller's learning can matter
-        assert all(made(trouble.base, change).arch.topk != 1 for change in case.recipes(trouble.base).values())
+        assert all(trouble.base.varied(change).arch.topk != 1 for change in case.recipes(trouble.base).values())
     assert (trouble.base.arch.iters, trouble.base.arch.T) == (4, 2)  # what the knobs are more or fewer than
 
 
@@ -154,7 +149,7 @@ def test_a_broken_run_is_a_row_and_the_rest_goes_on(data, base, tmp_path, monkey
 
     monkeypatch.setattr(sweeps, "run", breaks)
     todo = seeds("iters=1", {"arch": {"iters": 1}}) + seeds("T=0", {"arch": {"T": 0}}, 1) + seeds("set", {"set": "nowhere"}, 1) + seeds("base", {}, 1, tests=("long",))
-    frame = work(todo, base, data, tmp_path / "table.csv", tmp_path / "resume", progress=False)
+    frame = work(todo, base, data, tmp_path / "table.csv", Options(tmp_path / "resume", progress=False))
     assert frame.status.tolist() == ["failed", "done", "failed", "failed", "done"]
     assert frame.error[0] == "RuntimeError: the card is gone" and "arch.T: found 0; allowed: greater than 0" in frame.error[2] and "no such lists" in frame.error[3]
     assert 0 < frame.tests[4]["long"]["loss"] < 10
@@ -165,13 +160,13 @@ def test_a_broken_run_is_a_row_and_the_rest_goes_on(data, base, tmp_path, monkey
     table = read_tables([tmp_path / "table.csv"])
     assert table["T"].tolist() == [1, 1, 0, 1, 1] and table.topk.isna().all() and table.kendall.isna().sum() == 3
     assert (table.loc[table.status == "done", ["train_time_s", "tokens_per_s", "peak_mem_gb"]] > 0).all(axis=None)
-    assert not list((tmp_path / "resume").rglob("*.json"))
+    assert len(list((tmp_path / "resume").rglob("*"))) == 2 + 2, "the rows of what was done, and no run"
 
 
 def test_a_missing_test_set_is_told_before_anything_is_trained(data, base, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeps, "run", lambda *args, **kwargs: pytest.fail("trained"))
     with pytest.raises(ConfigError, match="lang/test.safetensors: no such lists"):
-        work(seeds("base", {}) + seeds("other", {}, tests=("main", "lang")), base, data, tmp_path / "table.csv", tmp_path / "resume", progress=False)
+        work(seeds("base", {}) + seeds("other", {}, tests=("main", "lang")), base, data, tmp_path / "table.csv", Options(tmp_path / "resume", progress=False))
     assert not list(tmp_path.iterdir())
 
 
@@ -199,8 +194,8 @@ def test_the_chapter_goes_on_where_a_whole_study_broke(tmp_path, monkeypatch, br
 
 
 def test_rows_say_what_the_run_says(data, base, tmp_path):
-    frame = work(seeds("act", {"arch": {"controller": "hrm_act"}}, 1), base, data, None, tmp_path / "resume", progress=False)
-    alone = run("alone", made(base, {"arch": {"controller": "hrm_act"}}), 0, data, tmp_path / "out", tmp_path / "again", progress=False).metrics["held_out"]
+    frame = work(seeds("act", {"arch": {"controller": "hrm_act"}}, 1), base, data, None, Options(tmp_path / "resume", progress=False))
+    alone = run("alone", base.varied({"arch": {"controller": "hrm_act"}}), 0, data, tmp_path / "out", Options(tmp_path / "again", progress=False)).metrics["held_out"]
     row = frame.iloc[0]
     assert (row.kendall, row.perfect, row.accuracy, row.loss) == (alone["tau"], alone["perfect_visible"], alone["accuracy"], alone["loss"])
     assert (row.routing_entropy, row.head_concentration, row.n_H_updates) == (alone["routing_entropy"], alone["head_concentration"], alone["n_H_updates"])
@@ -209,12 +204,12 @@ def test_rows_say_what_the_run_says(data, base, tmp_path):
 
 def _sweep(todo, base, data, folder):
     torch.set_num_threads(1)
-    work(todo, base, data, folder / "table.csv", folder / "resume", progress=False)
+    work(todo, base, data, folder / "table.csv", Options(folder / "resume", progress=False))
 
 
 def test_a_killed_sweep_goes_on_with_the_same_rows(data, base, tmp_path, monkeypatch):
     todo = seeds("base", {}) + seeds("iters=1", {"arch": {"iters": 1}}) + seeds("topk=1", {"arch": {"topk": 1}}, 1)
-    whole = work(todo, base, data, None, tmp_path / "whole", progress=False)
+    whole = work(todo, base, data, None, Options(tmp_path / "whole", progress=False))
     process = multiprocessing.get_context("fork").Process(target=_sweep, args=(todo, base, data, tmp_path / "cut"))
     process.start()
     table, end = tmp_path / "cut" / "table.csv", time.monotonic() + 120
@@ -222,14 +217,18 @@ def test_a_killed_sweep_goes_on_with_the_same_rows(data, base, tmp_path, monkeyp
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    kept = {file.name: file.read_bytes() for file in (tmp_path / "cut" / "resume" / "rows").glob("*.json")}
+    kept = {file.name: file.read_bytes() for file in (tmp_path / "cut" / "resume" / "rows").glob("*/*.json")}
     assert process.exitcode == -signal.SIGKILL and 2 <= len(kept) < len(todo)
     calls = []
     monkeypatch.setattr(sweeps, "run", lambda name, *args, **kwargs: calls.append(name) or run(name, *args, **kwargs))
-    frame = work(todo, base, data, table, tmp_path / "cut" / "resume", progress=False)
+    frame = work(todo, base, data, table, Options(tmp_path / "cut" / "resume", progress=False))
     assert len(calls) == len(todo) - len(kept)
     pd.testing.assert_frame_equal(frame[MEASURED], whole[MEASURED])
-    assert len(table.read_text().splitlines()) == len(todo) + 1 and not list((tmp_path / "cut" / "resume" / "rows").iterdir())
+    assert len(table.read_text().splitlines()) == len(todo) + 1
+    assert {file.suffix for file in (tmp_path / "cut" / "resume" / "rows").glob("*/*")} == {".json"}
+    calls.clear()
+    again = work(todo, base, data, table, Options(tmp_path / "cut" / "resume", progress=False))
+    assert calls == [] and again[MEASURED].equals(frame[MEASURED]), "of a sweep that is complete nothing is trained again"
 
 
 @pytest.mark.parametrize("place", ["table.csv", "resume/rows"])
@@ -238,7 +237,7 @@ def test_one_sweep_at_a_time_fills_a_table(data, base, tmp_path, place):
     first = subprocess.Popen([sys.executable, "-c", holder, tmp_path / place], stdout=subprocess.PIPE, text=True)
     assert first.stdout.readline() == "mine\n"
     with pytest.raises(ConfigError, match=f"{place}: is being (written|filled) by process {first.pid} on "):
-        work(seeds("base", {}, 1), base, data, tmp_path / "table.csv", tmp_path / "resume", progress=False)
+        work(seeds("base", {}, 1), base, data, tmp_path / "table.csv", Options(tmp_path / "resume", progress=False))
     first.kill()
     first.wait(10)
     assert not (tmp_path / "table.csv").exists()
@@ -247,7 +246,7 @@ def test_one_sweep_at_a_time_fills_a_table(data, base, tmp_path, place):
 def test_a_table_stays_until_the_next_one_is_complete(data, base, tmp_path, monkeypatch):
     table, partial = tmp_path / "table.csv", tmp_path / "table.partial.csv"
     todo = seeds("base", {}) + seeds("iters=1", {"arch": {"iters": 1}})
-    work(todo, base, data, table, tmp_path / "resume", progress=False)
+    work(todo, base, data, table, Options(tmp_path / "resume", progress=False))
     before, calls = table.read_bytes(), []
 
     def stops(name, *args, **kwargs):
@@ -259,9 +258,9 @@ def test_a_table_stays_until_the_next_one_is_complete(data, base, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(sweeps, "run", stops)
         with pytest.raises(Stopped):
-            work(todo, base, data, table, tmp_path / "resume", progress=False)
+            work(seeds("topk=1", {"arch": {"topk": 1}}), base, data, table, Options(tmp_path / "resume", progress=False))
     assert table.read_bytes() == before and len(partial.read_text().splitlines()) == 2
-    work(todo[:1], base, data, table, tmp_path / "resume", progress=False)
+    work(todo[:1], base, data, table, Options(tmp_path / "resume", progress=False))
     assert len(table.read_text().splitlines()) == 2 and not partial.exists()
 
 
@@ -276,12 +275,12 @@ def test_a_stop_stops_and_other_lists_or_recipes_share_no_rows(data, base, tmp_p
 
     monkeypatch.setattr(sweeps, "run", stops)
     with pytest.raises(Stopped):
-        work(seeds("base", {}), base, data, None, tmp_path, progress=False)
-    assert len(list((tmp_path / "rows").glob("*.json"))) == 1
-    work(seeds("base", {}, 1), base.model_copy(update={"epochs": 1, "evaluate_every": 1}), data, None, tmp_path, progress=False)
-    assert len(names) == 3  # the kept row is of another recipe
-    work(seeds("base", {}, 1), base, data, None, tmp_path, progress=False)
-    assert len(names) == 3  # and this is its own
+        work(seeds("base", {}), base, data, None, Options(tmp_path, progress=False))
+    assert len(list((tmp_path / "rows").glob("*/*.json"))) == 1
+    work(seeds("base", {}, 1), base, data, None, Options(tmp_path, progress=False))
+    assert len(names) == 2  # the kept row is its own
+    work(seeds("base", {}, 1), base.model_copy(update={"epochs": 1, "evaluate_every": 1}), data, None, Options(tmp_path, progress=False))
+    assert len(names) == 3  # and not this recipe's
 
 
 # --- statistics
@@ -395,7 +394,7 @@ def test_parts_of_a_sweep_are_read_together(tmp_path):
 
 def test_the_study_from_a_terminal(tmp_path):
     from hrm.tools.cli import main
-    from hrm.tools.routing import app
+    from hrm.tools.commands.routing import app
     table_of(SHIFTS).to_csv(tmp_path / "table.csv", index=False)
     said = CliRunner().invoke(app, ["study", str(tmp_path / "table.csv"), "--resamples", "50", "--out", str(tmp_path / "out")])
     assert said.exit_code == 0 and "kendall: 4 of 5 comparisons at p < 0.05 after Holm" in said.output
@@ -432,8 +431,8 @@ def test_the_meter_counts_bytes_and_launches():
 
 
 def test_checkpointing_saves_bytes_and_costs_arithmetic_for_the_same_gradient(base):
-    long = made(base, {"arch": {"iters": 12, "cache_heads": False}, "deep_supervision": False})
-    plain, again = (footprint(made(long, {"arch": {"checkpointing": one}}), np.random.default_rng(0)) for one in (False, True))
+    long = base.varied({"arch": {"iters": 12, "cache_heads": False}, "deep_supervision": False})
+    plain, again = (footprint(long.varied({"arch": {"checkpointing": one}}), np.random.default_rng(0)) for one in (False, True))
     assert again["peak_bytes"] < plain["peak_bytes"] / 2 and 1.2 < again["flop"] / plain["flop"] < 1.4
     lists, grads = draw(8, 7, 0.5, np.random.default_rng(0)), []
     for one in (False, True):
@@ -455,7 +454,7 @@ def test_trouble_is_made_and_measured(data, tmp_path):
     config = validate({"seeds": 2, "base": changed(BASE, {"epochs": 3}), "long": "long", "cases": cases, "repeats": 1, "compile": False, "resamples": 20, "seed": 0}, TroubleConfig)
     todo = trouble_jobs(config)
     assert all(job.traced for job in todo) and {job.study for job in todo} == {"healthy", *SYMPTOMS} - {"out of memory", "slow"}
-    frame = work(todo, config.base, data, None, tmp_path, progress=False)
+    frame = work(todo, config.base, data, None, Options(tmp_path, progress=False))
     found = findings(config, frame, np.random.default_rng(0)).set_index(["symptom", "recipe"])
     assert found.value["uniform alphas", "sick"] > 0.9999 > 0.98 > found.value["uniform alphas", "knob"]
     assert found.value["one-head collapse", "sick"] > 0.99 > 0.7 > found.value["one-head collapse", "knob"]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hrm.sudoku import data as D
-from hrm.sudoku.generate import from_text, generate, solve_all, to_text
+from hrm.sudoku.generate import generate, solve_all
+from hrm.sudoku.rules import from_text, to_text
 
 SHARED = Path(os.environ.get('HRM_SHARED', Path(__file__).resolve().parents[1] / '../shared'))
 KEYS = ('puzzles', 'solutions', 'guesses', 'ratings', 'groups')

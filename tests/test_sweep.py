@@ -12,10 +12,10 @@ from copies import ROOT, commit, copy_project, environment, shell
 from hypothesis import given, settings, strategies as st
 from ruamel.yaml import YAML
 
-from hrm.core.config import EXCHANGED, ConfigError, load_params, section, validate
+from hrm.core.config import EXCHANGED, REMOVE, ConfigError, load_params, merged, section, validate
 from hrm.tools import sweep as sweeps
 import tiny
-from hrm.tools.lifeline import put_back
+from hrm.tools.lock import put_back
 from hrm.tools.stage import main as stage_main
 from hrm.tools.sweep import SweepConfig, check, draw_trials, exchanged, ground, parse_values, plain_yaml, results, stage_section, sweep_file, unshared, with_values
 
@@ -112,6 +112,54 @@ def test_an_alias_changes_in_one_place_only():
         node[last] = before["profiles"][profile][system][verb]["runs"][parts[1]]["optim"]["lr"]
         assert after == before
         assert YAML(typ="safe").load(plain_yaml(after)) == before
+
+
+def test_a_trial_of_an_overlay_changes_what_differs():
+    before = load_params()
+    for profile, stage, values in [
+        ("smoke", "checkpoints_train", {"runs.v9.optim.warmup": 3, "runs.v9.loop.keep_every": 7, "runs.v9.optim.betas": [0.5, 0.5]}),
+        ("gpu", "dialogue_data", {"seed": 3}),  # its section is {}
+        ("gpu", "sudoku_train", {"runs.tutorial.arch.hidden_size": 64, "runs.hard9.batch_size": 3}),
+        ("smoke", "checkpoints_train", {"runs.v9.loop.compile": REMOVE}),
+    ]:
+        name = stage.replace("_", ".")
+        after, expected = with_values(ground(profile, stage), values), unshared(merged(before, profile, name))
+        for key, value in values.items():
+            *parts, last = key.split(".")
+            node = expected
+            for part in parts:
+                node = node[part]
+            if value == REMOVE:
+                del node[last]
+            else:
+                node[last] = value
+        assert merged(after, profile, name) == expected
+        assert {other: after["profiles"][other] for other in ("laptop", "smoke", "gpu") if other != profile} == \
+            {other: before["profiles"][other] for other in ("laptop", "smoke", "gpu") if other != profile}
+    assert with_values(ground("gpu", "dialogue_data"), {"seed": 3})["profiles"]["gpu"]["dialogue"]["data"] == {"seed": 3}
+    optim = merged(with_values(ground("smoke", "checkpoints_train"), {"runs.v9.optim": {"clip": 2.0}}), "smoke", "checkpoints.train")["runs"]["v9"]["optim"]
+    assert optim == merged(before, "laptop", "checkpoints.train")["runs"]["v9"]["optim"] | {"clip": 2.0}
+
+
+def test_a_profile_of_ones_own_is_swept_like_any_other(tmp_path, monkeypatch):
+    laid = load_params()
+    laid["profiles"]["mine"] = {"checkpoints": {verb: {} for verb in laid["profiles"]["laptop"]["checkpoints"]}}
+    laid["profiles"]["mine"]["checkpoints"]["sweep"] = {"trials": 3}
+    alone = {"run": ["mine"], "profiles": {"mine": unshared(laid["profiles"]["laptop"])}}
+    (tmp_path / "nbs").symlink_to(ROOT / "nbs")
+    monkeypatch.setenv("HRM_ROOT", str(tmp_path))
+    names = []
+    for params, trials in ((laid, 3), (alone, 6)):
+        (tmp_path / "params.yaml").write_text(plain_yaml(params))
+        assert len(check(section("mine", "checkpoints.sweep", SweepConfig), "mine")) == trials
+        trial = with_values(ground("mine", "checkpoints_train"), {"runs.v9.batch_size": 2})
+        assert trial["run"] == ["mine"] and merged(trial, "mine", "checkpoints.train")["runs"]["v9"]["batch_size"] == 2
+        with pytest.raises(ConfigError, match="profiles.mine.checkpoints.train.runs.v9.batch_sise: unknown key"):
+            with_values(ground("mine", "checkpoints_train"), {"runs.v9.batch_sise": 2})
+        trial["profiles"]["mine"]["checkpoints"]["sweep"] = {}
+        trial["profiles"].setdefault("laptop", trial["profiles"]["mine"])["checkpoints"]["sweep"] = {}
+        names.append(sweeps.trial_folder("checkpoints_train", "mine", {}, trial).name)
+    assert names[0] == names[1], "what the values come to decides, not who says them"
 
 
 def test_keys_that_are_numbers_stay_numbers_in_a_trial():
@@ -244,7 +292,8 @@ def project(tmp_path_factory) -> Path:
     "A copy whose smoke profile sweeps its quickest stage."
     copy = copy_project(tmp_path_factory.mktemp("sweep") / "project")
     params = unshared(load_params(copy / "params.yaml"))
-    params["profiles"]["smoke"]["checkpoints"]["sweep"] = SWEEP
+    laptop = dict.fromkeys(params["profiles"]["laptop"]["checkpoints"]["sweep"]["over"], REMOVE)
+    params["profiles"]["smoke"]["checkpoints"]["sweep"] = SWEEP | {"over": laptop | SWEEP["over"]}
     params["profiles"]["smoke"]["checkpoints"]["data"] |= {"tasks": 20, "evaluation": 5, "disguises": 2, "identifiers": 41}
     (copy / "params.yaml").write_text(plain_yaml(params))
     commit(copy, "A sweep of the quickest stage")
@@ -257,7 +306,7 @@ def run(project: Path, *words: str, ok: bool = True, **extra: str) -> subprocess
 
 def test_dvc_runs_the_sweep_without_a_server(project, monkeypatch):
     before = (project / "params.yaml").read_bytes()
-    shown = run(project, "run").stdout
+    shown = run(project, "run", "--profile", "smoke").stdout
     assert (project / "params.yaml").read_bytes() == before
     trials = {folder.name: folder for folder in (project / "data" / "trials").iterdir()}
     assert len(trials) == 2

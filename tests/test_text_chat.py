@@ -20,7 +20,7 @@ from hrm.text.grammar import LANGUAGES, write
 from hrm.text.model import TextArch, TextDecoder, about, at, build
 from hrm.text.widgets import ChatPanel, FilePicker, TrainingForm
 from hrm.tools.cli import main
-from hrm.tools.text import app
+from hrm.tools.commands.text import app
 
 TINY = dict(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=2, L_cycles=2, expansion=2, halt_max_steps=1)
 TEXT, LONG = (write(LANGUAGES["english"], count, np.random.default_rng(count)) for count in (3000, 9000))

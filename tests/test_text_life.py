@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrm.core import checkpoint
-from hrm.core.config import ConfigError, load_params
+from hrm.core.config import ConfigError, load_params, merged
 from hrm.core.device import seeded
 from hrm.core.errors import DataError
 from hrm.core.optim import OptimConfig
+from hrm.core.resume import Stopped
+from hrm.core.run import Options
+from hrm.core.task import LoopConfig
 from hrm.core.tokens import CharacterTokenizer
-from hrm.core.train import LoopConfig, Stopped
 from hrm.text.chat import TextChat, text_loop
 from hrm.text.continual import Memory, MemoryConfig, Reservoir, memory_state, restore_memory
 from hrm.text.data import Book, DataConfig, build as build_books
@@ -52,7 +54,7 @@ def recipe(**change) -> RunConfig:
 def learned(home, one: Book, **change):
     "Teach a book with what differs from the recipe."
     options = {"growth": None, "memory": KINDS["finetune"], "config": recipe()} | change
-    return teach(home, one, decide(home, one, options["config"], options["growth"], options["memory"])[1], progress=False)
+    return teach(home, one, decide(home, one, options["config"], options["growth"], options["memory"])[1], Options(progress=False))
 
 
 def weights(results) -> dict[str, torch.Tensor]:
@@ -127,7 +129,7 @@ def test_a_stop_after_the_training_does_not_lose_it(tmp_path, monkeypatch):
         with pytest.raises(Killed):
             learned(tmp_path / "cut", book("a"), memory=KINDS["ewc"])
     state, = (tmp_path / "cut" / "resume").glob("[!.]*")
-    assert checkpoint.read(state / "latest").meta["step"] == 4 and not chapters(tmp_path / "cut")
+    assert json.loads((state / "finished.json").read_text())["metrics"]["steps"] == 4 and not chapters(tmp_path / "cut")
     again = learned(tmp_path / "cut", book("a"), memory=KINDS["ewc"])
     assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(again).items())
     assert not any((tmp_path / "cut" / "resume").iterdir()) and not any((tmp_path / "whole" / "resume").iterdir())
@@ -136,7 +138,7 @@ def test_a_stop_after_the_training_does_not_lose_it(tmp_path, monkeypatch):
 def test_a_stop_between_the_last_two_files_does_not_learn_a_book_twice(tmp_path):
     home = tmp_path / "m"
     lesson = decide(home, book("a"), recipe(), None, KINDS["finetune"])[1]
-    teach(home, book("a"), lesson, progress=False)
+    teach(home, book("a"), lesson, Options(progress=False))
     (home / NEXT).write_text(lesson.model_dump_json())
     assert pending(home) is None
     with pytest.raises(ConfigError, match="has learned 'a' already"):
@@ -164,9 +166,9 @@ def test_a_fresh_model_that_was_stopped_says_how_it_goes_on(tmp_path, monkeypatc
     learned(tmp_path / "m", book("a"))
     monkeypatch.setenv("HRM_ROOT", str(ROOT))
     monkeypatch.setattr("hrm.text.life.teach", stopped)
-    assert main(["text", "train", str(text), "--model", str(tmp_path / "m"), "--fresh"]) == 130
+    assert main(["text", "train", str(text), "--profile", "smoke", "--model", str(tmp_path / "m"), "--fresh"]) == 130
     assert f"--model {tmp_path / 'm_2'} and without --fresh" in capsys.readouterr().err
-    assert main(["text", "train", str(text), "--model", str(tmp_path / "m")]) == 130
+    assert main(["text", "train", str(text), "--profile", "smoke", "--model", str(tmp_path / "m")]) == 130
     assert "--fresh" not in capsys.readouterr().err
 
 
@@ -276,7 +278,7 @@ def test_a_stated_encoding_overrides_what_was_found(tmp_path, monkeypatch, capsy
     books.mkdir()
     (books / "one.txt").write_bytes(("le thé noir brûle à côté. " * 60).encode("mac-roman"))
     (books / "two.txt").write_bytes(bytes(range(32)) * 9)
-    command = ["text", "train", str(books), "--model", str(tmp_path / "m"), "--encoding"]
+    command = ["text", "train", str(books), "--profile", "smoke", "--model", str(tmp_path / "m"), "--encoding"]
     assert main(command[:-1]) == 2  # guessing gives up on it
     assert "no text among 2 files" in capsys.readouterr().err
     assert main([*command, "mac-roman"]) == 0
@@ -316,8 +318,8 @@ def test_options_that_would_do_nothing_and_damaged_files_are_told(tmp_path, monk
 def project(tmp_path_factory):
     "A project that has nothing but a recipe."
     folder = tmp_path_factory.mktemp("project")
-    learn = load_params(ROOT / "params.yaml")["profiles"]["smoke"]["text"]["learn"]
-    (folder / "params.yaml").write_text(json.dumps({"profiles": {"smoke": {"text": {"learn": learn}}}}))
+    learn = merged(load_params(ROOT / "params.yaml"), "smoke", "text.learn")
+    (folder / "params.yaml").write_text(json.dumps({"profiles": {"laptop": {"text": {"learn": learn}}}}))
     return folder
 
 

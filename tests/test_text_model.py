@@ -6,6 +6,7 @@ import json
 import math
 import os
 from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,16 +14,19 @@ import torch
 from conftest import ROOT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 from hrm.core import checkpoint, optim
 from hrm.core.config import ConfigError
 from hrm.core.device import seeded
 from hrm.core.errors import DataError, LeakError
-from hrm.core.generate import Decoder
+from hrm.core.generate import HRMDecoder
+from hrm.core.layers import parameters
 from hrm.core.optim import OptimConfig
+from hrm.core.run import Options
+from hrm.core.task import LoopConfig
 from hrm.core.tokens import SPECIALS, CharacterTokenizer
 from hrm.core.tracking import read_log
-from hrm.core.train import LoopConfig
 from hrm.text.continual import (ContinualConfig, Elastic, Memory, MemoryConfig, Reservoir, backward_transfer, fisher, grow_vocabulary,
                                 learn_all, matrix, memory_state, restore_memory)
 from hrm.text.data import Book, grow, load
@@ -31,7 +35,7 @@ from hrm.text.data import build as build_data
 from hrm.text.growth import Growth, GrowthConfig, Tracker, block_parameters, compare, grow_group, grow_layers, largest_change, pieces, plan, run_growing
 from hrm.text.life import NEXT, chapters, create, decide, free, newest, status, teach
 from hrm.text.look import configurations, movements
-from hrm.text.model import ADVANCED, DOCUMENT, TextArch, TextConfig, TextDecoder, TextHRM, about, at, build, causality_probe, log_probabilities, parameters
+from hrm.text.model import ADVANCED, DOCUMENT, TextArch, TextConfig, TextDecoder, TextHRM, about, at, build, causality_probe, log_probabilities
 from hrm.text.model import load as load_model
 from hrm.text.train import RunConfig, TextTask, TrainConfig, Windows, check_leak, fingerprint, nats, run, run_all, spans
 
@@ -40,19 +44,16 @@ LOOP = dict(steps=6, evaluate_every=6, log_every=1, checkpoint_seconds=0.0, comp
 GOLDEN = ROOT / "tests" / "golden" / "text.txt"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("books")
+    build_data(DataConfig(seed=0, books=("english", "french", "greek"), characters=6000, held_out=0.1), folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def books(tmp_path_factory) -> dict[str, Book]:
-    folder = tmp_path_factory.mktemp("books")
-    build_data(DataConfig(seed=0, books=("english", "french", "greek"), characters=6000, held_out=0.1), folder)
-    return load(folder)
+def books(shelf) -> dict[str, Book]:
+    return load(shelf)
 
 
 def recipe(**change) -> RunConfig:
@@ -119,7 +120,7 @@ def test_decoding_equals_reading(name):
         torch.testing.assert_close(decoder.weights, reading.weights[:, :, place - 1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(TextDecoder(model, rows=2, cached=False).feed(text), said[:, -1], rtol=1e-4, atol=1e-5)
     if model.config.halting == "fixed":
-        torch.testing.assert_close(Decoder(model, rows=2).feed(text), reading.logits[-1, :, -1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(HRMDecoder(model, rows=2).feed(text), reading.logits[-1, :, -1], rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="1 characters for 0 places"):
         decoder.feed(text[:, :1])
 
@@ -307,11 +308,11 @@ def killed_at(step: int):
 def test_a_run_that_grows_goes_on_to_the_same_bits(books, tmp_path):
     config = recipe(loop={"steps": 12, "evaluate_every": 4}, optim={"name": "muon", "ema": 0.9}, embedding=OptimConfig(name="adamw", lr=1e-3), arch={"halting": "graves", "halt_max_steps": 2})
     growth, one = Growth(characters=4 * config.characters, parameters=block_parameters(config.arch)), [books["english"]]
-    whole, tracker = run_growing("whole", config, growth, 0, one, tmp_path / "whole", tmp_path / "r1", progress=False)
+    whole, tracker = run_growing("whole", config, growth, 0, one, tmp_path / "whole", Options(tmp_path / "r1", progress=False))
     for step in (3, 7, 11):  # in each of the pieces
         with pytest.raises(Killed):
-            run_growing("whole", config, growth, 0, one, tmp_path / "broken", tmp_path / "r2", progress=False, watch=killed_at(step))
-    broken, again = run_growing("whole", config, growth, 0, one, tmp_path / "broken", tmp_path / "r2", progress=False)
+            run_growing("whole", config, growth, 0, one, tmp_path / "broken", Options(tmp_path / "r2", progress=False, watch=lambda name: killed_at(step)))
+    broken, again = run_growing("whole", config, growth, 0, one, tmp_path / "broken", Options(tmp_path / "r2", progress=False))
     assert len(whole) == 3 and again == tracker and not any((tmp_path / "r2").iterdir())
     for a, b in zip(whole, broken):
         assert equal(weights(a.folder / "final"), weights(b.folder / "final")) and a.metrics == b.metrics
@@ -322,7 +323,7 @@ def test_a_run_that_grows_goes_on_to_the_same_bits(books, tmp_path):
 
 def test_growing_against_the_final_size(books, tmp_path):
     config = GrowthConfig(seed=0, base=recipe(loop={"steps": 10, "evaluate_every": 10}), growth=Growth(characters=5 * 96, parameters=30_000))
-    table, tracker, _ = compare(config, [books["english"]], tmp_path / "out", resume=tmp_path / "r", progress=False)
+    table, tracker, _ = compare(config, [books["english"]], tmp_path / "out", Options(tmp_path / "r", progress=False))
     by = table.set_index("model")
     assert by.parameters["grown"] == by.parameters["from the start"] + 1 > by.parameters["never grown"]  # one gate
     assert by.steps["from the start"] < 10 < by.steps["never grown"]
@@ -375,10 +376,10 @@ def test_a_leak_is_an_error_and_the_documents_attention_is_one(books, tmp_path):
     check_leak(0.40, 0.41)
     with pytest.raises(LeakError, match="below the entropy rate"):
         check_leak(0.38, 0.41)
-    run("leak", recipe(arch={"causal": False}, sample=5), 0, [books["english"]], tmp_path / "out", tmp_path / "r", progress=False)
+    run("leak", recipe(arch={"causal": False}, sample=5), 0, [books["english"]], tmp_path / "out", Options(tmp_path / "r", progress=False))
     low = books["english"].__class__(**{**vars(books["english"]), "rate": 20.0})
     with pytest.raises(LeakError):
-        run("leak", recipe(), 0, [low], tmp_path / "no", tmp_path / "r", progress=False)
+        run("leak", recipe(), 0, [low], tmp_path / "no", Options(tmp_path / "r", progress=False))
 
 
 def test_accumulated_batches_are_one_large_batch(books):
@@ -409,10 +410,10 @@ def test_runs_that_cannot_be(change, message):
         recipe(**change)
 
 
-def test_golden_curve(books, tmp_path):
+def test_golden_curve(shelf, tmp_path):
     config = recipe(arch={"hidden_size": 64, "num_heads": 4, "halting": "graves", "halt_max_steps": 2, "cross_entropy": "stablemax", "norm_weights": True, "gradient": "last_cycle"},
                     loop={"steps": 20, "evaluate_every": 20}, embedding=OptimConfig(name="adamw", lr=1e-3), optim={"warmup": 4, "schedule": "cosine", "lr_min_ratio": 0.1})
-    result = run_all(TrainConfig(seed=0, runs={"golden": config}), books, tmp_path / "out", resume=tmp_path / "r", progress=False)["golden"]
+    result = run_all(TrainConfig(seed=0, runs={"golden": config}), shelf, tmp_path / "out", Options(tmp_path / "r", progress=False))["golden"]
     log = read_log(result.folder).dropna(subset=["loss"])
     found = [[int(row.step), row.loss, row.steps] for row in log.itertuples()] + [[0, result.metrics["held_out"]["loss"], result.metrics["held_out"]["steps"]]]
     if os.environ.get("HRM_WRITE_GOLDEN"):
@@ -521,7 +522,7 @@ def test_memories_that_cannot_be(values):
 def test_books_in_a_row_are_measured_and_resume(books, tmp_path):
     config = ContinualConfig(seed=0, base=recipe(), memories={"finetune": MemoryConfig(strategy="finetune"), "ewc": MemoryConfig(strategy="ewc", windows=3, strength=50.0),
                                                              "replay": MemoryConfig(strategy="replay", capacity=20, share=0.5)})
-    table, runs = learn_all(config, books, tmp_path / "whole", progress=False, resume=tmp_path / "r1")
+    table, runs = learn_all(config, books, tmp_path / "whole", Options(tmp_path / "r1", progress=False))
     kept, stop = [], {"after": 4}
 
     def stopped(name, *args, **options):
@@ -533,8 +534,8 @@ def test_books_in_a_row_are_measured_and_resume(books, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hrm.text.continual.run", stopped)
         with pytest.raises(Killed):
-            learn_all(config, books, tmp_path / "broken", progress=False, resume=tmp_path / "r2")
-    again, _ = learn_all(config, books, tmp_path / "broken", progress=False, resume=tmp_path / "r2")
+            learn_all(config, books, tmp_path / "broken", Options(tmp_path / "r2", progress=False))
+    again, _ = learn_all(config, books, tmp_path / "broken", Options(tmp_path / "r2", progress=False))
     assert again.equals(table) and not any((tmp_path / "r2").iterdir())
     assert len(runs) == 1 + 3 * 2 and len(table) == 3 * (1 + 2 + 3)
     found = matrix(table, "ewc")
@@ -553,22 +554,22 @@ def test_a_life(books, tmp_path):
     growth = Growth(characters=8 * config.characters, parameters=30_000)
     kind, lesson = decide(home, books["english"], config, growth, finetune)
     assert kind == "first"
-    teach(home, books["english"], lesson, progress=False)
+    teach(home, books["english"], lesson, Options(progress=False))
     with pytest.raises(ConfigError, match="has learned 'english' already"):
         decide(home, books["english"], config, growth, finetune)
     kind, lesson = decide(home, books["french"], config, growth, finetune)
     assert (kind, lesson.number) == ("new book", 2)
     with pytest.raises(Killed):
-        teach(home, books["french"], lesson, progress=False, watch=killed_at(4))
+        teach(home, books["french"], lesson, Options(progress=False, watch=lambda name: killed_at(4)))
     assert status(home)[0]["unfinished"] == "french" and newest(home)[1]["book"] == "english"
     assert decide(home, books["french"], recipe(batch_size=2), None, finetune) == ("goes on", lesson)  # with the settings that it began with
     with pytest.raises(ConfigError, match="'french' was stopped and is not finished"):
         decide(home, books["greek"], config, growth, finetune)
     assert free(home).name == "mine_2" and free(tmp_path / "none").name == "none"
-    results = teach(home, books["french"], lesson, progress=False)
+    results = teach(home, books["french"], lesson, Options(progress=False))
     other = tmp_path / "unbroken"
     for book in ("english", "french"):
-        unbroken = teach(other, books[book], decide(other, books[book], config, growth, finetune)[1], progress=False)
+        unbroken = teach(other, books[book], decide(other, books[book], config, growth, finetune)[1], Options(progress=False))
     assert len(results) == 2 and equal(weights(results[-1].folder / "final"), weights(unbroken[-1].folder / "final"))
     row, = status(tmp_path / "models", fingerprint([books["french"]]))
     assert (row["books"], row["characters"], row["growths"], row["unfinished"], row["knows it"]) == ("english, french", 12 * config.characters, 1, "", True)
@@ -577,7 +578,7 @@ def test_a_life(books, tmp_path):
     with pytest.raises(ConfigError, match="a model stands there already"):
         create(home, TextArch(**ARCH), 24, books["english"].tokenizer)
     with pytest.raises(ConfigError, match="found seq_len 16; allowed: 24"):
-        teach(home, books["greek"], decide(home, books["greek"], recipe(seq_len=16), growth, finetune)[1], progress=False)
+        teach(home, books["greek"], decide(home, books["greek"], recipe(seq_len=16), growth, finetune)[1], Options(progress=False))
 
 
 def test_fingerprints_are_of_what_is_read(books):

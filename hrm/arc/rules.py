@@ -175,7 +175,7 @@ def canonical(
 
 
 def _task(name, family, rng, largest, demonstrations, seen, patience=400):
-    "One task whose question has no colour that the demonstrations have not shown; None where the rule offers too little."
+    "One task whose question has no colour that its demonstrations lack; None where the rule offers too little."
     rule, pairs, keys, wanted = FAMILIES[family](rng, largest), [], set(), int(rng.integers(demonstrations[0], demonstrations[1] + 1)) + 1
     for _ in range(patience):
         question = rule.make(rng)

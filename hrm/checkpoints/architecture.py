@@ -118,10 +118,7 @@ def recognise(
     if max(facts["H_layers"], facts["L_layers"]) > len(bare):  # an index that nothing stands behind
         return Architecture("unknown", {}, ("a layer number far above the number of tensors",))
     want = expected(facts)
-    wrong = [f"missing {name}" for name in want if name not in bare]
-    wrong += [f"unexpected {name}" for name in bare if name not in want]
-    wrong += [f"{name} has shape {bare[name]}, expected {want[name]}" for name in want if name in bare and bare[name] != want[name]]
-    return Architecture("HRM" if facts["H_layers"] else "TRM", facts, tuple(wrong))
+    return Architecture("HRM" if facts["H_layers"] else "TRM", facts, tuple(checkpoint.differences(want, bare)))
 
 # %% ../../nbs/checkpoints/01_architecture.ipynb #7eeadc1f
 def components(
@@ -280,14 +277,8 @@ def rebuild(
     model.config = model.inner.config = config
     with found.open() as get:
         weights = {name if name.startswith("inner.") else f"inner.{name}": get(name) for name in found.entries}
-    own = model.state_dict()
-    wrong = [f"missing {name}" for name in own if name not in weights] + [f"unexpected {name}" for name in weights if name not in own]
-    wrong += [f"{name} has shape {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}"
-              for name in own if name in weights and weights[name].shape != own[name].shape]
-    if wrong:
-        raise CheckpointError(f"{found.path}: {'; '.join(wrong[:8])}" + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else ""))
-    model.load_state_dict({name: w if "puzzle_emb" in name else w.float() for name, w in weights.items()}, strict=True, assign=True)
-    return model.eval()
+    wide = {name: tensor if "puzzle_emb" in name else tensor.float() for name, tensor in weights.items()}
+    return checkpoint.load_weights(model, wide, str(found.path), assign=True).eval()
 
 # %% ../../nbs/checkpoints/01_architecture.ipynb #5995a214
 def _with(about: Any, rows: int) -> Any:

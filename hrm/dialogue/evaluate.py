@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.config import Section
 from ..core.errors import LeakError
-from ..core.generate import Sampling, complete
+from ..core.generate import HRMDecoder, Sampling, alike, complete
 from ..core.hrm import HRM
 from ..core.losses import IGNORE, softmax_cross_entropy
 from ..core.stats import Estimate, bootstrap
@@ -141,13 +141,10 @@ def continue_chats(
     "Write conversations to their ninth turn, with prompts of equal length in one batch."
     prompts = [given(sequence, tokenizer, turns) for sequence in sequences]
     found: dict[int, list[dict[str, str]]] = {}
-    for length in sorted({len(prompt) for prompt in prompts}):
-        alike = [number for number, prompt in enumerate(prompts) if len(prompt) == length]
-        for start in range(0, len(alike), batch):
-            part = alike[start : start + batch]
-            prompt = torch.tensor([prompts[number] for number in part], device=model.inner.H_init.device)
-            written = complete(model, prompt, model.config.seq_len + 1 - length, sampling, generator, **options)  # the last one is never fed
-            found |= {number: _chat(prompts[number] + text, tokenizer) for number, text in zip(part, written)}
+    for part, prompt in alike(prompts, batch):
+        most = model.config.seq_len + 1 - prompt.shape[1]  # the last one is never fed
+        written = complete(HRMDecoder(model, len(part), **options), prompt, most, sampling, generator)
+        found |= {number: _chat(prompts[number] + text, tokenizer) for number, text in zip(part, written)}
     chats, faults = zip(*(found[number] for number in range(len(prompts))))
     return Continued(list(chats), list(faults))
 

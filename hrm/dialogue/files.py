@@ -16,6 +16,7 @@ from typing import Any
 
 from ..core.errors import DataError
 from ..core.files import write_atomic
+from ..core.lines import json_lines, json_object
 from ..core.tokens import ROLES
 
 # %% ../../nbs/dialogue/01_files.ipynb #312f8221
@@ -94,20 +95,9 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _row(text: str) -> tuple[Chat, str]:
+def _row(raw: bytes) -> tuple[Chat, str]:
     "The conversation of one line, and a remark or nothing. Raises `DataError`."
-    try:
-        row = json.loads(text, object_pairs_hook=_pairs)
-    except json.JSONDecodeError as error:
-        raise DataError(f"not JSON: {error.msg} at column {error.colno}") from None
-    except DataError:
-        raise
-    except ValueError as error:  # a number with thousands of digits
-        raise DataError(f"not JSON that can be read: {error}") from None
-    except RecursionError:
-        raise DataError("not JSON that can be read: nested too deeply") from None
-    if not isinstance(row, dict):
-        raise DataError(f"found {type(row).__name__}; allowed: an object with one of {', '.join(LAYOUTS)}")
+    row = json_object(raw, f"one of {', '.join(LAYOUTS)}", _pairs)
     present = [key for key in LAYOUTS if key in row]
     key = next((key for key in present if isinstance(row[key], list)), present[0] if present else None)
     if key is None:
@@ -149,24 +139,18 @@ def read_chats(
     "All usable conversations of the files. Raises `DataError` for a missing file, for none usable, and with `strict` for a bad row."
     chats, report = [], Report()
     for path in [Path(paths)] if isinstance(paths, (str, Path)) else map(Path, paths):
-        if not path.is_file():
-            raise DataError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; allowed: a file of JSON lines")
         before = report.good + len(report.bad)
-        with open(path, "rb") as file:
-            for line, raw in enumerate(file, 1):
-                raw = (raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw).strip()
-                if not raw:
-                    continue
-                try:
-                    chat, remark = _row(_text(raw))
-                except DataError as why:
-                    if strict:
-                        raise DataError(f"{path}:{line}: {why}") from None
-                    report.bad.append((str(path), line, str(why)))
-                    continue
-                chats.append(chat)
-                report.good += 1
-                report.odd += [(str(path), line, remark)] * bool(remark)
+        for line, raw in json_lines(path):
+            try:
+                chat, remark = _row(raw)
+            except DataError as why:
+                if strict:
+                    raise DataError(f"{path}:{line}: {why}") from None
+                report.bad.append((str(path), line, str(why)))
+                continue
+            chats.append(chat)
+            report.good += 1
+            report.odd += [(str(path), line, remark)] * bool(remark)
         if report.good + len(report.bad) == before:
             if strict:
                 raise DataError(f"{path}: no rows; allowed: JSON lines")
@@ -174,13 +158,6 @@ def read_chats(
     if not chats:
         raise DataError(f"{paths}: no usable conversation; allowed: JSON lines with one of {', '.join(LAYOUTS)}\n{report.text()}".rstrip())
     return chats, report
-
-
-def _text(raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8: byte {raw[error.start]:#04x} at {error.start}") from None
 
 # %% ../../nbs/dialogue/01_files.ipynb #4d8b47d7
 def write_chats(

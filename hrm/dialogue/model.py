@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PHASE_0', 'STEP_3', 'PHASE_2', 'LanguageArch', 'LanguageConfig', 'LanguageBlock', 'LanguageInner', 'LanguageHRM',
-           'build', 'parameters', 'load']
+           'build', 'Told', 'load']
 
 # %% ../../nbs/dialogue/03_model.ipynb #4ef0d7f1
 from pathlib import Path
@@ -16,11 +16,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..core import checkpoint
-from ..core.config import ConfigError, validate
 from ..core.device import Placement, pick
 from ..core.hrm import HRM, ArchConfig, HRMConfig, HRMInner
 from ..core.layers import Block, Cache, rms_norm, trunc_normal_
-from ..core.tokens import Tokenizer, tokenizer_from
+from ..core.tokens import Tokenizer, Vocabulary
 
 # %% ../../nbs/dialogue/03_model.ipynb #92009db5
 class LanguageArch(ArchConfig):
@@ -107,31 +106,18 @@ STEP_3 = LanguageArch(hidden_size=384, num_heads=12, H_layers=3, L_layers=3, H_c
 PHASE_2 = LanguageArch(hidden_size=384, num_heads=12, H_layers=2, L_layers=4, H_cycles=1, L_cycles=4, expansion=4, pos_encodings="learned",
                        halt_max_steps=30, halt_exploration_prob=0.05, causal=True, convolution=3, dropout=0.1)
 
-
-def parameters(model: nn.Module) -> int:
-    "How many values the main optimizer trains."
-    return sum(p.numel() for p in model.parameters())
-
 # %% ../../nbs/dialogue/03_model.ipynb #c2c9555f
+class Told(Vocabulary):
+    "What the checkpoint of a dialogue model says of it."
+
+    arch: LanguageArch
+
+
 def load(
     path: Path | str,  # a checkpoint folder
     placement: Placement | None = None,
-) -> tuple[LanguageHRM, Tokenizer, dict[str, Any]]:  # in evaluation mode, its tokenizer, what the checkpoint says of itself
-    "Rebuild a model strictly. Raises CheckpointError or ConfigError that names the folder."
-    placement = placement or pick()
-    saved = checkpoint.read(path)
-    about = saved.meta.get("config") if isinstance(saved.meta, dict) else None
-    if not isinstance(about, dict) or about.get("system") != "dialogue":
-        raise ConfigError(f"{path}: meta.json does not say `system: dialogue` under `config`; is this a checkpoint of hrm dialogue?")
-    try:
-        arch = validate(about.get("arch"), LanguageArch, ("config", "arch"), saved.path / "meta.json")
-        tokenizer = tokenizer_from(about.get("tokenizer"))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    sizes = [about.get(name) for name in ("vocab_size", "seq_len")]
-    if not all(isinstance(size, int) and size > 0 for size in sizes) or sizes[0] < tokenizer.size:
-        raise ConfigError(f"{path}: meta.json: config: found vocab_size, seq_len = {sizes}; allowed: positive, at least {tokenizer.size} ids")
-    if placement.dtype == torch.float32:  # trained in bfloat16, which this machine would have to emulate
-        arch = arch.model_copy(update={"forward_dtype": "float32"})
-    model = build(arch, *sizes, placement=placement)
-    return checkpoint.load_weights(model, saved.weights, str(path)).eval(), tokenizer, saved.meta
+) -> tuple[LanguageHRM, Tokenizer, dict[str, Any]]:  # in evaluation mode, its tokenizer, all of meta.json
+    "The model of a checkpoint, see `checkpoint.rebuild`. Raises CheckpointError or ConfigError that names the folder."
+    made = lambda told, placement: build(told.arch, told.vocab_size, told.seq_len, placement=placement)
+    model, told, meta = checkpoint.rebuild(path, "dialogue", Told, made, placement)
+    return model, told.tokenizer, meta

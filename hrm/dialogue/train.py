@@ -6,9 +6,10 @@
 __all__ = ['METRICS', 'MEASURED', 'RunConfig', 'TrainConfig', 'ChatTask', 'run', 'run_all']
 
 # %% ../../nbs/dialogue/05_train.ipynb #414ec953
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from fastcore.basics import patch
@@ -16,12 +17,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..core import checkpoint
-from ..core.config import ConfigError, Label, Name, Section, root, tree_hash
+from ..core.config import ConfigError, Label, Name, Section, tree_hash
 from ..core.device import pick, seeded
 from ..core.hrm import HRM
-from ..core.optim import OptimConfig
+from ..core.parallel import gather_rows, world
+from ..core.run import Options, StepRun, ordered, start, start_all
+from ..core.task import CarryTask
 from ..core.tokens import rows
-from ..core.train import CarryTask, LoopConfig, Result, fit, gather_rows, replaceable, share, world
+from ..core.train import Result
 from .data import Prepared, Tokens, prepare
 from .evaluate import check_leak, label_losses, text_loss
 from .model import LanguageArch, build
@@ -31,14 +34,12 @@ METRICS = ("loss", "per_character", "accuracy", "document_loss")
 MEASURED = 2000  # held-out rows at an evaluation, at most: who stops a run waits for it
 
 
-class RunConfig(Section):
+class RunConfig(StepRun):
     "One training run."
 
+    metrics = METRICS
     set: Name  # name of a set in dialogue.data
     arch: LanguageArch
-    optim: OptimConfig
-    loop: LoopConfig
-    batch_size: int = Field(gt=0)  # rows, over all processes
     tokens: Tokens = "word"
     byte_pairs: int = Field(512, ge=263)  # ids of a vocabulary of byte pairs
     vocab_size: int = Field(0, ge=0)  # ids that the model can give; 0 for those that there are
@@ -51,13 +52,11 @@ class RunConfig(Section):
     weights: Label | Literal[""] = ""  # an earlier run whose final weights this one starts with
     rows: int = Field(0, ge=0)  # training conversations to use, from the front; 0 for all
     document_rows: int = Field(100, gt=0)  # last training rows: what the documents validate on
-    device: str = "auto"
 
-    @model_validator(mode="after")
-    def _known(self):
-        if self.loop.best not in METRICS:
-            raise ValueError(f"loop.best {self.loop.best!r} is none of the held-out metrics {', '.join(METRICS)}")
-        return self
+    @property
+    def needs(self) -> list[str]:
+        "The earlier runs that it stands on."
+        return [name for name in (self.after, self.weights) if name]
 
 # %% ../../nbs/dialogue/05_train.ipynb #62848a31
 class TrainConfig(Section):
@@ -66,15 +65,16 @@ class TrainConfig(Section):
     seed: int = Field(ge=0)
     runs: dict[Label, RunConfig]
 
+    @property
+    def needs(self) -> dict[str, list[str]]:
+        "The earlier runs of each."
+        return {name: one.needs for name, one in self.runs.items()}
+
     @model_validator(mode="after")
-    def _order(self):
-        names = list(self.runs)
-        for number, (name, one) in enumerate(self.runs.items()):
-            for key in ("after", "weights"):
-                if (earlier := getattr(one, key)) and earlier not in names[:number]:
-                    raise ValueError(f"runs.{name}.{key}: found {earlier!r}; allowed: a run that stands before it")
-            if one.after and one.weights:
-                raise ValueError(f"runs.{name}: found both after and weights; allowed: one of them")
+    def _possible(self):
+        ordered(self.runs, self.needs)
+        if both := [name for name, one in self.runs.items() if one.after and one.weights]:
+            raise ValueError(f"runs.{both[0]}: found both after and weights; allowed: one of them")
         return self
 
 # %% ../../nbs/dialogue/05_train.ipynb #96ff4588
@@ -142,66 +142,46 @@ def evaluate(self: ChatTask) -> dict[str, float]:
 
 # %% ../../nbs/dialogue/05_train.ipynb #5a5c382e
 def run(
-    name: str,  # of the run
+    name: str,
     config: RunConfig,
     seed: int,
     data: Path,  # folder of the sets
-    out: Path,  # where the finished run goes
-    resume: Path | None = None,  # where runs in progress are; by default data/resume of the project
-    tracking: str = "disabled",
-    progress: bool = True,
-    watch: Callable[[int, dict], None] | None = None,  # see `fit`
-    keep: bool = False,  # see `fit`
-    begin: Path | None = None,  # state of the run `after`
-    start: Path | None = None,  # finished folder of the run `weights`
+    out: Path,
+    options: Options = Options(),
+    done: Mapping[str, Result] | None = None,  # finished runs by name, with their states, which it may stand on
 ) -> Result:
-    "Train one model. Raises DataError or ConfigError before any work, LeakError at an evaluation, Stopped with the state saved."
-    for key, given in (("after", begin), ("weights", start)):
-        if bool(getattr(config, key)) != (given is not None):
-            raise ConfigError(f"{name}: {key} {getattr(config, key)!r}, but {'no' if given is None else 'an'} earlier run was given")
+    """Train one model. Raises DataError or ConfigError before any work, LeakError at an evaluation, Stopped with the
+    state saved."""
+    for key in ("after", "weights"):
+        if (earlier := getattr(config, key)) and earlier not in (done or {}):
+            raise ConfigError(f"{name}: {key} {earlier!r}, but no earlier run was given")
     folder = Path(data) / config.set
     made = prepare(folder, config.tokens, config.vocab_size or None, config.seq_len or None, config.byte_pairs)
     classes = config.vocab_size or made.tokenizer.size
     if config.rows:
         made.train = made.train[: config.rows]
-    share(config.batch_size, *world())
     generator = seeded(2 * seed + 1)  # not that of the weights: a variant with other weights sees the same rows
     model = build(config.arch, classes, config.seq_len or made.longest, seeded(2 * seed), pick(config.device))
     arch = model.config.model_dump(include=set(LanguageArch.model_fields))
-    settings = config.model_dump(exclude={"loop"}) | {"system": "dialogue", "arch": arch, "seed": seed, "tokenizer": made.tokenizer.to_dict(),
-                                                      "vocab_size": classes, "seq_len": model.config.seq_len, "entropies": made.entropies}
-    if start is not None:
-        checkpoint.load_weights(model, checkpoint.read(start / "final").weights, f"{name}: weights of {config.weights}")
-        settings["started_from"] = tree_hash(start / "final")
+    facts = {"system": "dialogue", "arch": arch, "tokenizer": made.tokenizer.to_dict(), "vocab_size": classes,
+             "seq_len": model.config.seq_len, "entropies": made.entropies}
+    if config.weights:
+        final = done[config.weights].folder / "final"
+        checkpoint.load_weights(model, checkpoint.read(final).weights, f"{name}: weights of {config.weights}")
+        facts["started_from"] = tree_hash(final)
+    begin = done[config.after].state if config.after else None
     task = ChatTask(model, made, config, generator)
-    result = fit(task, config.loop, out, resume or root() / "data" / "resume", name, settings, tree_hash(folder), tracking, progress, watch,
-                 keep, begin)
+    result = start(name, task, config, seed, tree_hash(folder), out, options, facts, begin=begin)
     result.metrics["entropies"] = made.entropies
     return result
 
 # %% ../../nbs/dialogue/05_train.ipynb #c07844d7
 def run_all(
-    config: TrainConfig,
-    data: Path,
-    out: Path,
-    resume: Path | None = None,
-    tracking: str = "disabled",
-    progress: bool = True,
-    watch: Callable[[str], Callable] | None = None,  # by the run's name: what watches it
-    only: Mapping[str, RunConfig] | None = None,  # some of the runs; those that they go on from are run as well
+    config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
 ) -> dict[str, Result]:
-    "Train all runs of a section. Raises what `run` raises."
-    wanted = set(only or config.runs)
-    for name in reversed(config.runs):
-        wanted |= {config.runs[name].after, config.runs[name].weights} if name in wanted else set()
-    for name in wanted - {None}:
-        replaceable(out / name, name)  # before any of them is trained
-    results: dict[str, Result] = {}
-    for name, one in config.runs.items():
-        if name in wanted:
-            begin, start = results[one.after].state if one.after else None, out / one.weights if one.weights else None
-            watcher = watch(name) if watch else None
-            results[name] = run(name, one, config.seed, data, out / name, resume, tracking, progress, watcher, True, begin, start)
-    for result in results.values():
-        result.forget()
-    return results
+    "Train the runs of a section, or `only` some and those that they stand on. Raises what `run` raises."
+    def one(name: str, options: Options, done: Mapping[str, Result]) -> Result:
+        goes_on = any(each.after == name for each in config.runs.values())
+        return run(name, config.runs[name], config.seed, data, out / name, replace(options, keep=goes_on), done)
+
+    return start_all(one, config.runs, out, options, only, config.needs)

@@ -18,7 +18,7 @@ from .hardware import Card, find_card
 from ..core.hrm import HRM
 from ..core.optim import OptimConfig
 from ..core.optim import build as build_optimizers
-from ..core.train import count_flops
+from ..core.flops import count_flops
 
 # %% ../../nbs/machine/02_benchmark.ipynb #e36384af
 class BenchmarkConfig(Section):

@@ -7,7 +7,7 @@ __all__ = ['CompareConfig', 'compare_optimizers', 'against_the_first', 'RecallCo
            'RecallTask', 'compare_memories']
 
 # %% ../../nbs/memory/07_compare.ipynb #9da3ff5c
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,17 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from scipy import stats as scipy_stats
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from ..core.checkpoint import read
-from ..core.config import Label, Name, Section, hash_of, root, validate
+from ..core.config import Label, Name, Section, hash_of, validate
 from ..core.device import pick, seeded
+from ..core.layers import parameters
 from ..core.losses import IGNORE
-from ..core.optim import OptimConfig
+from ..core.run import Options, StepRun, start, start_all
 from ..core.stats import Estimate, hedges_g, holm
-from ..core.train import LoopConfig, Result, Task, fit
+from ..core.task import Task
+from ..core.train import Result
 from .model import MemoryArch, MemoryModel, build
-from .train import RunConfig, few_threads, run
+from .train import MemoryTask, RunConfig, few_threads, run
 
 # %% ../../nbs/memory/07_compare.ipynb #c3ca4555
 class CompareConfig(Section):
@@ -46,43 +46,40 @@ class CompareConfig(Section):
 
     def of(self, name: str, rate: float) -> RunConfig:
         "The base with an optimizer at a rate. Raises `ConfigError` that names the key."
-        values = self.base.model_dump()
-        values["optim"] = values["optim"] | self.optimizers[name] | {"lr": rate}
-        return validate(values, RunConfig, ("memory", "optim", "optimizers", name))
+        change = {"optim": self.optimizers[name] | {"lr": rate}}
+        return self.base.varied(change, ("memory", "optim", "optimizers", name))
 
 
 def _row(result: Result, **about) -> dict[str, Any]:
     "What is kept of a run."
-    clipped = read(result.state / "latest").state()["groups"][0]["optimizers"][0].get("clipped", 0)
     held_out = {name: value for name, value in result.metrics["held_out"].items() if isinstance(value, float)}
-    return about | held_out | {"clipped": clipped, "tflop": result.metrics["tflop"], "seconds": result.timings["train_seconds"]}
+    return about | held_out | result.more | {"tflop": result.metrics["tflop"], "seconds": result.timings["train_seconds"]}
 
 # %% ../../nbs/memory/07_compare.ipynb #7b50f223
 def compare_optimizers(
-    config: CompareConfig,
-    data: Path,  # folder of the questions
-    out: Path,
-    resume: Path | None = None,
-    tracking: str = "disabled",
-    progress: bool = True,
+    config: CompareConfig, data: Path, out: Path, options: Options = Options()
 ) -> pd.DataFrame:  # optimizer, rate, seed, tried (True where a rate was tried), loss, exact, ..., clipped, tflop, seconds
     "Try the rates, then train with every seed. Raises what `run` raises; a stop loses nothing."
-    results, table = [], []
-    with tqdm(total=len(config.optimizers) * (len(config.rates) + config.seeds), desc="optimizers", unit="run", disable=not progress) as bar:
-        def one(name: str, rate: float, seed: int, tried: bool) -> float:
-            label = f"{name}-{rate:g}-{seed}"
-            results.append(run(label, config.of(name, rate), seed, data, out / label, resume, tracking, False, keep=True))
-            table.append(_row(results[-1], optimizer=name, rate=rate, seed=seed, tried=tried))
-            bar.update()
-            return table[-1]["loss"]
+    rows = {}
 
-        for name in config.optimizers:
-            best = min(config.rates, key=lambda rate: one(name, rate, config.seeds, True))
-            for seed in range(config.seeds):
-                one(name, best, seed, False)
-    for result in results:
-        result.forget()
-    return pd.DataFrame(table)
+    def train(wanted: dict[str, tuple[str, float, int]], bar: str) -> None:
+        def one(label: str, options: Options, done: Mapping[str, Result]) -> Result:
+            name, rate, seed = wanted[label]
+            result = run(label, config.of(name, rate), seed, data, out / label, options)
+            rows[label] = _row(result, optimizer=name, rate=rate, seed=seed, tried=seed == config.seeds)
+            return result
+
+        start_all(one, wanted, out, options, bar=bar)
+
+    def runs(name: str, rates: Iterable[float], seeds: Iterable[int]) -> dict[str, tuple[str, float, int]]:
+        return {f"{name}-{rate:g}-{seed}": (name, rate, seed) for rate in rates for seed in seeds}
+
+    tries = {name: runs(name, config.rates, [config.seeds]) for name in config.optimizers}
+    train({label: one for own in tries.values() for label, one in own.items()}, "rates")
+    best = {name: min(own, key=lambda label: rows[label]["loss"]) for name, own in tries.items()}
+    counted = {name: runs(name, [tries[name][label][1]], range(config.seeds)) for name, label in best.items()}
+    train({label: one for own in counted.values() for label, one in own.items()}, "optimizers")
+    return pd.DataFrame([rows[label] for name in tries for label in (*tries[name], *counted[name])])
 
 # %% ../../nbs/memory/07_compare.ipynb #f6e348f9
 def against_the_first(
@@ -107,20 +104,16 @@ def against_the_first(
     return pd.DataFrame(found)
 
 # %% ../../nbs/memory/07_compare.ipynb #decede53
-class RecallConfig(Section):
+class RecallConfig(StepRun):
     "The section `memory.titans`."
 
     seeds: int = Field(ge=2)  # 0, 1, ...
     pairs: int = Field(gt=1)  # of a key and a value in a row
     keys: int = Field(gt=1)  # different ones
     values: int = Field(gt=1)
-    batch_size: int = Field(gt=0)
     held_out: int = Field(gt=0)  # rows
     arch: MemoryArch
-    optim: OptimConfig
-    loop: LoopConfig
     variants: dict[Label, dict[str, Any]]  # what differs from `arch`; the first is what the others are compared with
-    device: str = "auto"
 
     @model_validator(mode="after")
     def _valid(self):
@@ -131,6 +124,10 @@ class RecallConfig(Section):
             if reach > 2:
                 raise ValueError(f"arch: a position learns of {reach} positions without the memory; allowed: 2, so that the memory is needed")
         return self
+
+    def settings(self) -> dict[str, Any]:
+        "What decides a run: not what the others are."
+        return self.model_dump(exclude={"variants"})
 
     def of(self, name: str) -> MemoryArch:
         "The architecture of a variant. Raises `ConfigError` that names the key."
@@ -201,24 +198,25 @@ class RecallTask(Task):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.generator.set_state(state["generator"])
 
+    leave = MemoryTask.leave
+
 # %% ../../nbs/memory/07_compare.ipynb #e9ee1b51
 def compare_memories(
-    config: RecallConfig,
-    out: Path,
-    resume: Path | None = None,
-    tracking: str = "disabled",
-    progress: bool = True,
+    config: RecallConfig, out: Path, options: Options = Options()
 ) -> pd.DataFrame:  # variant, seed, parameters, loss, accuracy, distance_..., tflop, seconds
     "Train every variant with every seed. Raises `Stopped`; a stop loses nothing."
-    results, table = [], []
-    todo = [(name, seed) for name in config.variants for seed in range(config.seeds)]
-    for name, seed in tqdm(todo, desc="memories", unit="run", disable=not progress):
-        model = build(config.of(name), config.keys + config.values + 1, 3 * config.pairs + 1, seeded(2 * seed), pick(config.device))
-        label, settings = f"{name}-{seed}", {"system": "memory.recall", "variant": name, "seed": seed} | config.model_dump(exclude={"variants"}) | {"arch": config.of(name).model_dump()}
+    todo, rows = {f"{name}-{seed}": (name, seed) for name in config.variants for seed in range(config.seeds)}, []
+
+    def one(label: str, options: Options, done: Mapping[str, Result]) -> Result:
+        (name, seed), vocabulary, length = todo[label], config.keys + config.values + 1, 3 * config.pairs + 1
+        arch = config.of(name)
+        model = build(arch, vocabulary, length, seeded(2 * seed), pick(config.device))
         task = RecallTask(model, config, seeded(2 * seed + 1))
-        with few_threads(config.of(name), config.device):
-            results.append(fit(task, config.loop, out / label, resume or root() / "data" / "resume", label, settings, hash_of({}), tracking, False, keep=True))
-        table.append(_row(results[-1], variant=name, seed=seed, parameters=sum(p.numel() for p in model.parameters())))
-    for result in results:
-        result.forget()
-    return pd.DataFrame(table)
+        facts = {"system": "memory.recall", "variant": name, "arch": arch.model_dump()}
+        with few_threads(arch, config.device):
+            result = start(label, task, config, seed, hash_of({}), out / label, options, facts)
+        rows.append(_row(result, variant=name, seed=seed, parameters=parameters(model)))
+        return result
+
+    start_all(one, todo, out, options, bar="memories")
+    return pd.DataFrame(rows)

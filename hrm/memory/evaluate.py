@@ -26,15 +26,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..core import checkpoint
-from ..core.checkpoint import CheckpointError
-from ..core.config import ConfigError, Section, checked_name, validate
-from ..core.device import pick, seeded
+from ..core.checkpoint import Checkpoint, CheckpointError
+from ..core.config import ConfigError, Section, checked_name
+from ..core.device import seeded
 from ..core.generate import Sampling, stream
+from ..core.layers import parameters
 from ..core.stats import Estimate
-from ..core.tokens import Tokenizer, tokenizer_from
+from ..core.tokens import Tokenizer
 from .data import prompt_ids
-from .decode import Decoder
-from .model import MemoryConfig, MemoryModel, build
+from .decode import MemoryDecoder, write
+from .model import MemoryModel, load
 from .tasks import VALUES, Question
 
 # %% ../../nbs/memory/06_evaluate.ipynb #1869b3f2
@@ -66,21 +67,12 @@ def ask(
     seed: int = 0,
     most: int = 16,  # tokens of an answer
     batch: int = 256,
-    **options,  # threshold, early, cached: see `Decoder`
+    **options,  # threshold, early, cached: see `MemoryDecoder`
 ) -> list[Answer]:  # in the order of the questions
     "Answer questions. Raises `ValueError` for one that leaves the model no room."
-    prompts, generator, found = _prompts(model, tokenizer, questions), seeded(seed), {}
-    for length in sorted(set(map(len, prompts))):
-        alike = [place for place, prompt in enumerate(prompts) if len(prompt) == length]
-        for start in range(0, len(alike), batch):
-            part = alike[start : start + batch]
-            decoder = Decoder(model, len(part), **options)
-            given = torch.tensor([prompts[place] for place in part], device=decoder.ids.device)
-            columns = list(stream(decoder, given, min(most, model.config.seq_len + 1 - length), sampling, generator, (tokenizer.eos,)))
-            for place, row, steps in zip(part, torch.stack(columns, dim=1).tolist(), decoder.steps.tolist()):
-                ids = tuple(i for i in row if i >= 0)
-                found[place] = Answer(tokenizer.decode(ids).strip(), ids, ids[-1] == tokenizer.eos, tuple(steps[: length + len(ids) - 1]))
-    return [found[place] for place in range(len(prompts))]
+    prompts = _prompts(model, tokenizer, questions)
+    written = write(model, prompts, most, sampling, (tokenizer.eos,), seed, batch, **options)
+    return [Answer(tokenizer.decode(one.ids).strip(), tuple(one.ids), one.ids[-1] == tokenizer.eos, tuple(one.steps)) for one in written]
 
 # %% ../../nbs/memory/06_evaluate.ipynb #4bcb4327
 def matches(answer: str, expected: str) -> bool:
@@ -208,11 +200,10 @@ def drop_memory_state(
     return {name: tensor for name, tensor in weights.items() if not STALE.search(name)}, notes
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    "Weights and metadata of a checkpoint folder, or of a file with a JSON file of the same name beside it. Raises `CheckpointError`."
+def _read(path: Path) -> Checkpoint:
+    "A checkpoint folder, or a file with a JSON file of the same name beside it. Raises `CheckpointError`."
     if path.is_dir() or not path.suffix:
-        saved = checkpoint.read(path)
-        return saved.weights, saved.meta
+        return checkpoint.read(path)
     about = path.with_suffix(".json")
     try:
         if path.suffix == ".safetensors":
@@ -229,7 +220,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     weights = weights.get("model_state_dict", weights) if isinstance(weights, dict) else weights
     if not isinstance(weights, dict) or not all(isinstance(one, Tensor) for one in weights.values()) or not isinstance(meta, dict):
         raise CheckpointError(f"{path}: found no state dict of tensors with an object of metadata; allowed: a checkpoint")
-    return weights, meta
+    return Checkpoint(weights, meta, path)
 
 # %% ../../nbs/memory/06_evaluate.ipynb #2d654777
 @dataclass
@@ -253,11 +244,9 @@ class Loaded:
         return "\n".join([*(f"{name}: {value}" for name, value in told.items()), *self.notes])
 
 # %% ../../nbs/memory/06_evaluate.ipynb #7d92e5f3
-def _about(meta: Any, path: Path) -> dict[str, Any]:
-    "What a checkpoint says of itself under `config`; all that is read later is looked at here. Raises `ConfigError`."
-    about = meta.get("config") if isinstance(meta, dict) else None
-    if not isinstance(about, dict) or about.get("system") != "memory":
-        raise ConfigError(f"{path}: its metadata do not say `system: memory` under `config`; is this a checkpoint of hrm memory?")
+def _check_meta(meta: dict[str, Any], path: Path) -> None:
+    "Look at all that is read later of what a checkpoint says of itself. Raises `ConfigError`."
+    about = meta["config"]
     count, best = (lambda value: type(value) is int and value > 0), meta.get("best")
     for key, value, good, allowed in (
             ("step", meta.get("step"), count, "a number of steps"), ("config, per_epoch", about.get("per_epoch"), count, "a number of steps"),
@@ -267,7 +256,6 @@ def _about(meta: Any, path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: its metadata, {key}: found {value!r}; allowed: {allowed}")
     for name in about.get("sets") or ():
         checked_name(name, f"{path}: its metadata, config, sets")
-    return about
 
 
 def load_model(
@@ -275,21 +263,13 @@ def load_model(
 ) -> Loaded:
     "Rebuild a model strictly, stale states dropped. Raises `CheckpointError` or `ConfigError` that names the file."
     began, path = time.perf_counter(), Path(path)
-    weights, meta = _read(path)
-    about, (weights, notes) = _about(meta, path), drop_memory_state(weights)
-    if wild := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
-        raise CheckpointError(f"{path}: {wild[0]} holds values that are no finite numbers ({len(wild)} of {len(weights)} tensors do)")
-    try:
-        config = validate({name: about.get(name) for name in ("vocab_size", "seq_len", "arch")}, MemoryConfig, ("config",), path)
-        tokenizer = tokenizer_from(about.get("tokenizer"))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except TypeError as error:
-        raise ConfigError(f"{path}: config, tokenizer: tokens or merges are not lists of text ({error})") from None
-    if config.vocab_size < tokenizer.size:
-        raise ConfigError(f"{path}: config, vocab_size: found {config.vocab_size}; allowed: at least {tokenizer.size}, the ids of its tokenizer")
-    model = build(config.arch, config.vocab_size, config.seq_len, placement=pick())
-    checkpoint.load_weights(model, weights, str(path)).eval()
+    saved = _read(path)
+    saved.weights, notes = drop_memory_state(saved.weights)
+    if wild := [name for name, tensor in saved.weights.items() if not tensor.isfinite().all()]:
+        told = f"({len(wild)} of {len(saved.weights)} tensors do)"
+        raise CheckpointError(f"{path}: {wild[0]} holds values that are no finite numbers {told}")
+    model, tokenizer, meta = load(saved)
+    _check_meta(meta, path)
     return Loaded(model, tokenizer, meta, notes, time.perf_counter() - began)
 
 # %% ../../nbs/memory/06_evaluate.ipynb #2f6a4d87
@@ -303,13 +283,13 @@ def performance(
     tokens = min(tokens, model.config.seq_len - 2)
     prompt, best = torch.tensor([[loaded.tokenizer.sos]], device=device), 0.0
     for _ in range(tries):
-        steps = stream(Decoder(model), prompt, tokens, Sampling(temperature=0.0), seeded(0))
+        steps = stream(MemoryDecoder(model), prompt, tokens, Sampling(temperature=0.0), seeded(0))
         next(steps)
         began = time.perf_counter()
         written = sum(1 for _ in steps)
         best = max(best, written / (time.perf_counter() - began))
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    found = {"load_seconds": loaded.seconds, "tokens_per_second": best, "parameters": sum(p.numel() for p in model.parameters()), "weights_mib": size / 2**20,
+    found = {"load_seconds": loaded.seconds, "tokens_per_second": best, "parameters": parameters(model), "weights_mib": size / 2**20,
              "peak_process_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**20}
     return found | ({"peak_gpu_mib": torch.cuda.max_memory_allocated() / 2**20} if device.type == "cuda" else {})
 

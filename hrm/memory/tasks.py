@@ -20,6 +20,7 @@ import numpy as np
 
 from ..core.errors import DataError
 from ..core.files import write_atomic
+from ..core.lines import json_lines, json_object
 
 # %% ../../nbs/memory/00_tasks.ipynb #35c2daba
 @dataclass(frozen=True)
@@ -262,16 +263,7 @@ def _part(row: Mapping[str, Any], key: str) -> str:
 # %% ../../nbs/memory/00_tasks.ipynb #cbb3d4ef
 def _row(raw: bytes) -> tuple[str, str]:
     "Question and answer of one line. Raises `DataError`."
-    try:
-        row = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8: byte {raw[error.start]:#04x} at {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"not JSON: {error.msg} at column {error.colno}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, endless nesting
-        raise DataError(f"not JSON that can be read: {type(error).__name__}") from None
-    if not isinstance(row, dict):
-        raise DataError(f"found {type(row).__name__}; allowed: an object with question and answer")
+    row = json_object(raw, "question and answer")
     return _part(row, "question"), _part(row, "answer")
 
 
@@ -296,25 +288,19 @@ def read_questions(
     strict: bool = False,  # stop at the first line that cannot be used
 ) -> tuple[list[Question], Report]:
     "All usable questions of a file. Raises `DataError` for a missing file, for none usable, and with `strict` for a bad line."
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; allowed: a file of JSON lines")
     report, answers = Report(str(path)), {}
-    with open(path, "rb") as file:
-        for line, raw in enumerate(file, 1):
-            raw = (raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw).strip()
-            if not raw:
-                continue
-            try:
-                question, answer = _row(raw)
-                first, known = answers.setdefault(question, (line, answer))
-                if known != answer:
-                    raise DataError(f"answer: found {answer!r}, where line {first} answers the same question with {known!r}; allowed: one answer")
-                report.repeated += first != line
-            except DataError as why:
-                if strict:
-                    raise DataError(f"{path}:{line}: {why}") from None
-                report.bad.append((line, str(why)))
+    for line, raw in json_lines(path):
+        try:
+            question, answer = _row(raw)
+            first, known = answers.setdefault(question, (line, answer))
+            if known != answer:
+                same = f"line {first} answers the same question with {known!r}"
+                raise DataError(f"answer: found {answer!r}, where {same}; allowed: one answer")
+            report.repeated += first != line
+        except DataError as why:
+            if strict:
+                raise DataError(f"{path}:{line}: {why}") from None
+            report.bad.append((line, str(why)))
     report.good = len(answers)
     if not answers:
         raise DataError(f"{path}: no usable question; allowed: JSON lines with question and answer\n{report.text()}".rstrip())

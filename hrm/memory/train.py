@@ -8,7 +8,7 @@ __all__ = ['STEP_WEIGHTS', 'METRICS', 'MEASURED', 'halting_targets', 'pass_loss'
 
 # %% ../../nbs/memory/05_train.ipynb #51e274fc
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +20,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..core.checkpoint import find
-from ..core.config import ConfigError, Name, Section, root, tree_hash
+from ..core.config import ConfigError, Name, Section, tree_hash
 from ..core.device import one_thread, pick, seeded
 from ..core.losses import IGNORE
 from ..core.optim import OptimConfig
+from ..core.parallel import share, world
+from ..core.run import EpochRun, Options, start, start_all
+from ..core.task import LoopConfig, Stream, Task
 from ..core.tracking import read_log
-from ..core.train import LoopConfig, Result, Stream, Task, fit, replaceable, share, world
+from ..core.train import Result
 from .data import Prepared, load
 from .model import MemoryArch, MemoryModel, build
 
@@ -68,22 +71,18 @@ METRICS = ("loss", "exact", "accuracy", "steps")
 MEASURED = 2000  # held-out rows of a set at an evaluation, at most: who stops a run waits for it
 
 
-class RunConfig(Section):
+class RunConfig(EpochRun):
     "One training run."
 
     sets: dict[Name, int]  # set -> rows in a step, over all processes
     arch: MemoryArch
     optim: OptimConfig
-    epochs: int = Field(gt=0)
     keep_epochs: int = Field(2, gt=0)  # epochs between two checkpoints that stay
     log_every: int = Field(gt=0)  # steps
     step_weights: tuple[float, ...] = STEP_WEIGHTS
     halt_weight: float = Field(0.1, ge=0)
     gate_weight: float = Field(0.001, ge=0)
     best: Literal["loss", "exact", "accuracy", "steps"] = "loss"  # held-out metric that decides
-    amp: Literal["off", "bf16", "fp16"] = "off"
-    compile: Literal["auto", "on", "off"] = "off"
-    device: str = "auto"
 
     @model_validator(mode="after")
     def _complete(self):
@@ -146,6 +145,10 @@ class MemoryTask(Task):
         for name, stream in self.streams.items():
             stream.load_state_dict(state["streams"][name])
 
+    def leave(self, folder: Path, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
+        "How often attention was clipped."
+        return {"clipped": optimizers[0].state_dict().get("clipped", 0)}
+
 # %% ../../nbs/memory/05_train.ipynb #30f26a65
 @patch
 def loss(self: MemoryTask, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
@@ -176,8 +179,8 @@ def measure(
     "Held-out rows in one pass each."
     nats = right = labels = exact = steps = places = 0.0
     device = model.embed_tokens.embedding_weight.device
-    for start in range(0, len(rows["inputs"]), batch):
-        part = {name: value[start : start + batch].to(device) for name, value in rows.items()}
+    for first in range(0, len(rows["inputs"]), batch):
+        part = {name: value[first : first + batch].to(device) for name, value in rows.items()}
         at = part["labels"] != IGNORE
         out, wanted = model(part, at=at, early=early), part["labels"][at]
         nats += F.cross_entropy(out["logits"][-1], wanted, reduction="sum").item()
@@ -212,51 +215,33 @@ def _name_epochs(folder: Path, per_epoch: int) -> None:
 
 
 def run(
-    name: str,
-    config: RunConfig,
-    seed: int,
-    folder: Path,  # of the data
-    out: Path,
-    resume: Path | None = None,
-    tracking: str = "disabled",
-    progress: bool = True,
-    watch: Callable[[int, dict], None] | None = None,
-    keep: bool = False,  # leave the finished state until `Result.forget`
+    name: str, config: RunConfig, seed: int, data: Path, out: Path, options: Options = Options()
 ) -> Result:
     "Train one specialisation; the same call goes on where it stopped. Raises `ConfigError`, `DataError`, `Stopped`."
-    data = load(folder)
-    per_epoch = epoch_steps(config.sets, data)
-    model = build(config.arch, data.tokenizer.size, data.longest, seeded(2 * seed), pick(config.device))
-    settings = config.model_dump() | {"system": "memory", "seed": seed, "tokenizer": data.tokenizer.to_dict(), "vocab_size": data.tokenizer.size,
-                                      "seq_len": data.longest, "per_epoch": per_epoch, "specialisation": name}
-    task = MemoryTask(model, data, config, seeded(2 * seed + 1))
+    made = load(data)
+    per_epoch, vocabulary = epoch_steps(config.sets, made), made.tokenizer.size
+    model = build(config.arch, vocabulary, made.longest, seeded(2 * seed), pick(config.device))
+    task = MemoryTask(model, made, config, seeded(2 * seed + 1))
+    facts = {"system": "memory", "tokenizer": made.tokenizer.to_dict(), "vocab_size": vocabulary,
+             "seq_len": made.longest, "per_epoch": per_epoch, "specialisation": name}
     with few_threads(config.arch, config.device):
-        result = fit(task, config.loop(per_epoch), out, resume or root() / "data" / "resume", name, settings, tree_hash(folder), tracking, progress, watch, keep)
+        result = start(name, task, config, seed, tree_hash(data), out, options, facts, config.loop(per_epoch))
     if world()[0] == 0:
         _name_epochs(result.folder, per_epoch)
-    result.metrics |= {"epochs": config.epochs, "per_epoch": per_epoch, "entropies": {f"{name}.{key}": value for name in config.sets for key, value in data.entropies[name].items()}}
+    known = {f"{kind}.{key}": value for kind in config.sets for key, value in made.entropies[kind].items()}
+    result.metrics |= {"epochs": config.epochs, "per_epoch": per_epoch, "entropies": known}
     return result
 
 # %% ../../nbs/memory/05_train.ipynb #34cbf8e4
 def run_all(
-    config: TrainConfig,
-    data: Path,
-    out: Path,
-    resume: Path | None = None,
-    tracking: str = "disabled",
-    progress: bool = True,
-    watch: Callable[[str], Callable] | None = None,  # by the run's name: what watches it
-    only: Mapping[str, RunConfig] | None = None,  # some of the runs
+    config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
 ) -> dict[str, Result]:
-    "Train the runs of a section, each in a folder of its name. A finished one is not trained again while another is unfinished."
-    runs = only or config.runs
-    for name in runs:
-        replaceable(out / name, name)  # before any of them is trained
-    results = {name: run(name, one, config.seed, data, out / name, resume, tracking, progress, watch(name) if watch else None, True)
-               for name, one in runs.items()}
-    for result in results.values():
-        result.forget()
-    return results
+    """Train the runs of a section, or `only` some, each in a folder of its name. A finished one is not trained again
+    while another is unfinished."""
+    def one(name: str, options: Options, done: Mapping[str, Result]) -> Result:
+        return run(name, config.runs[name], config.seed, data, out / name, options)
+
+    return start_all(one, config.runs, out, options, only)
 
 # %% ../../nbs/memory/05_train.ipynb #6fad4f96
 def epoch_table(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONTROLLERS', 'RoutingArch', 'Layer', 'mixture', 'entropy', 'State', 'pooled', 'Controller', 'Classical', 'TwoTimes',
-           'Adaptive', 'PointerBlock', 'Pointer', 'Encoder', 'PointerModel', 'build', 'parts', 'losses', 'load']
+           'Adaptive', 'PointerBlock', 'Pointer', 'Encoder', 'PointerModel', 'build', 'parts', 'losses', 'Told', 'load']
 
 # %% ../../nbs/routing/01_model.ipynb #2a9d7fe5
 import math
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from ..core import checkpoint
-from ..core.config import ConfigError, Section, validate
+from ..core.config import Section
 from ..core.device import Placement, pick
 from ..core.halting import graves_step
 
@@ -357,18 +357,17 @@ def losses(
     return {"pointer": mean(pointers.masked_fill(covered, -math.inf), order), "rank": mean(own, ranks)}
 
 # %% ../../nbs/routing/01_model.ipynb #3a9a7986
+class Told(Section):
+    "What the checkpoint of a routing model says of it."
+
+    arch: RoutingArch
+
+
 def load(
     path: Path | str,  # a checkpoint folder
     placement: Placement | None = None,
-) -> tuple[PointerModel, dict[str, Any]]:  # in evaluation mode, what the checkpoint says of itself
-    "Rebuild a model strictly. Raises CheckpointError or ConfigError that names the folder."
-    saved = checkpoint.read(path)
-    about = saved.meta.get("config") if isinstance(saved.meta, dict) else None
-    if not isinstance(about, dict) or about.get("system") != "routing":
-        raise ConfigError(f"{path}: meta.json does not say `system: routing` under `config`; is this a checkpoint of hrm routing?")
-    try:
-        arch = validate(about.get("arch"), RoutingArch, ("config", "arch"), saved.path / "meta.json")
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    model = build(arch, torch.Generator(), placement)
-    return checkpoint.load_weights(model, saved.weights, str(path)).eval(), saved.meta
+) -> tuple[PointerModel, dict[str, Any]]:  # in evaluation mode, and all of meta.json
+    "The model of a checkpoint, see `checkpoint.rebuild`. Raises CheckpointError or ConfigError that names the folder."
+    made = lambda told, placement: build(told.arch, torch.Generator(), placement)
+    model, _, meta = checkpoint.rebuild(path, "routing", Told, made, placement)
+    return model, meta

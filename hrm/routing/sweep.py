@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FACTORS', 'COLUMNS', 'settings_of', 'change_of', 'one_at_a_time', 'grid', 'GridConfig', 'ShiftConfig',
-           'LowDataConfig', 'SweepConfig', 'made', 'Job', 'grid_jobs', 'jobs', 'trace', 'outcome', 'growing', 'work',
+           'LowDataConfig', 'SweepConfig', 'Job', 'grid_jobs', 'jobs', 'trace', 'outcome', 'growing', 'work',
            'write_csv']
 
 # %% ../../nbs/routing/04_sweep.ipynb #11fbab50
@@ -13,7 +13,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,17 @@ import pandas as pd
 from pydantic import Field, model_validator
 from tqdm import tqdm
 
-from ..core.config import Name, Section, code_version, hash_of, root, tree_hash, validate
+from ..core.closure import code_version
+from ..core.config import Name, Section, hash_of, tree_hash
 from ..core.device import one_thread
 from ..core.files import Lock, write_atomic
+from ..core.resume import place_of, remove
+from ..core.run import Options, changed
 from ..core.tracking import read_log
 from .data import read
 from .evaluate import measure
 from .model import load
-from .train import RunConfig, changed, run
+from .train import RunConfig, run
 
 # %% ../../nbs/routing/04_sweep.ipynb #3ddc97fa
 FACTORS = ("iters", "T", "topk", "lr_ctl", "ent_reg", "use_act")
@@ -139,16 +142,8 @@ class SweepConfig(Section):
         if empty := [name for name, levels in self.factors.items() if not levels]:
             raise ValueError(f"factors.{empty[0]}: found no levels; allowed: one or more")
         for change in (self.shift.change, self.low_data.change, self.document):
-            made(self.base, change)
+            self.base.varied(change, ("routing", "sweep"))
         return self
-
-
-def made(
-    base: RunConfig,
-    change: Mapping[str, Any],
-) -> RunConfig:
-    "The base with a change. Raises `ConfigError` that names the key."
-    return validate(changed(base.model_dump(), change), RunConfig, ("routing", "sweep"))
 
 # %% ../../nbs/routing/04_sweep.ipynb #ffcb6c1d
 @dataclass(frozen=True)
@@ -205,14 +200,13 @@ def outcome(
     base: RunConfig,
     data: Path,
     out: Path,  # folder of the run
-    resume: Path,
-    tracking: str = "disabled",
+    options: Options,
 ) -> dict[str, Any]:  # one row
     "Run a job. Raises `Stopped`; every other failure is in the row."
     row = {"study": job.study, "config_id": job.config_id, "seed": job.seed} | settings_of(changed(base.model_dump(), job.change))
     try:
-        config = made(base, job.change)
-        result = run(f"{job.study}: {job.config_id}, seed {job.seed}", config, job.seed, data, out, resume, tracking, progress=False)
+        config, label = base.varied(job.change, ("routing", "sweep")), f"{job.study}: {job.config_id}, seed {job.seed}"
+        result = run(label, config, job.seed, data, out, options)
         model = load(result.folder / "final")[0] if job.tests else None
         more = {"tests": {name: measure(model, read(data, name, "test")) for name in job.tests}} | (trace(result.folder) if job.traced else {})
     except Exception as error:  # whatever it is, the other jobs have a right to be run; a stop is no Exception
@@ -235,36 +229,35 @@ def work(
     base: RunConfig,
     data: Path,  # folder of the sets
     table: Path | None = None,  # CSV file of the `COLUMNS`, written again after every row
-    resume: Path | None = None,  # by default data/resume of the project
-    tracking: str = "disabled",
-    progress: bool = True,
+    options: Options = Options(),
 ) -> pd.DataFrame:
     """Run all jobs, one row each. Raises `Stopped` with everything so far kept, and `ConfigError` before any work for a test
     set that is missing and while another process fills the same rows or table."""
     for name in dict.fromkeys(name for job in todo for name in job.tests):
         read(data, name, "test")  # after the trainings it would be late to miss it
-    resume = resume or root() / "data" / "resume"
-    decides, kept, rows = [base.model_dump(), tree_hash(data), code_version()], [], []
+    home = options.home / "rows"
+    finished = home / hash_of([place_of(table or data, home)])
+    decides, kept, rows = [base.model_dump(), tree_hash(data), code_version("hrm.routing.sweep")], [], []
     grows = growing(table) if table else None
-    with (Lock.take(table, "written") if table else nullcontext(), Lock.take(resume / "rows", "filled"),
+    with (Lock.take(table, "written") if table else nullcontext(), Lock.take(home, "filled"),
           one_thread()):  # the work of one operation is so small that a second thread costs more than it does
-        for job in tqdm(todo, desc="sweep", unit="run", disable=not progress):
+        for job in tqdm(todo, desc="sweep", unit="run", disable=not options.progress):
             name = hash_of([*decides, job.study, job.config_id, job.change, job.seed, job.tests, job.traced])
-            file, out = resume / "rows" / f"{name}.json", resume / "rows" / name
+            file, out = finished / f"{name}.json", finished / name
             if file.is_file():
                 rows.append(json.loads(file.read_text()))
             else:
-                rows.append(outcome(job, base, data, out, resume, tracking))
-                shutil.rmtree(out, ignore_errors=True)
+                rows.append(outcome(job, base, data, out / "run", replace(options, resume=out, progress=False)))
                 if rows[-1]["status"] == "done":  # what failed may have failed for a reason that is gone tomorrow
                     write_atomic(file, json.dumps(rows[-1]))
+                shutil.rmtree(out, ignore_errors=True)
             kept.append(file)
             if grows:
                 write_csv(pd.DataFrame(rows), grows)
         if grows != table:
             grows.replace(table)
-        for file in kept:
-            file.unlink(missing_ok=True)
+        for left in set(finished.iterdir() if finished.is_dir() else ()) - set(kept):
+            remove(left)
     return pd.DataFrame(rows)
 
 # %% ../../nbs/routing/04_sweep.ipynb #df9ccbf6

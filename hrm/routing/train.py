@@ -4,34 +4,37 @@
 
 # %% auto #0
 __all__ = ['RunConfig', 'temperature', 'entropy_weight', 'SortingTask', 'gradient_probe', 'step_flops', 'run_tflop', 'pace',
-           'run', 'changed', 'TrainConfig', 'run_all']
+           'run', 'TrainConfig', 'run_all', 'summary']
 
 # %% ../../nbs/routing/03_train.ipynb #ec13a6bf
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
 from fastcore.basics import patch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from ..core.config import ConfigError, Name, Section, root, tree_hash, validate
+from ..core.config import ConfigError, Name, Section, tree_hash
 from ..core.device import pick, seeded
 from ..core.files import write_atomic
+from ..core.flops import count_flops
 from ..core.optim import OptimConfig
-from ..core.train import LoopConfig, Result, Stream, Task, count_flops, fit, share, world
+from ..core.parallel import share, world
+from ..core.run import EpochRun, Options, start, start_all
+from ..core.task import LoopConfig, Stream, Task
+from ..core.train import Result
 from .data import read
 from .evaluate import answer, measure, routing_log
 from .model import PointerModel, RoutingArch, build, entropy, losses, parts
 
 # %% ../../nbs/routing/03_train.ipynb #31c20b8c
-class RunConfig(Section):
+class RunConfig(EpochRun):
     "One training run."
 
     set: Name  # name of a set in routing.data
@@ -39,7 +42,6 @@ class RunConfig(Section):
     encoder: OptimConfig
     controller: OptimConfig
     other: OptimConfig
-    epochs: int = Field(gt=0)
     evaluate_every: int = Field(gt=0)  # epochs
     batch_size: int = Field(gt=0)  # lists, over all processes
     deep_supervision: bool  # the mean loss of all iterations instead of the last one's
@@ -52,10 +54,7 @@ class RunConfig(Section):
     controller_warmup_epochs: int = Field(ge=0)  # in which the controller does not learn
     ponder_tau: float = Field(ge=0)  # weight of the ponder cost
     rows: int = Field(0, ge=0)  # training lists to use, from the front; 0 for all
-    amp: Literal["off", "bf16", "fp16"] = "off"
-    compile: Literal["auto", "on", "off"] = "off"
     routing_samples: int = Field(10, gt=0)  # held-out lists in the log of routes
-    device: str = "auto"
 
     @model_validator(mode="after")
     def _falling(self):
@@ -129,6 +128,13 @@ class SortingTask(Task):
         self.generator.set_state(state["generator"])
         self.stream.load_state_dict(state["stream"])
         self.seen, self.routes = state["seen"], dict(state["routes"])
+
+    def leave(self, folder: Path, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
+        "The logs of routes, and the memory in bytes that the process had at its peak."
+        for epoch, text in self.routes.items():
+            write_atomic(folder / f"routing_log_epoch{epoch}.jsonl", text)
+        unit = 1 if sys.platform == "darwin" else 1024
+        return {"peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
 # %% ../../nbs/routing/03_train.ipynb #f59f5e0d
 @patch
@@ -218,56 +224,34 @@ def pace(
 ) -> dict[str, float]:
     "Seconds of an epoch, tokens (items) and batches per second, peak memory in GB."
     seconds, steps = result.timings["train_seconds"], result.metrics["steps"]
-    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     gpu = result.timings.get("peak_gpu_gib")
     return {"epoch_wallclock_s": seconds / config.epochs, "tokens_per_s": steps * config.batch_size * length / seconds,
-            "batches_per_s": steps / seconds, "peak_memory_gb": (process if gpu is None else gpu * 2**30) / 1e9}
+            "batches_per_s": steps / seconds, "peak_memory_gb": (result.more["peak_memory"] if gpu is None else gpu * 2**30) / 1e9}
 
 # %% ../../nbs/routing/03_train.ipynb #c1a7784c
 def run(
-    name: str,  # of the run
-    config: RunConfig,
-    seed: int,
-    data: Path,  # folder of the sets
-    out: Path,  # where the finished run goes
-    resume: Path | None = None,  # where runs in progress are; by default data/resume of the project
-    tracking: str = "disabled",
-    progress: bool = True,
-    watch: Callable[[int, dict], None] | None = None,  # see `fit`
-    keep: bool = False,  # see `fit`
+    name: str, config: RunConfig, seed: int, data: Path, out: Path, options: Options = Options()
 ) -> Result:
-    "Train one model, with logs of its routes beside the checkpoints. Raises ConfigError before any work, Stopped with the state saved."
+    """Train one model on a set of a folder, with logs of its routes beside the checkpoints. Raises ConfigError before
+    any work, Stopped with the state saved."""
     train, dev = (read(data, config.set, part) for part in ("train", "dev"))
     if config.rows > len(train["ranks"]):
-        raise ConfigError(f"{name}: found rows {config.rows}; allowed: at most the {len(train['ranks'])} lists of {config.set}/train")
+        known = f"at most the {len(train['ranks'])} lists of {config.set}/train"
+        raise ConfigError(f"{name}: found rows {config.rows}; allowed: {known}")
     train = {part: tensor[: config.rows or None] for part, tensor in train.items()}
     rows, length = train["ranks"].shape
-    loop, placement = config.loop(rows), pick(config.device)
-    model = build(config.arch, seeded(2 * seed), placement)
-    task = SortingTask(model, train, dev, config, seeded(2 * seed + 1))  # other models with this seed see the same lists in the same order
-    tflop = run_tflop(config, rows, length)
-    settings = config.model_dump() | {"system": "routing", "seed": seed, "length": length}
-    result = fit(task, loop, out, resume or root() / "data" / "resume", name, settings, tree_hash(Path(data) / config.set), tracking, progress, watch, True)
+    loop, model = config.loop(rows), build(config.arch, seeded(2 * seed), pick(config.device))
+    task = SortingTask(model, train, dev, config, seeded(2 * seed + 1))  # other models with this seed see the same lists
+    tflop, folder = run_tflop(config, rows, length), Path(data) / config.set
+
+    facts = {"system": "routing", "length": length}
+    result = start(name, task, config, seed, tree_hash(folder), out, options, facts, loop)
     result.metrics["tflop"] = result.timings["tflop"] = tflop
     result.timings["gflop_per_second"] = 1e3 * tflop / result.timings["train_seconds"]
     result.timings |= pace(result, config, length)
-    if world()[0] == 0:
-        for epoch, text in task.routes.items():
-            write_atomic(result.folder / f"routing_log_epoch{epoch}.jsonl", text)
-    if not keep:
-        result.forget()
     return result
 
 # %% ../../nbs/routing/03_train.ipynb #f60cbd14
-def changed(
-    values: Mapping[str, Any],
-    change: Mapping[str, Any],  # nested; what it does not name stays
-) -> dict[str, Any]:
-    "Nested dictionaries with some entries replaced."
-    nested = {key: changed(values[key], new) for key, new in change.items() if isinstance(new, Mapping) and isinstance(values.get(key), Mapping)}
-    return {**values, **change, **nested}
-
-
 class TrainConfig(Section):
     "The section `routing.train`."
 
@@ -283,23 +267,30 @@ class TrainConfig(Section):
 
     def run(self, name: str) -> RunConfig:
         "The base with one change. Raises `ConfigError` that names the key."
-        return validate(changed(self.base.model_dump(), self.runs[name]), RunConfig, ("routing", "train", "runs", name))
+        return self.base.varied(self.runs[name], ("routing", "train", "runs", name))
+
+    @property
+    def todo(self) -> dict[str, tuple[str, int]]:
+        "Recipe and seed of every run, by the run's name."
+        return {f"{name}-{seed}": (name, seed) for name in self.runs for seed in range(self.seeds)}
 
 # %% ../../nbs/routing/03_train.ipynb #9ec85735
 def run_all(
+    config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
+) -> dict[str, Result]:
+    "Train every recipe with every seed, or `only` some of the runs. Raises what `run` raises; a stop loses nothing."
+    def one(name: str, options: Options, done: Mapping[str, Result]) -> Result:
+        recipe, seed = config.todo[name]
+        return run(name, config.run(recipe), seed, data, out / name, options)
+
+    return start_all(one, config.todo, out, options, only, bar="runs")
+
+
+def summary(
     config: TrainConfig,
-    data: Path,
-    out: Path,  # receives `<run>-<seed>`
-    resume: Path | None = None,
-    tracking: str = "disabled",
-    progress: bool = True,
-) -> tuple[pd.DataFrame, dict[str, Result]]:  # run, seed, the held-out measures of the best checkpoint's epoch, and the results by folder name
-    "Train every run with every seed. Raises what `run` raises; a stop loses nothing."
-    todo, table, results = [(name, seed) for name in config.runs for seed in range(config.seeds)], [], {}
-    for name, seed in tqdm(todo, desc="runs", unit="run", disable=not progress):
-        where = f"{name}-{seed}"
-        result = results[where] = run(where, config.run(name), seed, data, out / where, resume, tracking, False, keep=True)
-        table.append({"run": name, "seed": seed} | result.metrics["held_out"] | {"tflop": result.metrics["tflop"]})
-    for result in results.values():
-        result.forget()
-    return pd.DataFrame(table), results
+    results: Mapping[str, Result],  # of `run_all`
+) -> pd.DataFrame:  # run, seed, the measures of the last evaluation, tflop
+    "One row for each run."
+    rows = [(config.todo[name], result.metrics) for name, result in results.items()]
+    return pd.DataFrame([{"run": recipe, "seed": seed} | metrics["held_out"] | {"tflop": metrics["tflop"]}
+                         for (recipe, seed), metrics in rows])

@@ -20,12 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..core.config import Name, Section
 from ..core.device import compiler, pick, seeded
-from ..core.train import count_flops
+from ..core.flops import count_flops
+from ..core.run import changed
 from .data import draw
 from .model import build, entropy
 from .study import compare
-from .sweep import Job, made
-from .train import RunConfig, SortingTask, changed
+from .sweep import Job
+from .train import RunConfig, SortingTask
 
 # %% ../../nbs/routing/06_trouble.ipynb #a34f45b4
 SYMPTOMS = ("uniform alphas", "one-head collapse", "oscillation", "no long-length gain", "worse than baseline", "out of memory", "slow")
@@ -63,7 +64,7 @@ class TroubleConfig(Section):
             raise ValueError(f"base: {self.base.epochs} epochs with evaluate_every {self.base.evaluate_every}; allowed: two evaluations or more, or nothing can be seen to move")
         for one in self.cases:
             for change in one.recipes(self.base).values():
-                made(self.base, change)
+                self.base.varied(change, ("routing", "trouble"))
         return self
 
 # %% ../../nbs/routing/06_trouble.ipynb #41beb224
@@ -206,7 +207,7 @@ def findings(
 
     def measured(symptom, key, change):
         if symptom in COUNTED:
-            return [float(footprint(made(config.base, change), np.random.default_rng(config.seed))[COUNTED[symptom]])]
+            return [float(footprint(config.base.varied(change, ("routing", "trouble")), np.random.default_rng(config.seed))[COUNTED[symptom]])]
         without = runs[(key[0], "none") if (key[0], "none") in runs else ("healthy", "none")]  # of the case itself, where it has one
         return [float(quantity(symptom, row, config, {row["seed"]: row for row in without})) for row in runs[key]]
 

@@ -20,9 +20,10 @@ from fastcore.basics import patch
 from ..core.config import ConfigError
 from ..core.files import only_like, write_atomic
 from ..core.generate import Sampling
+from ..core.layers import parameters
 from ..core.tokens import SPECIALS, CharacterTokenizer
 from .decode import Step, write_on
-from .model import TextHRM, at, parameters
+from .model import TextHRM, at
 
 # %% ../../nbs/text/06_chat.ipynb #dca2d29b
 MODES = {"fast": (1, 1), "normal": (2, 2), "deep": (3, 2), "thorough": (4, 3), "extreme": (6, 4)}  # H_cycles, L_cycles

@@ -9,8 +9,9 @@ __all__ = ['grow_vocabulary', 'Reservoir', 'fisher', 'Elastic', 'MemoryConfig', 
 # %% ../../nbs/text/11_continual.ipynb #fa7539eb
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,8 @@ from tqdm import tqdm
 
 from ..core.config import ConfigError, Name, Section, hash_of, tree_hash
 from ..core.device import seeded
+from ..core.resume import replaceable
+from ..core.run import Options
 from ..core.tokens import CharacterTokenizer
 from ..core.train import Result
 from .data import Book, grow, translation, windows
@@ -218,13 +221,13 @@ def learn(
     seed: int,
     book: Book,
     out: Path,
+    options: Options = Options(),
     start: Path | None = None,  # checkpoint to go on from
     memory: Memory | None = None,  # of its earlier books
-    **options,  # resume, tracking, progress, watch, keep: see `run`
 ) -> Result:
     "Learn a book, on top of what a model knows. Raises what `run` raises, and `ConfigError` for another window."
     if start is None:
-        return run(name, config, seed, [book], out, **options)
+        return run(name, config, seed, [book], out, options)
     model, tokenizer, meta = load(start)
     if model.config.seq_len != config.seq_len:
         raise ConfigError(f"{name}: found seq_len {config.seq_len}; allowed: {model.config.seq_len}, that of {start}")
@@ -233,8 +236,8 @@ def learn(
     decides = {"started_from": tree_hash(start)}
     if memory is not None:
         decides["memory"] = memory.config.model_dump() | {"kept": hash_of({key: value.sum().item() for key, value in memory_state(memory).items()})}
-    return run(name, config.model_copy(update={"arch": arch}), seed, [book], out, model=model, tokenizer=tokenizer,
-               history=meta["config"]["history"], decides=decides, **(memory.parts() if memory else {}), **options)
+    return run(name, config.model_copy(update={"arch": arch}), seed, [book], out, options, model=model, tokenizer=tokenizer,
+               history=meta["config"]["history"], decides=decides, module="hrm.text.continual", **(memory.parts() if memory else {}))
 
 # %% ../../nbs/text/11_continual.ipynb #6d02332e
 class ContinualConfig(Section):
@@ -261,27 +264,28 @@ def learn_all(
     config: ContinualConfig,
     books: Mapping[str, Book],
     out: Path,
-    progress: bool = True,
-    **options,  # resume, tracking: see `run`
+    options: Options = Options(),
 ) -> tuple[pd.DataFrame, dict[str, Result]]:  # memory, after, book, bits, rate; runs by name
     "Learn the books one after the other with each memory. Raises what `run` raises; a stop loses nothing."
     order = [books[name] for name in config.order or books]
-    runs, table = {}, []
-    with tqdm(total=1 + len(config.memories) * (len(order) - 1), desc="books", unit="run", disable=not progress) as bar:
+    called = lambda kind, place: f"{kind}-{place}-{order[place].name}" if place else f"first-{order[0].name}"
+    names = dict.fromkeys(called(kind, place) for kind in config.memories for place in range(len(order)))
+    for name in names:
+        replaceable(out / name, name)  # before any of them is trained
+    runs, table, each = {}, [], replace(options, progress=False)
+    with tqdm(total=len(names), desc="books", unit="run", disable=not options.progress) as bar:
         for kind, how in config.memories.items():
             memory, start = Memory(how, config.seed), None
             for place, book in enumerate(order):
-                name = f"{kind}-{place}-{book.name}" if place else f"first-{book.name}"
+                name = called(kind, place)
                 if name not in runs:
-                    runs[name] = learn(name, config.base, config.seed + place, book, out / name, start, memory, progress=False, keep=True, **options)
+                    runs[name] = learn(name, config.base, config.seed + place, book, out / name, each, start, memory)
                     bar.update()
                 start = out / name / "final"
                 table += [{"memory": kind, "after": book.name, "book": one, "bits": bits, "rate": books[one].rate}
                           for one, bits in measure(start, order[: place + 1], config.base).items()]
                 if place < len(order) - 1:
                     memory.remember(book, *load(start)[:2])
-    for result in runs.values():
-        result.forget()
     return pd.DataFrame(table), runs
 
 # %% ../../nbs/text/11_continual.ipynb #3eff980f

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['Growth', 'Tracker', 'block_parameters', 'plan', 'grow_layers', 'largest_change', 'grow_group', 'grow_state', 'pieces',
-           'run_growing', 'forget', 'GrowthConfig', 'compare']
+           'run_growing', 'GrowthConfig', 'compare']
 
 # %% ../../nbs/text/12_growth.ipynb #4053fdb7
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..core import checkpoint, optim
-from ..core.config import ConfigError, Section, root
+from ..core.config import ConfigError, Section
 from ..core.device import seeded
-from ..core.train import Result, count_flops, counted
+from ..core.flops import count_flops
+from ..core.layers import parameters
+from ..core.resume import counted, replaceable
+from ..core.run import Options
+from ..core.train import Result
 from .data import Book
-from .model import TextArch, TextConfig, TextHRM, build, load, parameters
+from .model import TextArch, TextConfig, TextHRM, build, load
 from .train import RunConfig, TextTask, run
 
 # %% ../../nbs/text/12_growth.ipynb #66e5363d
@@ -196,6 +200,11 @@ def _piece(config: RunConfig, end: int, last: bool) -> RunConfig:
         {"embedding": config.embedding.model_copy(update=flat)} if config.embedding else {}))
 
 # %% ../../nbs/text/12_growth.ipynb #fcee7b8f
+def _grown(state: Path) -> Path:
+    "Where the enlarged form of a state is."
+    return state.with_name(f"{state.name}_grown")
+
+
 def _enlarge(state: Path, folder: Path, config: RunConfig, books: Sequence[Book], tracker: Tracker, growth: Growth, seed: int) -> dict[str, Any]:
     "From the finished state of a piece, the state and the model that the next one begins with. Notes the growth."
     model, tokenizer, _ = load(folder / "final")
@@ -205,7 +214,7 @@ def _enlarge(state: Path, folder: Path, config: RunConfig, books: Sequence[Book]
     bits = [task.evaluate()["bits"] for task in tasks]
     tracker.growths.append({"characters": tracker.characters, "H": H, "L": L, "parameters": [parameters(model), parameters(grown)],
                             "largest_change": largest_change(model, grown), "bits": bits})
-    found, begin = checkpoint.read(state / "latest"), state.with_name(f"{state.name}_grown")
+    found, begin = checkpoint.read(state / "latest"), _grown(state)
     checkpoint.write(begin / "latest", {}, found.meta, grow_state(found.state(), *tasks))
     return {"begin": begin, "model": grown, "tokenizer": tokenizer}
 
@@ -217,36 +226,32 @@ def run_growing(
     seed: int,
     books: Sequence[Book],
     out: Path,  # the pieces go into `<out>/piece_0` and so on
-    resume: Path | None = None,
+    options: Options = Options(),
     tracker: Tracker | None = None,  # of a model that has read before; it is continued
     cuts: Sequence[int] | None = None,  # ends of the pieces, instead of where the tracker puts them
     decides: Mapping[str, Any] | None = None,  # see `run`
-    keep: bool = False,  # the finished states, until `Result.forget`
-    **options,  # model, tokenizer, history, rehearsal, penalty, tracking, progress, watch: see `run`
+    **start,  # model, tokenizer, history, module, rehearsal, penalty: see `run`
 ) -> tuple[list[Result], Tracker]:
     "Train, grow, train on. Raises what `run` and `plan` raise; after a stop the same call goes on from there."
-    tracker, where = tracker or Tracker(), resume or root() / "data" / "resume"
+    tracker, start = tracker or Tracker(), {"module": "hrm.text.growth"} | start
     ends = list(cuts) if cuts else pieces(config.loop.steps, config.characters, tracker, growth)
     if growth is not None and len(ends) > 1:
         plan(config.arch, growth)  # an amount that no block fits into is told now, not after hours
+    places = {f"{name}-{number}": out / f"piece_{number}" for number in range(len(ends))}
+    for called, here in places.items():
+        replaceable(here, called)  # before any of them is trained
     results, done, label = [], 0, "+".join(book.name for book in books)
-    for number, end in enumerate(ends):
-        here, last, known = out / f"piece_{number}", number == len(ends) - 1, dict(decides or {}) | {"tracker": tracker.to_dict()}
-        result = run(f"{name}-{number}", _piece(config, end, last), seed, books, here, where, keep=True, decides=known, **options)
+    for (called, here), end in zip(places.items(), ends):
+        last, known = end == ends[-1], dict(decides or {}) | {"tracker": tracker.to_dict()}
+        result = run(called, _piece(config, end, last), seed, books, here, replace(options, keep=not last), decides=known, **start)
         results.append(result)
         tracker.read(label, (end - done) * config.characters)
-        done, options = end, options | {"begin": result.state}
+        done, start = end, start | {"begin": result.state}
         if not last and growth is not None:
-            options |= _enlarge(result.state, here, config, books, tracker, growth, seed)
-    for result in results if not keep else ():
-        forget(result)
+            start |= _enlarge(result.state, here, config, books, tracker, growth, seed)
+    for result in results:
+        shutil.rmtree(_grown(result.state), ignore_errors=True)  # made anew of the state that is kept
     return results, tracker
-
-
-def forget(result: Result) -> None:
-    "Remove a state that was kept, and the enlarged one that was made of it."
-    shutil.rmtree(result.state.with_name(f"{result.state.name}_grown"), ignore_errors=True)
-    result.forget()
 
 # %% ../../nbs/text/12_growth.ipynb #0674fc67
 class GrowthConfig(Section):
@@ -269,11 +274,11 @@ def compare(
     config: GrowthConfig,
     books: Sequence[Book],
     out: Path,
-    **options,  # resume, tracking, progress: see `run`
+    options: Options = Options(),
 ) -> tuple[pd.DataFrame, Tracker, dict[str, list[Result]]]:  # model, parameters, steps, characters, tflop, bits; the growths; runs by model
     "Grow, and train the two others with as much arithmetic. Raises what `run_growing` raises; a stop loses nothing."
     runs, base = {}, config.base
-    runs["grown"], tracker = run_growing("grown", base, config.growth, config.seed, books, out / "grown", keep=True, **options)
+    runs["grown"], tracker = run_growing("grown", base, config.growth, config.seed, books, out / "grown", options)
     model, tokenizer, _ = load(runs["grown"][-1].folder / "final")
     total, steps = sum(result.metrics["tflop"] for result in runs["grown"]), {"grown": base.loop.steps}
     flat = 1 - runs["grown"][-1].metrics["tflop"] / total  # share of the arithmetic before the last growth
@@ -284,9 +289,8 @@ def compare(
         steps[label] = int(total * 1e12 / (count_flops(lambda: task.loss(fresh)[0].backward()) * base.loop.accumulate))
         one = base.model_copy(update={"arch": arch, "loop": base.loop.model_copy(update={"steps": steps[label]})})
         cuts = [max(1, round(flat * steps[label])), steps[label]]
-        runs[label], _ = run_growing(label.replace(" ", "_"), one, None, config.seed, books, out / label.replace(" ", "_"), cuts=cuts, keep=True, **options)
+        name = label.replace(" ", "_")
+        runs[label], _ = run_growing(name, one, None, config.seed, books, out / name, options, cuts=cuts)
     table = [{"model": label, "parameters": parameters(load(found[-1].folder / "final")[0]), "steps": steps[label], "characters": steps[label] * base.characters,
               "tflop": sum(result.metrics["tflop"] for result in found), "bits": found[-1].metrics["held_out"]["bits"]} for label, found in runs.items()]
-    for result in sum(runs.values(), []):
-        forget(result)
     return pd.DataFrame(table), tracker, runs

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -19,16 +20,19 @@ from pydantic import ConfigDict, Field
 from safetensors.torch import load_file, save
 
 from ..core import checkpoint
-from ..core.config import ConfigError, Name, Place, Section, stored, validate
+from ..core.config import ConfigError, Name, Place, Section, stored
 from ..core.device import pick, seeded
 from ..core.files import LOCK, Lock, only_ours, write_atomic
+from ..core.layers import parameters
 from ..core.optim import OptimConfig
+from ..core.run import Options
+from ..core.task import LoopConfig
 from ..core.tokens import CharacterTokenizer
-from ..core.train import LoopConfig, Result
+from ..core.train import Result
 from .continual import Memory, MemoryConfig, grow_vocabulary, memory_state, restore_memory
 from .data import Book
-from .growth import Growth, Tracker, forget, pieces, plan, run_growing
-from .model import TextArch, about, build, load, parameters
+from .growth import Growth, Tracker, pieces, plan, run_growing
+from .model import TextArch, about, build, load
 from .train import RunConfig, Windows, fingerprint
 
 # %% ../../nbs/text/13_life.ipynb #ca4cea84
@@ -235,23 +239,23 @@ def teach(
     folder: Path,
     book: Book,
     lesson: Lesson,  # from `decide`
-    **options,  # tracking, progress, watch: see `run`
+    options: Options = Options(),  # runs in progress are in the model's own folder
 ) -> list[Result]:  # the pieces between growths
     """Learn a book. Raises ConfigError or DataError before any work, and `Stopped` with the state saved; the same call goes on
     from there."""
     with lock(folder):
-        return _taught(Path(folder), book, lesson, **options)
+        return _taught(Path(folder), book, lesson, replace(options, resume=Path(folder) / "resume"))
 
 
-def _taught(folder: Path, book: Book, lesson: Lesson, **options) -> list[Result]:
+def _taught(folder: Path, book: Book, lesson: Lesson, options: Options) -> list[Result]:
     config, memory, tracker, start = _known(folder, lesson, book)
     Windows({book.name: (book.train, None)}, config.seq_len)  # what cannot be learned must not be left begun
     if len(pieces(config.loop.steps, config.characters, tracker, lesson.growth)) > 1:
         plan(config.arch, lesson.growth)
     here = folder / f"{lesson.number}-{book.name}"
     write_atomic(folder / NEXT, lesson.model_dump_json(indent=1) + "\n")
-    results, tracker = run_growing(book.name, config, lesson.growth, lesson.seed + lesson.number, [book], here, folder / "resume", tracker, keep=True,
-                                   **start, **memory.parts(), **options)
+    results, tracker = run_growing(book.name, config, lesson.growth, lesson.seed + lesson.number, [book], here, options, tracker,
+                                   module="hrm.text.life", **start, **memory.parts())
     place = f"piece_{len(results) - 1}/final"
     model, tokenizer, _ = load(here / place)
     memory.remember(book, model, tokenizer)
@@ -259,7 +263,7 @@ def _taught(folder: Path, book: Book, lesson: Lesson, **options) -> list[Result]
     _write_life(here, {"checkpoint": place, "book": book.name, "data": lesson.data, "tracker": tracker.to_dict(), "strategy": lesson.memory.strategy})
     (folder / NEXT).unlink()
     for result in results:  # not before everything is on the disk
-        forget(result)
+        result.forget()
     return results
 
 # %% ../../nbs/text/13_life.ipynb #c95dbcd6

@@ -12,8 +12,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..core.train import count_flops
-from .model import TextArch, TextHRM, at, build, causality_probe, log_probabilities, parameters
+from ..core.flops import count_flops
+from ..core.layers import parameters
+from .model import TextArch, TextHRM, at, build, causality_probe, log_probabilities
 
 # %% ../../nbs/text/14_look.ipynb #a79f29ba
 CYCLES = ((1, 1), (1, 2), (2, 2), (3, 2), (4, 3), (6, 4))

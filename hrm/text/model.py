@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['DOCUMENT', 'ADVANCED', 'TextArch', 'TextConfig', 'TextBlock', 'PartedHead', 'TextInner', 'Reading',
-           'log_probabilities', 'TextHRM', 'build', 'causality_probe', 'at', 'TextDecoder', 'parameters', 'about',
-           'load']
+           'log_probabilities', 'TextHRM', 'build', 'causality_probe', 'at', 'TextDecoder', 'about', 'Told', 'load']
 
 # %% ../../nbs/text/03_model.ipynb #df10850a
 from dataclasses import dataclass
@@ -14,19 +13,19 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from ..core import checkpoint
-from ..core.config import ConfigError, validate
-from ..core.device import Placement, one_thread, pick
-from ..core.generate import Decoder
+from ..core.config import Section
+from ..core.device import Placement, pick
+from ..core.generate import HRMDecoder
 from ..core.halting import graves
 from ..core.hrm import HRM, ArchConfig, HRMConfig, HRMInner
 from ..core.layers import Block, CastedLinear, rms_norm
 from ..core.losses import stablemax
 from ..core.recurrence import recur
-from ..core.tokens import CharacterTokenizer, tokenizer_from
+from ..core.tokens import CharacterTokenizer, Stored
 
 # %% ../../nbs/text/03_model.ipynb #1205cc4c
 class TextArch(ArchConfig):
@@ -253,46 +252,26 @@ def at(
     return other
 
 # %% ../../nbs/text/03_model.ipynb #892ef7e4
-class TextDecoder(Decoder):
+class TextDecoder(HRMDecoder):
     "Rows of text that a `TextHRM` continues, whatever its halting."
 
+    unit = "characters"
     weights: Tensor | None = None  # [n, B] of the segments in the last prediction
 
-    @torch.no_grad()
-    def feed(
+    def read(
         self,
-        ids: Tensor,  # [B, s] the next ids of every row
-    ) -> Tensor:  # [B, V] float32, logarithms of the chances of the character after them
-        "Append ids. Raises `ValueError` where they do not fit; nothing is appended then."
-        if not 0 < ids.shape[1] <= self.room:
-            raise ValueError(f"{ids.shape[1]} characters for {self.room} places; the model was built for {self.model.config.seq_len}")
-        inner, c, cache = self.model.inner, self.model.config, self.cache
-        begun = cache is not None and cache.length > 0
-        self.ids = torch.cat((self.ids, ids.to(self.ids)), dim=1)
-        new = self.ids[:, -ids.shape[1] :] if begun else self.ids
-        with one_thread(begun and new.numel() == 1):
-            x = inner.embed(new, None, cache.length if begun else 0)
-            z_H, z_L = (start.to(x).expand(x.shape) for start in (inner.H_init, inner.L_init))
-            context, states = dict(rotary=inner.rotary) | ({} if cache is None else {"cache": cache}), []
-            for _ in range(self.segments):
-                z_H, z_L = recur(*self.levels, z_H, z_L, x, c.H_cycles, c.L_cycles, **context)
-                states.append(z_H[:, -1:])
-            if cache is not None:
-                cache.advance(x.shape[1])
-            ends = torch.stack(states)
-            reading = self.model._read(ends, inner.stops(ends))
-            self.weights = reading.weights[..., 0]
-            return log_probabilities(reading.logits[-1, :, 0], c.cross_entropy)
+        ends: list[Tensor],  # [B, 1, D] of each segment, the state of the last position
+    ) -> Tensor:  # [B, V] float32, logarithms of the chances of the character after it
+        "What the model makes of the states: those of all segments where it halts by position."
+        states = torch.stack(ends)
+        reading = self.model._read(states, self.model.inner.stops(states))
+        self.weights = reading.weights[..., 0]
+        return log_probabilities(reading.logits[-1, :, 0], self.model.config.cross_entropy)
 
 # %% ../../nbs/text/03_model.ipynb #201fac42
 DOCUMENT = TextArch(hidden_size=256, num_heads=8, H_layers=3, L_layers=3, H_cycles=2, L_cycles=2, expansion=2.5, halt_max_steps=8,
                     halting="graves", norm_weights=True)
 ADVANCED = DOCUMENT.model_copy(update={"hidden_size": 512, "num_heads": 16, "L_layers": 4, "H_layers": 2, "expansion": 3.0})
-
-
-def parameters(model: nn.Module) -> int:
-    "How many values the model has that training could change."
-    return sum(p.numel() for p in model.parameters())
 
 # %% ../../nbs/text/03_model.ipynb #9d849a2c
 def about(
@@ -305,27 +284,28 @@ def about(
             "seq_len": c.seq_len, "tokenizer": tokenizer.to_dict()}
 
 
+class Told(Section):
+    "What the checkpoint of a text model says of it."
+
+    arch: TextArch
+    tokenizer: Stored
+    vocab_parts: tuple[int, ...]  # ids that came with each growth, from the first
+    seq_len: int = Field(gt=0)
+
+    @field_validator("vocab_parts")
+    @classmethod
+    def _whole(cls, parts: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        known = info.data.get("tokenizer")
+        if known is not None and (sum(parts) != known.size or min(parts) < 1):
+            raise ValueError(f"allowed: positive numbers, the parts sum to the tokenizer's {known.size} ids")
+        return parts
+
+
 def load(
     path: Path | str,  # a checkpoint folder
     placement: Placement | None = None,
-) -> tuple[TextHRM, CharacterTokenizer, dict[str, Any]]:  # in evaluation mode, its tokenizer, what the checkpoint says of itself
-    "Rebuild a model strictly. Raises CheckpointError or ConfigError that names the folder."
-    placement = placement or pick()
-    saved = checkpoint.read(path)
-    known = saved.meta.get("config") if isinstance(saved.meta, dict) else None
-    if not isinstance(known, dict) or known.get("system") != "text":
-        raise ConfigError(f"{path}: meta.json does not say `system: text` under `config`; is this a checkpoint of hrm text?")
-    try:
-        arch = validate(known.get("arch"), TextArch, ("config", "arch"), saved.path / "meta.json")
-        tokenizer = tokenizer_from(known.get("tokenizer"))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    parts, length = known.get("vocab_parts"), known.get("seq_len")
-    whole = isinstance(parts, list) and bool(parts) and all(isinstance(part, int) and part > 0 for part in parts)
-    if not whole or sum(parts) != tokenizer.size or not isinstance(length, int) or length < 1:
-        raise ConfigError(f"{path}: meta.json: config: found vocab_parts, seq_len = {parts}, {length}; "
-                          f"allowed: positive numbers, the parts sum to the tokenizer's {tokenizer.size} ids")
-    if placement.dtype == torch.float32:  # trained in bfloat16, which this machine would have to emulate
-        arch = arch.model_copy(update={"forward_dtype": "float32"})
-    model = build(arch, tuple(parts), length, placement=placement)
-    return checkpoint.load_weights(model, saved.weights, str(path)).eval(), tokenizer, saved.meta
+) -> tuple[TextHRM, CharacterTokenizer, dict[str, Any]]:  # in evaluation mode, its tokenizer, all of meta.json
+    "The model of a checkpoint, see `checkpoint.rebuild`. Raises CheckpointError or ConfigError that names the folder."
+    made = lambda told, placement: build(told.arch, told.vocab_parts, told.seq_len, placement=placement)
+    model, told, meta = checkpoint.rebuild(path, "text", Told, made, placement)
+    return model, told.tokenizer, meta

@@ -9,7 +9,7 @@ __all__ = ['METRICS', 'MEASURED', 'RunConfig', 'TrainConfig', 'Windows', 'spans'
 # %% ../../nbs/text/04_train.ipynb #fea6e0be
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,18 @@ from fastcore.basics import patch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ..core.config import Name, Section, hash_of, root
+from ..core.config import Name, Section, hash_of
 from ..core.device import pick, seeded
-from ..core.errors import DataError
-from ..core.errors import LeakError
+from ..core.errors import DataError, LeakError
 from ..core.generate import Sampling, stream
 from ..core.losses import CROSS_ENTROPY
 from ..core.optim import OptimConfig
+from ..core.parallel import share, world
+from ..core.run import Options, StepRun, start, start_all
+from ..core.task import Task
 from ..core.tokens import CharacterTokenizer
-from ..core.train import LoopConfig, Result, Task, fit, share, world
-from .data import Book, grow, translation, windows
+from ..core.train import Result
+from .data import Book, grow, load, translation, windows
 from .model import TextArch, TextDecoder, TextHRM, about, build
 
 # %% ../../nbs/text/04_train.ipynb #838a98c6
@@ -37,26 +39,21 @@ METRICS = ("bits", "loss", "perplexity")
 MEASURED = 100_000  # held-out characters of a book at an evaluation, where nothing else is said: who stops a run waits for it
 
 
-class RunConfig(Section):
-    "One training run."
+class RunConfig(StepRun):
+    "One training run. A row of a batch is a window."
 
+    metrics = METRICS
     arch: TextArch
-    optim: OptimConfig
     embedding: OptimConfig | None = None  # of the embedding alone; None leaves it with the rest
-    loop: LoopConfig
-    batch_size: int = Field(gt=0)  # windows, over all processes
     seq_len: int = Field(gt=0)  # characters of a window
     books: tuple[Name, ...] = ()  # by name; () for all
     ponder: float = Field(0.01, ge=0)  # price of a segment, in nats, where positions stop by themselves
     context: int = Field(0, ge=0)  # held out: characters of a window that are read and not counted
     held_out: int = Field(0, ge=0)  # characters of each book at an evaluation; 0 for all, up to `MEASURED`
     sample: int = Field(0, ge=0)  # characters to write into the log at an evaluation
-    device: str = "auto"
 
     @model_validator(mode="after")
     def _possible(self):
-        if self.loop.best not in METRICS:
-            raise ValueError(f"loop.best {self.loop.best!r} is none of the held-out metrics {', '.join(METRICS)}")
         if self.context >= self.seq_len:
             raise ValueError(f"context {self.context} of seq_len {self.seq_len}; allowed: less than the window")
         return self
@@ -132,11 +129,11 @@ def nats(
     model.eval()
     for first in range(0, len(plan), batch):
         part = plan[first : first + batch]
-        rows = torch.stack([table[start : start + length + 1] for start, _ in part]).to(device)
+        rows = torch.stack([table[place : place + length + 1] for place, _ in part]).to(device)
         reading = model(rows[:, :-1])
         losses = CROSS_ENTROPY[model.config.cross_entropy](reading.logits[-1], rows[:, 1:]).double().cpu().numpy()
-        for (start, new), row, spent in zip(part, losses, reading.steps.cpu().numpy()):
-            surprise[start + new : start + length], steps[start + new : start + length] = row[new:], spent[new:]
+        for (place, new), row, spent in zip(part, losses, reading.steps.cpu().numpy()):
+            surprise[place + new : place + length], steps[place + new : place + length] = row[new:], spent[new:]
     model.train(training)
     return surprise, steps
 
@@ -251,55 +248,48 @@ def fingerprint(
     "What the books contain, whatever they are called."
     def digest(ids: np.ndarray) -> str:
         found = hashlib.sha256(str(ids.dtype).encode())
-        for start in range(0, len(ids), 2**20):  # a memory map stays on the disk
-            found.update(np.ascontiguousarray(ids[start : start + 2**20]))
+        for first in range(0, len(ids), 2**20):  # a memory map stays on the disk
+            found.update(np.ascontiguousarray(ids[first : first + 2**20]))
         return found.hexdigest()
     return hash_of([[digest(book.train), digest(book.held_out), book.tokenizer.to_dict()] for book in books])
 
 # %% ../../nbs/text/04_train.ipynb #d6a93951
 def run(
-    name: str,  # of the run
+    name: str,
     config: RunConfig,
     seed: int,
     books: Sequence[Book],  # to learn from, together
-    out: Path,  # where the finished run goes
-    resume: Path | None = None,  # where runs in progress are; by default data/resume of the project
-    tracking: str = "disabled",
-    progress: bool = True,
-    watch: Callable[[int, dict], None] | None = None,  # see `fit`
-    keep: bool = False,  # see `fit`
+    out: Path,
+    options: Options = Options(),
     begin: Path | None = None,  # see `fit`
     model: TextHRM | None = None,  # to start from; by default a fresh one
     tokenizer: CharacterTokenizer | None = None,  # the model's; by default what the books need
     history: Sequence[dict] = (),  # of the model so far
     decides: Mapping[str, Any] | None = None,  # what else decides the run, such as where the weights are from
+    module: str | None = None,  # whose code made the model and the memory, where that is not this one
     **memory,  # rehearsal, penalty: see `TextTask`
 ) -> Result:
-    "Train one model. Raises ConfigError or DataError before any work, LeakError at an evaluation, Stopped with the state saved."
+    """Train one model. Raises ConfigError or DataError before any work, LeakError at an evaluation, Stopped with the
+    state saved."""
     tokenizer = tokenizer or reduce(grow, (book.tokenizer for book in books), CharacterTokenizer(()))
     model = model or build(config.arch, tokenizer.size, config.seq_len, seeded(2 * seed), pick(config.device))
     task = TextTask(model, books, tokenizer, config, seeded(2 * seed + 1), **memory)  # not the generator of the weights
     data = fingerprint(books)
     read = {"books": [book.name for book in books], "data": data, "characters": config.loop.steps * config.characters}
-    settings = config.model_dump(exclude={"loop", "arch"}) | about(model, tokenizer) | {"seed": seed, "history": [*history, read]} | dict(decides or {})
-    where = resume or root() / "data" / "resume"
-    result = fit(task, config.loop, out, where, name, settings, data, tracking, progress, watch, keep, begin)
+    facts = about(model, tokenizer) | {"history": [*history, read]} | dict(decides or {})
+    result = start(name, task, config, seed, data, out, options, facts, begin=begin, module=module)
     result.metrics["vocabulary"] = tokenizer.size
     return result
 
 # %% ../../nbs/text/04_train.ipynb #512e16ed
 def run_all(
-    config: TrainConfig,
-    books: Mapping[str, Book],  # from `hrm.text.data.load`
-    out: Path,
-    watch: Callable[[str], Callable] | None = None,  # by the run's name: what watches it
-    **options,  # resume, tracking, progress: see `run`
+    config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
 ) -> dict[str, Result]:
-    "Train all runs of a section. Raises what `run` raises; what is finished is kept until all are."
-    results = {}
-    for name, one in config.runs.items():
-        chosen = [books[book] for book in one.books or books]
-        results[name] = run(name, one, config.seed, chosen, out / name, watch=watch(name) if watch else None, keep=True, **options)
-    for result in results.values():
-        result.forget()
-    return results
+    "Train the runs of a section, or `only` some. Raises what `run` raises."
+    books = load(data)
+
+    def one(name: str, options: Options, done: Mapping[str, Result]) -> Result:
+        chosen = [books[book] for book in config.runs[name].books or books]
+        return run(name, config.runs[name], config.seed, chosen, out / name, options)
+
+    return start_all(one, config.runs, out, options, only)
