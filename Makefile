@@ -40,7 +40,8 @@ books: $(READY)  ## two Alice books from Project Gutenberg into data/books, chec
 plots: $(READY)  ## the training curves and figures as one page that needs no network, dvc_plots/index.html
 	dvc plots show
 
-notebooks: $(READY)  ## for maintainers: export, run and clean the library notebooks, write the README
+notebooks: $(READY)  ## for maintainers: format all notebooks, export, run and clean the library, write the README
+	ruff format
 	nbdev-export
 	nbdev-test --save --n-workers 0
 	nbdev-clean

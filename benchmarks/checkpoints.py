@@ -6,6 +6,7 @@ The time is that of the command without its imports; the memory is the most that
 With `--made` nine checkpoints are made in a temporary folder first (540 MB): the document's model with as many trained rows as
 its files had, the puzzle embedding in float16.
 """
+
 import contextlib
 import json
 import statistics
@@ -60,13 +61,20 @@ def make(folder: Path) -> Path:
             if name != TABLE and "init" not in name:
                 weights[name] = weights[name] + 1e-3 * torch.randn(weights[name].shape, generator=draw)
         done = max(done, upto)
-        checkpoint.write(folder / f"step_{line.step:06d}", weights | {TABLE: weights[TABLE].half()}, {"step": line.step})
+        checkpoint.write(
+            folder / f"step_{line.step:06d}", weights | {TABLE: weights[TABLE].half()}, {"step": line.step}
+        )
     return folder
 
 
 def measure(folder: Path, pattern: str) -> dict:
     "One run of the command in a fresh process."
-    done = subprocess.run([sys.executable, "-c", INSIDE, str(folder), "--pattern", pattern, "--json"], capture_output=True, text=True, cwd=root())
+    done = subprocess.run(
+        [sys.executable, "-c", INSIDE, str(folder), "--pattern", pattern, "--json"],
+        capture_output=True,
+        text=True,
+        cwd=root(),
+    )
     if done.returncode or not done.stdout.strip():
         raise SystemExit(f"checkpoints: hrm inspect {folder} failed: {done.stderr.strip()}")
     found = json.loads(done.stdout)
@@ -76,7 +84,9 @@ def measure(folder: Path, pattern: str) -> dict:
 
 
 def main(
-    folder: Annotated[Optional[str], typer.Option(help="checkpoints  [default: data/laptop/checkpoints/train/v9]", show_default=False)] = None,
+    folder: Annotated[
+        Optional[str], typer.Option(help="checkpoints  [default: data/laptop/checkpoints/train/v9]", show_default=False)
+    ] = None,
     pattern: Annotated[str, typer.Option(help="which of them")] = "step_*",
     made: Annotated[bool, typer.Option("--made", help="make nine checkpoints for this, in a temporary folder")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="fresh processes")] = 3,
@@ -85,20 +95,51 @@ def main(
     """Seconds and peak memory of hrm inspect on nine checkpoints."""
     used, place = threads(), Path(folder) if folder else root() / "data" / "laptop" / "checkpoints" / "train" / "v9"
     if not made and not place.is_dir():
-        raise SystemExit(f"checkpoints: {place}: no such folder; run the pipeline, name another with --folder, or have them made with --made")
+        raise SystemExit(
+            f"checkpoints: {place}: no such folder; run the pipeline, name another with --folder, or have them made with --made"
+        )
     with tempfile.TemporaryDirectory() if made else contextlib.nullcontext() as temporary:
         place = make(Path(temporary)) if made else place
-        size = sum(file.stat().st_size for one in place.glob(pattern) for file in ([one] if one.is_file() else one.glob("*.safetensors")))
+        size = sum(
+            file.stat().st_size
+            for one in place.glob(pattern)
+            for file in ([one] if one.is_file() else one.glob("*.safetensors"))
+        )
         runs = [measure(place, pattern) for _ in tqdm(range(repeats), "inspect", unit="run")]
     summary = runs[0]["summary"]
-    about = {"unit": "s", "low": min(r["seconds"] for r in runs), "high": max(r["seconds"] for r in runs), "n": repeats, "stage": "benchmarks/checkpoints", "profile": "laptop",
-             "machine": machine_name()}
-    figures = {"checkpoints.seconds": about | {"value": statistics.median(r["seconds"] for r in runs)},
-               "checkpoints.peak_mb": about | {"unit": "MB", "value": max(r["peak_mb"] for r in runs), "low": min(r["peak_mb"] for r in runs), "high": max(r["peak_mb"] for r in runs)}}
-    print(f"{machine_name()}: {summary['total_checkpoints']} checkpoints of {summary['model_parameters']:,} values, {size / 2**20:.0f} MB: median {figures['checkpoints.seconds']['value']:.2f} s, "
-          f"peak {figures['checkpoints.peak_mb']['value']:.0f} MB")
-    record = {"machine": machine(), "threads": used, "made": made, "file_mb": size / 2**20, "summary": summary, "repeats": repeats,
-              "runs": [{key: r[key] for key in ("seconds", "peak_mb", "heavy")} for r in runs], "figures": figures}
+    about = {
+        "unit": "s",
+        "low": min(r["seconds"] for r in runs),
+        "high": max(r["seconds"] for r in runs),
+        "n": repeats,
+        "stage": "benchmarks/checkpoints",
+        "profile": "laptop",
+        "machine": machine_name(),
+    }
+    figures = {
+        "checkpoints.seconds": about | {"value": statistics.median(r["seconds"] for r in runs)},
+        "checkpoints.peak_mb": about
+        | {
+            "unit": "MB",
+            "value": max(r["peak_mb"] for r in runs),
+            "low": min(r["peak_mb"] for r in runs),
+            "high": max(r["peak_mb"] for r in runs),
+        },
+    }
+    print(
+        f"{machine_name()}: {summary['total_checkpoints']} checkpoints of {summary['model_parameters']:,} values, {size / 2**20:.0f} MB: median {figures['checkpoints.seconds']['value']:.2f} s, "
+        f"peak {figures['checkpoints.peak_mb']['value']:.0f} MB"
+    )
+    record = {
+        "machine": machine(),
+        "threads": used,
+        "made": made,
+        "file_mb": size / 2**20,
+        "summary": summary,
+        "repeats": repeats,
+        "runs": [{key: r[key] for key in ("seconds", "peak_mb", "heavy")} for r in runs],
+        "figures": figures,
+    }
     print(write_atomic(root() / out, json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"))
 
 

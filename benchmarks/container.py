@@ -8,6 +8,7 @@ of pins that get in the way, a user with id 1000, an entry point of its own. `do
 unchanged, without a network, from the wheels that the lock names. podman and runc do the work; their images and settings
 stand in a temporary folder and nothing of them is left. It needs root, podman, runc, catatonit and mmdebstrap. `HRM_WORKSHOP` names a folder to keep base and image in for the next time.
 """
+
 import json
 import os
 import re
@@ -30,7 +31,7 @@ from hrm.machine.container import build_line
 
 IMAGE, BASE = "localhost/hrm:test", "localhost/vendor:test"
 VENDOR = "2.14.0a0+b2c75dd062.nv26.9.70890589"  # what such an image's metadata says of its torch
-SPOKEN = "2.14.0a0+b2c75dd062.nv26.09"          # and what torch says of itself
+SPOKEN = "2.14.0a0+b2c75dd062.nv26.09"  # and what torch says of itself
 STAGES = ("sudoku_data", "sudoku_train", "sudoku_evaluate")  # of which the metrics are compared
 SETTINGS = {"HRM_RUNNER": "podman", "HRM_IMAGE": IMAGE, "HRM_GPU_ARGS": "", "HRM_RUN_ARGS": "--ipc=host --network=none"}
 
@@ -43,7 +44,9 @@ def call(*line: str | Path, **options) -> str:
     "What a program prints. Raises RuntimeError with all it said if it fails."
     done = subprocess.run([str(word) for word in line], capture_output=True, text=True, **options)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, line))}: exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+        raise RuntimeError(
+            f"{' '.join(map(str, line))}: exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        )
     return done.stdout
 
 
@@ -52,16 +55,26 @@ def sources() -> tuple[str, str, str]:
     release = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.M)
     if release is None or not shutil.which("apt-get"):
         raise Missing("no apt with a release of its own to copy")
-    listed = call("apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages").splitlines()
+    listed = call(
+        "apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages"
+    ).splitlines()
     rows = [line.split() for line in listed if line.split()[1:2] == [release[1]]]
     if not rows:
         raise Missing("apt names no mirror of this release")
-    return rows[0][0], release[1], " ".join(sorted({row[2] for row in rows if row[0] == rows[0][0]} & {"main", "universe"}))
+    return (
+        rows[0][0],
+        release[1],
+        " ".join(sorted({row[2] for row in rows if row[0] == rows[0][0]} & {"main", "universe"})),
+    )
 
 
 def check() -> None:
     "Is all here that building and running needs? Raises `Missing` that says what is not."
-    absent = [name for name in ("podman", "runc", "catatonit", "mmdebstrap") if not shutil.which(name) and not Path(f"/usr/libexec/podman/{name}").exists()]
+    absent = [
+        name
+        for name in ("podman", "runc", "catatonit", "mmdebstrap")
+        if not shutil.which(name) and not Path(f"/usr/libexec/podman/{name}").exists()
+    ]
     if absent:
         raise Missing(f"{', '.join(absent)} not installed")
     if os.geteuid():
@@ -71,15 +84,32 @@ def check() -> None:
 
 # The wheels
 
+
 def wheels(folder: Path, python: tuple[int, int, int]) -> None:
     "Every locked requirement for a version of Python, as files in `wheels`. Raises `Missing` where the index does not give them."
     marks = {"python_full_version": ".".join(map(str, python)), "python_version": "%d.%d" % python[:2]}
-    locked = [Requirement(line) for line in (root() / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+    locked = [
+        Requirement(line)
+        for line in (root() / "requirements.lock").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     wanted = [f"{one.name}{one.specifier}" for one in locked if one.marker is None or one.marker.evaluate(marks)]
     (folder / "wanted.txt").write_text("\n".join(wanted) + "\n")
     try:
-        call(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--python-version", "%d.%d" % python[:2],
-             "--dest", folder / "wheels", "-r", folder / "wanted.txt")
+        call(
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--python-version",
+            "%d.%d" % python[:2],
+            "--dest",
+            folder / "wheels",
+            "-r",
+            folder / "wanted.txt",
+        )
     except RuntimeError as e:
         raise Missing(f"pip cannot download the locked requirements: {str(e).strip().splitlines()[-1]}") from e
     if not list((folder / "wheels").glob("torch-*cpu*")) + list((folder / "wheels").glob("torch-*aarch64*")):
@@ -97,8 +127,22 @@ def revision(site: Path, package: str, version: str) -> None:
 
 def vendor_packages(site: Path, folder: Path) -> None:
     "Unpack torch and what it imports, as the vendor's own build of them."
-    for name in ("torch", "numpy", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "fsspec", "filelock", "typing_extensions", "setuptools"):
-        with zipfile.ZipFile(next(path for path in folder.glob("*.whl") if path.name.lower().startswith(f"{name}-"))) as wheel:
+    for name in (
+        "torch",
+        "numpy",
+        "sympy",
+        "mpmath",
+        "networkx",
+        "jinja2",
+        "markupsafe",
+        "fsspec",
+        "filelock",
+        "typing_extensions",
+        "setuptools",
+    ):
+        with zipfile.ZipFile(
+            next(path for path in folder.glob("*.whl") if path.name.lower().startswith(f"{name}-"))
+        ) as wheel:
             wheel.extractall(site)
     revision(site, "torch", VENDOR)
     revision(site, "filelock", "3.0.12")  # a package of the vendor's that the lock wants in another version
@@ -118,16 +162,26 @@ class Workshop:
         self.folder = folder
         limits = ", ".join(f'"{name}={min(1024, hard)}:{min(1024, hard)}"' for name, hard in self._limits().items())
         (folder / "containers.conf").write_text(
-            f'[containers]\ndefault_ulimits=[{limits}]\nnetns="none"\n[engine]\nruntime="runc"\ncgroup_manager="cgroupfs"\n')
-        (folder / "storage.conf").write_text(f'[storage]\ndriver="overlay"\ngraphroot="{folder}/root"\nrunroot="{folder}/run"\n')
-        self.variables = {"CONTAINERS_CONF": str(folder / "containers.conf"), "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf")}
+            f'[containers]\ndefault_ulimits=[{limits}]\nnetns="none"\n[engine]\nruntime="runc"\ncgroup_manager="cgroupfs"\n'
+        )
+        (folder / "storage.conf").write_text(
+            f'[storage]\ndriver="overlay"\ngraphroot="{folder}/root"\nrunroot="{folder}/run"\n'
+        )
+        self.variables = {
+            "CONTAINERS_CONF": str(folder / "containers.conf"),
+            "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
+        }
         self.wheels = folder / "wheels"
         self.seconds: dict[str, float] = {}
 
     @staticmethod
     def _limits() -> dict[str, int]:
         import resource
-        hard = {"nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1], "nproc": resource.getrlimit(resource.RLIMIT_NPROC)[1]}
+
+        hard = {
+            "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+            "nproc": resource.getrlimit(resource.RLIMIT_NPROC)[1],
+        }
         return {name: 1024 if value == resource.RLIM_INFINITY else value for name, value in hard.items()}
 
     def podman(self, *words: str | Path, **options) -> str:
@@ -147,8 +201,15 @@ class Workshop:
         system = self.folder / "system"
         with self.timed("system"):
             try:
-                call("mmdebstrap", "--quiet", "--variant=minbase", "--include=python3,python3-venv,python3-pip,ca-certificates", release, system,
-                     f"deb {mirror} {release} {components}")
+                call(
+                    "mmdebstrap",
+                    "--quiet",
+                    "--variant=minbase",
+                    "--include=python3,python3-venv,python3-pip,ca-certificates",
+                    release,
+                    system,
+                    f"deb {mirror} {release} {components}",
+                )
             except RuntimeError as e:
                 raise Missing(f"no system from the mirror of this machine: {str(e).strip().splitlines()[-1]}") from e
         said = call("chroot", system, "python3", "-c", "import sys; print(*sys.version_info[:3])")
@@ -163,17 +224,44 @@ class Workshop:
             write_atomic(system / "opt/nvidia/nvidia_entrypoint.sh", ENTRY).chmod(0o755)
             write_atomic(system / "etc/pip/constraint.txt", "numpy==1.26.4\n")
             (system / "workspace").mkdir()
-            changes = ("ENV PIP_BREAK_SYSTEM_PACKAGES=1", "ENV PIP_CONSTRAINT=/etc/pip/constraint.txt", "ENV CUDA_VERSION=13.4.0.1",
-                       'ENTRYPOINT ["/opt/nvidia/nvidia_entrypoint.sh"]', "WORKDIR /workspace")
-            with subprocess.Popen(["tar", "-C", system, "--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./var/cache/apt", "-c", "."],
-                                  stdout=subprocess.PIPE) as packed:
-                self.podman("import", *(word for change in changes for word in ("--change", change)), "-", BASE, stdin=packed.stdout)
+            changes = (
+                "ENV PIP_BREAK_SYSTEM_PACKAGES=1",
+                "ENV PIP_CONSTRAINT=/etc/pip/constraint.txt",
+                "ENV CUDA_VERSION=13.4.0.1",
+                'ENTRYPOINT ["/opt/nvidia/nvidia_entrypoint.sh"]',
+                "WORKDIR /workspace",
+            )
+            with subprocess.Popen(
+                [
+                    "tar",
+                    "-C",
+                    system,
+                    "--exclude=./dev/*",
+                    "--exclude=./proc/*",
+                    "--exclude=./var/cache/apt",
+                    "-c",
+                    ".",
+                ],
+                stdout=subprocess.PIPE,
+            ) as packed:
+                self.podman(
+                    "import",
+                    *(word for change in changes for word in ("--change", change)),
+                    "-",
+                    BASE,
+                    stdin=packed.stdout,
+                )
             shutil.rmtree(system)
 
     def image(self) -> None:
         "Build `docker/Dockerfile` on the base, without a network."
-        extra = ("--network=none", "--volume", f"{self.wheels}:/wheels:ro", "--build-arg",
-                 "PIP_EXTRA=--no-index --find-links=/wheels --no-compile")
+        extra = (
+            "--network=none",
+            "--volume",
+            f"{self.wheels}:/wheels:ro",
+            "--build-arg",
+            "PIP_EXTRA=--no-index --find-links=/wheels --no-compile",
+        )
         with self.timed("image"):
             self.podman(*build_line("podman", BASE, IMAGE, extra=extra)[1:])
 
@@ -214,11 +302,20 @@ def workshop():
 
 # The comparison
 
+
 def stages(project: Path, shop: Workshop | None, threads: int = 1) -> None:
     "Reproduce the compared stages and the environment in a copy of the project: in the container with a workshop, else on the host."
-    mine = {k: v for k, v in os.environ.items() if k not in ("HRM_ROOT", "PYTHONHASHSEED", "IN_TEST") and not k.startswith("DVC_")}
+    mine = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("HRM_ROOT", "PYTHONHASHSEED", "IN_TEST") and not k.startswith("DVC_")
+    }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    variables = mine | {"PATH": path, "OMP_NUM_THREADS": str(threads)} | (shop.variables | SETTINGS if shop else {"HRM_RUNNER": "host"})
+    variables = (
+        mine
+        | {"PATH": path, "OMP_NUM_THREADS": str(threads)}
+        | (shop.variables | SETTINGS if shop else {"HRM_RUNNER": "host"})
+    )
     names = [f"{stage}@smoke" for stage in ("environment", *STAGES)]
     call(sys.executable, "-m", "dvc", "repro", *names, cwd=project, env=variables)
 
@@ -248,21 +345,36 @@ def copies(folder: Path) -> list[Path]:
 def record(shop: Workshop, equal: dict[str, bool], inside: Path, seconds: dict[str, float]) -> dict:
     "What is kept of it, the figure included."
     from hrm.core.device import machine, machine_name
-    return {"machine": machine(), "container": json.loads(read(inside, "environment"))["machine"], "metrics_equal": equal,
-            "seconds": {name: round(value, 1) for name, value in (shop.seconds | seconds).items()},
-            "engine": shop.podman("--version").strip(), "runtime": call("runc", "--version").splitlines()[0],
-            "figures": {"container.metrics_equal": {
-                "value": int(all(equal.values())), "unit": "", "low": None, "high": None, "n": len(equal),
-                "stage": "benchmarks/container", "profile": "smoke", "machine": machine_name()}}}
+
+    return {
+        "machine": machine(),
+        "container": json.loads(read(inside, "environment"))["machine"],
+        "metrics_equal": equal,
+        "seconds": {name: round(value, 1) for name, value in (shop.seconds | seconds).items()},
+        "engine": shop.podman("--version").strip(),
+        "runtime": call("runc", "--version").splitlines()[0],
+        "figures": {
+            "container.metrics_equal": {
+                "value": int(all(equal.values())),
+                "unit": "",
+                "low": None,
+                "high": None,
+                "n": len(equal),
+                "stage": "benchmarks/container",
+                "profile": "smoke",
+                "machine": machine_name(),
+            }
+        },
+    }
 
 
-def main(
-    out: Annotated[str, typer.Option(help="where the record goes")] = "reports/benchmarks/container.json",
-) -> None:
+def main(out: Annotated[str, typer.Option(help="where the record goes")] = "reports/benchmarks/container.json") -> None:
     "Build the image, run the smoke stages in it and on the host, compare."
     try:
         with workshop() as shop, tempfile.TemporaryDirectory() as scratch:
-            print("images made:", ", ".join(f"{name} {value:.0f} s" for name, value in shop.seconds.items()), flush=True)
+            print(
+                "images made:", ", ".join(f"{name} {value:.0f} s" for name, value in shop.seconds.items()), flush=True
+            )
             inside, outside = copies(Path(scratch))
             seconds = {}
             for name, project, where in (("host", outside, None), ("container", inside, shop)):

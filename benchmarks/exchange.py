@@ -6,6 +6,7 @@ The puzzles are the files `exchange_*_200.csv` in the folder `data/sudoku` of th
 `../shared` beside the repository); they are not part of it. Some puzzles are in two of
 the levels hard1, hard and hard2; the record counts the distinct ones.
 """
+
 import json
 import os
 from pathlib import Path
@@ -32,7 +33,9 @@ def files(folder: Path) -> list[Path]:
     found = [folder / f"exchange_{level}_200.csv" for level in LEVELS]
     missing = [path.name for path in found if not path.is_file()]
     if missing:
-        raise FileNotFoundError(f"{folder}: {', '.join(missing)} not found; set HRM_SHARED to the folder that holds data/sudoku")
+        raise FileNotFoundError(
+            f"{folder}: {', '.join(missing)} not found; set HRM_SHARED to the folder that holds data/sudoku"
+        )
     return found
 
 
@@ -44,8 +47,15 @@ def levels(paths: list[Path], checkpoint: Path, segments: int | None, seed: int)
     rows = []
     for row in summary.to_dict("records"):
         chosen = np.ones(len(data), bool) if row["level"] == "all" else names == row["level"]
-        rows.append({"level": row["level"], "puzzles": row["puzzles"], "clues": float(clues[chosen].mean()),
-                     "segments": float(row["segments"])} | {name: row[name].figure() for name in METRICS})
+        rows.append(
+            {
+                "level": row["level"],
+                "puzzles": row["puzzles"],
+                "clues": float(clues[chosen].mean()),
+                "segments": float(row["segments"]),
+            }
+            | {name: row[name].figure() for name in METRICS}
+        )
     return rows
 
 
@@ -54,9 +64,17 @@ def show(rows: list[dict]) -> str:
     lines = [("level", "puzzles", "clues", "solved", "95 % interval", "blanks right", "breaks no rule")]
     for row in rows:
         exact = row["exact_accuracy"]
-        lines.append((row["level"], str(row["puzzles"]), f"{row['clues']:.1f}", f"{exact['value']:.3f}",
-                      f"{exact['low']:.3f} to {exact['high']:.3f}", f"{row['blank_accuracy']['value']:.3f}",
-                      f"{row['valid']['value']:.3f}"))
+        lines.append(
+            (
+                row["level"],
+                str(row["puzzles"]),
+                f"{row['clues']:.1f}",
+                f"{exact['value']:.3f}",
+                f"{exact['low']:.3f} to {exact['high']:.3f}",
+                f"{row['blank_accuracy']['value']:.3f}",
+                f"{row['valid']['value']:.3f}",
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths)) for line in lines)
 
@@ -77,8 +95,15 @@ def main(
         raise SystemExit(f"exchange: {error}") from None
     print(show(rows))
     about = {name: saved.meta.get(name) for name in ("name", "step", "config", "code")}
-    record = {"machine": machine(), "checkpoint": about, "files": [path.name for path in paths], "segments": segments, "seed": seed,
-              "distinct_puzzles": len({puzzle.tobytes() for puzzle in read(*paths, verify=False)[0].puzzles}), "levels": rows}
+    record = {
+        "machine": machine(),
+        "checkpoint": about,
+        "files": [path.name for path in paths],
+        "segments": segments,
+        "seed": seed,
+        "distinct_puzzles": len({puzzle.tobytes() for puzzle in read(*paths, verify=False)[0].puzzles}),
+        "levels": rows,
+    }
     print("\n" + str(write_atomic(root() / out, json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")))
 
 

@@ -8,6 +8,7 @@ eager, and with the pass over one position compiled (where there is a C++ compil
 in the record). The tokens are given, not drawn, so that all ways read the same text; their logits must agree before anything is
 timed. The ways take turns.
 """
+
 import json
 import statistics
 import time
@@ -26,15 +27,29 @@ from hrm.core.generate import HRMDecoder
 from hrm.core.hrm import HRM, ArchConfig, HRMConfig
 from hrm.core.layers import parameters
 
-ARCH = ArchConfig(hidden_size=128, num_heads=4, H_layers=2, L_layers=2, H_cycles=2, L_cycles=2, expansion=4, pos_encodings="rope",
-                  halt_max_steps=1, causal=True)
+ARCH = ArchConfig(
+    hidden_size=128,
+    num_heads=4,
+    H_layers=2,
+    L_layers=2,
+    H_cycles=2,
+    L_cycles=2,
+    expansion=4,
+    pos_encodings="rope",
+    halt_max_steps=1,
+    causal=True,
+)
 VOCABULARY = 256
 WAYS = {"computed_again": {"cached": False}, "cached": {}, "cached_compiled": {"compiled": True}}
 
 
 def made(width: int, tokens: int, placement: Placement) -> HRM:
     arch = ARCH.model_copy(update={"hidden_size": width, "num_heads": width // 32}).on(placement)
-    return HRM(HRMConfig(**arch.model_dump(), vocab_size=VOCABULARY, seq_len=tokens), generator=seeded(0)).to(placement.device).eval()
+    return (
+        HRM(HRMConfig(**arch.model_dump(), vocab_size=VOCABULARY, seq_len=tokens), generator=seeded(0))
+        .to(placement.device)
+        .eval()
+    )
 
 
 def difference(model: HRM, text: Tensor, way: dict) -> float:
@@ -65,17 +80,30 @@ def write(model: HRM, text: Tensor, way: dict) -> tuple[float, float]:
 
 def measure(width: int, tokens: int, repeats: int, placement: Placement) -> dict:
     "One line of the table: medians over the turns."
-    model, text = made(width, tokens, placement), torch.randint(VOCABULARY, (1, tokens), generator=seeded(1)).to(placement.device)
+    model, text = (
+        made(width, tokens, placement),
+        torch.randint(VOCABULARY, (1, tokens), generator=seeded(1)).to(placement.device),
+    )
     ways = {name: way for name, way in WAYS.items() if "compiled" not in way or compiler(placement.device)[0]}
     began = time.perf_counter()
     worst = max(difference(model, text, way) for name, way in ways.items() if name != "computed_again")
-    row = {"width": width, "parameters": parameters(model), "largest_difference": worst,
-           "seconds_to_begin": time.perf_counter() - began}
-    turns = [{name: write(model, text, way) for name, way in ways.items()} for _ in tqdm(range(repeats), f"width {width}", unit="turn")]
+    row = {
+        "width": width,
+        "parameters": parameters(model),
+        "largest_difference": worst,
+        "seconds_to_begin": time.perf_counter() - began,
+    }
+    turns = [
+        {name: write(model, text, way) for name, way in ways.items()}
+        for _ in tqdm(range(repeats), f"width {width}", unit="turn")
+    ]
     for at, name in enumerate(("whole_text", "last_token")):
         count = tokens if name == "whole_text" else 1
         seconds = {way: statistics.median(turn[way][at] for turn in turns) for way in ways}
-        row[name] = {way: {"tokens_per_second": count / taken, "ratio": seconds["computed_again"] / taken} for way, taken in seconds.items()}
+        row[name] = {
+            way: {"tokens_per_second": count / taken, "ratio": seconds["computed_again"] / taken}
+            for way, taken in seconds.items()
+        }
     return row
 
 
@@ -93,14 +121,35 @@ def main(
     rows = [measure(width, tokens, repeats, placement) for width in (128, 256)]
     for row in rows:
         for name in ("whole_text", "last_token"):
-            said = ", ".join(f"{way.replace('_', ' ')} {of['tokens_per_second']:.1f} tokens/s ({of['ratio']:.1f})" for way, of in row[name].items())
+            said = ", ".join(
+                f"{way.replace('_', ' ')} {of['tokens_per_second']:.1f} tokens/s ({of['ratio']:.1f})"
+                for way, of in row[name].items()
+            )
             print(f"width {row['width']}, {name.replace('_', ' '):10}: {said}")
     figures = {"generate.cached_over_uncached": "cached_compiled", "generate.cached_eager_over_uncached": "cached"}
-    record = {"machine": machine(), "device": str(placement.device), "tokens": tokens, "repeats": repeats, "arch": ARCH.model_dump(), "rows": rows,
-              "gemm_gflop_per_second": rate,
-              "figures": {name: {"value": rows[0]["whole_text"][way]["ratio"], "unit": "ratio", "low": None, "high": None, "n": repeats,
-                                 "stage": "benchmarks/generate", "profile": "laptop", "machine": machine_name()}
-                          for name, way in figures.items() if way in rows[0]["whole_text"]}}
+    record = {
+        "machine": machine(),
+        "device": str(placement.device),
+        "tokens": tokens,
+        "repeats": repeats,
+        "arch": ARCH.model_dump(),
+        "rows": rows,
+        "gemm_gflop_per_second": rate,
+        "figures": {
+            name: {
+                "value": rows[0]["whole_text"][way]["ratio"],
+                "unit": "ratio",
+                "low": None,
+                "high": None,
+                "n": repeats,
+                "stage": "benchmarks/generate",
+                "profile": "laptop",
+                "machine": machine_name(),
+            }
+            for name, way in figures.items()
+            if way in rows[0]["whole_text"]
+        },
+    }
     print(write_atomic(root() / out, json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"))
 
 

@@ -5,6 +5,7 @@
 Easy is what the laptop profile trains on: solvable by singles alone, 41 to 55 clues, exactly one solution. Compiling the
 search is not counted. Processor time tells what the core can do, wall-clock time what else the machine was doing.
 """
+
 import json
 import statistics
 import time
@@ -32,9 +33,13 @@ def measure(count: int, repeats: int, seed: int) -> dict:
         wall.append(count / (time.perf_counter() - began[0]))
         cpu.append(count / (time.process_time() - began[1]))
         found, clues = solve_all(made.puzzles, progress=False), (made.puzzles > 0).sum(1)
-        fine &= bool((found.count == 1).all() and (found.guesses == 0).all() and clues.min() >= 41 and clues.max() <= 55)
-    return {"puzzles_per_second": {"cpu": statistics.median(cpu), "wall": statistics.median(wall), "best_wall": max(wall)},
-            "all_unique_and_easy": fine}
+        fine &= bool(
+            (found.count == 1).all() and (found.guesses == 0).all() and clues.min() >= 41 and clues.max() <= 55
+        )
+    return {
+        "puzzles_per_second": {"cpu": statistics.median(cpu), "wall": statistics.median(wall), "best_wall": max(wall)},
+        "all_unique_and_easy": fine,
+    }
 
 
 def main(
@@ -46,8 +51,10 @@ def main(
     """Unique easy 9x9 puzzles per second on one core, warm."""
     found = measure(count, repeats, seed)
     speed = found["puzzles_per_second"]
-    print(f"{speed['cpu']:.0f} puzzles per second of processor time, {speed['wall']:.0f} by the clock (best {speed['best_wall']:.0f}); "
-          f"each with one solution, without guessing: {'yes' if found['all_unique_and_easy'] else 'NO'}")
+    print(
+        f"{speed['cpu']:.0f} puzzles per second of processor time, {speed['wall']:.0f} by the clock (best {speed['best_wall']:.0f}); "
+        f"each with one solution, without guessing: {'yes' if found['all_unique_and_easy'] else 'NO'}"
+    )
     record = {"machine": machine(), "class": EASY, "count": count, "repeats": repeats, "seed": seed} | found
     print(write_atomic(root() / out, json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"))
     if not found["all_unique_and_easy"]:

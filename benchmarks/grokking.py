@@ -8,6 +8,7 @@ with the filter of the Grokfast paper (alpha 0.98, lambda 2). A filtered one has
 those were chosen on seed 0, where each of the two unfiltered ones found the rule. The delay is counted in steps, from a training
 accuracy of 0.99 to the first test accuracy of 0.95. A run ends when the test accuracy has stayed above 0.99, or when its arithmetic is spent.
 """
+
 import json
 import statistics
 import time
@@ -29,8 +30,12 @@ from hrm.core.flops import count_flops
 
 FILTER = {"grokfast_alpha": 0.98, "grokfast_lambda": 2.0}
 PLAIN, MATRIX = {"lr": 3e-3, "weight_decay": 2.0}, {"lr": 1e-2, "weight_decay": 1.0}
-OPTIMIZERS = {"AdamW": {"name": "adamw"} | PLAIN, "Grokfast": {"name": "grokfast"} | PLAIN | FILTER,
-              "Muon": {"name": "muon"} | MATRIX, "MuGrokfast": {"name": "mugrokfast"} | MATRIX | FILTER}
+OPTIMIZERS = {
+    "AdamW": {"name": "adamw"} | PLAIN,
+    "Grokfast": {"name": "grokfast"} | PLAIN | FILTER,
+    "Muon": {"name": "muon"} | MATRIX,
+    "MuGrokfast": {"name": "mugrokfast"} | MATRIX | FILTER,
+}
 KNOWN, RISEN, STAYED = 0.99, 0.95, 0.99
 
 
@@ -39,7 +44,9 @@ class Adder(nn.Module):
 
     def __init__(self, modulus: int, width: int, generator: torch.Generator):
         super().__init__()
-        self.embed, self.embed_pos = (CastedEmbedding(rows, width, width**-0.5, generator=generator) for rows in (modulus + 1, 3))
+        self.embed, self.embed_pos = (
+            CastedEmbedding(rows, width, width**-0.5, generator=generator) for rows in (modulus + 1, 3)
+        )
         self.attention, self.mlp = Attention(width, 4, generator=generator), SwiGLU(width, 4.0, generator)
         self.head = CastedLinear(width, modulus, generator=generator)
 
@@ -54,7 +61,9 @@ class Adder(nn.Module):
 
 def split(modulus: int, share: float, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
     "All pairs with their sums, in a random order: those to train on, and the others."
-    pairs = torch.cartesian_prod(torch.arange(modulus), torch.arange(modulus))[torch.randperm(modulus**2, generator=generator)]
+    pairs = torch.cartesian_prod(torch.arange(modulus), torch.arange(modulus))[
+        torch.randperm(modulus**2, generator=generator)
+    ]
     count = round(share * len(pairs))
     return [(part, part.sum(1) % modulus) for part in (pairs[:count], pairs[count:])]
 
@@ -69,7 +78,9 @@ def first(steps: list[int], values: list[float], least: float) -> int | None:
     return next((step for step, value in zip(steps, values) if value >= least), None)
 
 
-def grok(config: OptimConfig, seed: int, tflop: float, every: int, modulus: int = 23, width: int = 64, share: float = 0.7) -> dict:
+def grok(
+    config: OptimConfig, seed: int, tflop: float, every: int, modulus: int = 23, width: int = 64, share: float = 0.7
+) -> dict:
     "One run: its curves, and when each accuracy was reached."
     train, test = split(modulus, share, seeded(1000 + seed))
     model = Adder(modulus, width, seeded(seed))
@@ -91,8 +102,18 @@ def grok(config: OptimConfig, seed: int, tflop: float, every: int, modulus: int 
             if len(steps) >= 5 and min(curves["test"][-5:]) >= STAYED:
                 break
     known, risen = first(steps, curves["train"], KNOWN), first(steps, curves["test"], RISEN)
-    return {"seed": seed, "known": known, "risen": risen, "delay": None if known is None or risen is None else risen - known, "steps": steps, **curves,
-            "last": curves["test"][-1], "tflop": flops * steps[-1] / 1e12, "most_steps": most, "seconds": time.perf_counter() - began}
+    return {
+        "seed": seed,
+        "known": known,
+        "risen": risen,
+        "delay": None if known is None or risen is None else risen - known,
+        "steps": steps,
+        **curves,
+        "last": curves["test"][-1],
+        "tflop": flops * steps[-1] / 1e12,
+        "most_steps": most,
+        "seconds": time.perf_counter() - began,
+    }
 
 
 def main(
@@ -114,13 +135,31 @@ def main(
     for name, runs in rows.items():
         delays = [run["delay"] for run in runs if run["delay"] is not None]
         said = f"median {statistics.median(delays):.0f} steps" if delays else "none"
-        print(f"{name:11} knows the pairs after {[run['known'] for run in runs]}, the rule after {[run['risen'] for run in runs]}; delay {said}; "
-              f"{sum(run['tflop'] for run in runs):.2f} TFLOP")
+        print(
+            f"{name:11} knows the pairs after {[run['known'] for run in runs]}, the rule after {[run['risen'] for run in runs]}; delay {said}; "
+            f"{sum(run['tflop'] for run in runs):.2f} TFLOP"
+        )
         figures[f"memory.grokking.{name.lower()}.delay"] = {
-            "value": statistics.median(delays) if delays else None, "unit": "optimizer steps", "low": min(delays, default=None), "high": max(delays, default=None),
-            "n": len(delays), "stage": "benchmarks/grokking", "profile": "laptop", "machine": machine_name()}
-    record = {"machine": machine(), "modulus": 23, "width": 64, "share": 0.7, "optimizers": OPTIMIZERS,
-              "tflop_a_run": tflop, "thresholds": {"known": KNOWN, "risen": RISEN, "stayed": STAYED}, "runs": rows, "figures": figures}
+            "value": statistics.median(delays) if delays else None,
+            "unit": "optimizer steps",
+            "low": min(delays, default=None),
+            "high": max(delays, default=None),
+            "n": len(delays),
+            "stage": "benchmarks/grokking",
+            "profile": "laptop",
+            "machine": machine_name(),
+        }
+    record = {
+        "machine": machine(),
+        "modulus": 23,
+        "width": 64,
+        "share": 0.7,
+        "optimizers": OPTIMIZERS,
+        "tflop_a_run": tflop,
+        "thresholds": {"known": KNOWN, "risen": RISEN, "stayed": STAYED},
+        "runs": rows,
+        "figures": figures,
+    }
     print(write_atomic(root() / out, json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"))
 
 

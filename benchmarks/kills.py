@@ -14,6 +14,7 @@ is compared with those of a run that nobody stopped, without the timings; of dvc
 A signal goes to the process alone; half of the SIGINTs go to its whole group, as from a terminal. dvc.lock is as long
 as the repository's own. Before every start `python -m hrm.tools.stage lock` looks at it, as in `make repro`.
 """
+
 import hashlib
 import json
 import os
@@ -43,12 +44,13 @@ HRM, DVC = (sys.executable, "-m", "hrm.tools.cli"), (sys.executable, "-m", "dvc"
 SMOKE = ("--profile", "smoke")
 OUTPUTS = ("data/code", "data/smoke", "reports/smoke")
 MOST_KILLS, MOST_RUNS = 3, 3  # kills of a sequence; runs after them, of which the first should be enough
-GRACE, LIMIT = 70.0, 900.0    # seconds: for a last checkpoint (a stage has 60), for a line that heeded no signal
+GRACE, LIMIT = 70.0, 900.0  # seconds: for a last checkpoint (a stage has 60), for a line that heeded no signal
 
 
 @dataclass(frozen=True)
 class Case:
     "A line that is killed."
+
     target: str
     name: str  # for people
     line: tuple[str, ...]
@@ -65,7 +67,9 @@ def stages(target: str, names: str, before: str = "code") -> Case:
     return Case(target, f"dvc repro {names}", (*DVC, *names.split()), (*DVC, *before.split()))
 
 
-TEXT = Case("training", "hrm text train", (*HRM, "text", "train", "README.md", "--model", "data/smoke/text/model", *SMOKE))
+TEXT = Case(
+    "training", "hrm text train", (*HRM, "text", "train", "README.md", "--model", "data/smoke/text/model", *SMOKE)
+)
 CASES = {
     "training": [training("sudoku"), training("memory"), TEXT],
     "data": [stages("data", f"{name}_data@smoke") for name in ("sudoku", "text", "memory")],
@@ -78,8 +82,12 @@ def draw(rng: random.Random, seconds: float, locking: bool) -> dict:
     "The next kill of a line that takes so many seconds: a signal, whom it reaches, and when."
     name = rng.choice(["SIGINT", "SIGTERM", "SIGKILL"])
     group, moment = name == "SIGINT" and rng.random() < 0.5, 0.9 * rng.random()
-    return {"signal": name, "to": "group" if group else "process", "after": "dvc.lock" if locking else "start",
-            "seconds": round(moment * (1 if locking else seconds), 3)}
+    return {
+        "signal": name,
+        "to": "group" if group else "process",
+        "after": "dvc.lock" if locking else "start",
+        "seconds": round(moment * (1 if locking else seconds), 3),
+    }
 
 
 def environment(project: Path) -> dict[str, str]:
@@ -128,8 +136,11 @@ def strike(process: subprocess.Popen, kill: dict, lock: Path) -> bool:
 
 def working(project: Path) -> list[psutil.Process]:
     "The processes that work in a project's folder."
-    return [process for process in psutil.process_iter(["cwd", "status"])
-            if process.info["cwd"] == str(project) and process.info["status"] != psutil.STATUS_ZOMBIE]
+    return [
+        process
+        for process in psutil.process_iter(["cwd", "status"])
+        if process.info["cwd"] == str(project) and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
 
 
 def settle(process: subprocess.Popen, project: Path) -> list[str]:
@@ -169,13 +180,20 @@ def results(project: Path) -> dict[str, str]:
 def leftovers(project: Path) -> list[str]:
     "Temporary files and folders, runs in progress and sockets that nobody needs any more."
     found = (path for path in project.rglob("*") if path.relative_to(project).parts[0] not in (".git", ".dvc"))
-    return sorted(str(path.relative_to(project)) for path in found if path.suffix in (".tmp", ".new", ".old", ".done")
-                  or path.parent.name == "resume" and path.name != "rows" and not (path / RECORD).is_file()
-                  or path.name.startswith("kernel-ipc-"))
+    return sorted(
+        str(path.relative_to(project))
+        for path in found
+        if path.suffix in (".tmp", ".new", ".old", ".done")
+        or path.parent.name == "resume"
+        and path.name != "rows"
+        and not (path / RECORD).is_file()
+        or path.name.startswith("kernel-ipc-")
+    )
 
 
 def fresh(project: Path) -> Path:
     "The tree as git would hand it out, with changes that are not committed yet, as a repository of its own."
+
     def git(*words: str, cwd: Path = project) -> str:
         return subprocess.run(["git", *words], cwd=cwd, check=True, capture_output=True, text=True).stdout
 
@@ -193,7 +211,8 @@ def fresh(project: Path) -> Path:
 @dataclass
 class Campaign:
     "The projects that sequences begin with, and what unbroken runs leave; each is made when it is first needed."
-    folder: Path   # where all copies are
+
+    folder: Path  # where all copies are
     project: Path  # as a user gets it
     ready: dict[tuple, Path] = field(default_factory=dict)
     unbroken: dict[str, tuple[dict, float]] = field(default_factory=dict)
@@ -232,10 +251,20 @@ class Campaign:
         found, left = results(project), leftovers(project)
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         littered = any(name.startswith(OUTPUTS) for name in left)
-        record = {"target": case.target, "line": case.name, "kills": kills, "runs": runs, "exit_code": code,
-                  "said": said(project) if code else "", "equal": not differing, "differing": differing,
-                  "orphans": orphans, "leftovers": left, "forgotten": sorted(stages - locked(project).keys()),
-                  "sound": not (differing or orphans or littered)}
+        record = {
+            "target": case.target,
+            "line": case.name,
+            "kills": kills,
+            "runs": runs,
+            "exit_code": code,
+            "said": said(project) if code else "",
+            "equal": not differing,
+            "differing": differing,
+            "orphans": orphans,
+            "leftovers": left,
+            "forgotten": sorted(stages - locked(project).keys()),
+            "sound": not (differing or orphans or littered),
+        }
         shutil.rmtree(project.parent)
         return record
 
@@ -243,18 +272,27 @@ class Campaign:
 def summary(rows: list[dict]) -> dict[str, int]:
     "Counts over the sequences."
     kills = [kill for row in rows for kill in row["kills"]]
-    return {"sequences": len(rows), "equal": sum(row["equal"] for row in rows),
-            "sound": sum(row["sound"] for row in rows), "ended": sum(row["exit_code"] == 0 for row in rows),
-            "kills": len(kills), "kills_that_hit": sum(kill["hit"] for kill in kills),
-            "orphans": sum(len(row["orphans"]) for row in rows),
-            "kills_that_tore_dvc_lock": sum(kill["stages_lost"] > 0 for kill in kills)}
+    return {
+        "sequences": len(rows),
+        "equal": sum(row["equal"] for row in rows),
+        "sound": sum(row["sound"] for row in rows),
+        "ended": sum(row["exit_code"] == 0 for row in rows),
+        "kills": len(kills),
+        "kills_that_hit": sum(kill["hit"] for kill in kills),
+        "orphans": sum(len(row["orphans"]) for row in rows),
+        "kills_that_tore_dvc_lock": sum(kill["stages_lost"] > 0 for kill in kills),
+    }
 
 
 def show(number: int, row: dict) -> str:
     "A sequence in one line."
     kills = ", ".join(f"{kill['signal']} {kill['seconds']:.1f} s" for kill in row["kills"] if kill["hit"])
-    faults = {"differ": row["differing"], "orphaned": row["orphans"], "left over": row["leftovers"],
-              f"exit code {row['exit_code']}": [row["said"]] if row["exit_code"] else []}
+    faults = {
+        "differ": row["differing"],
+        "orphaned": row["orphans"],
+        "left over": row["leftovers"],
+        f"exit code {row['exit_code']}": [row["said"]] if row["exit_code"] else [],
+    }
     told = [f"{len(found)} {fault}: {found[0]}" for fault, found in faults.items() if found]
     return f"{number:3} {row['line']}: {kills or 'no hit'}; {row['runs']} runs; {'; '.join(told) or 'equal bytes'}"
 

@@ -3,6 +3,7 @@
 Textbook PyTorch: no layer, loss or optimizer of the package, no fused attention, one parameter after the other in Adam-atan2.
 Shapes: B boards, S positions (the puzzle embedding's among them), D width, H heads, K = D / H, V tokens.
 """
+
 import math
 from collections.abc import Callable
 
@@ -36,10 +37,12 @@ class PlainBlock(nn.Module):
     def __init__(self, width: int, heads: int, inner: int, theta: float):
         super().__init__()
         self.heads, self.theta = heads, theta
-        self.self_attn = nn.ModuleDict({"qkv_proj": nn.Linear(width, 3 * width, bias=False),
-                                        "o_proj": nn.Linear(width, width, bias=False)})
-        self.mlp = nn.ModuleDict({"gate_up_proj": nn.Linear(width, 2 * inner, bias=False),
-                                  "down_proj": nn.Linear(inner, width, bias=False)})
+        self.self_attn = nn.ModuleDict(
+            {"qkv_proj": nn.Linear(width, 3 * width, bias=False), "o_proj": nn.Linear(width, width, bias=False)}
+        )
+        self.mlp = nn.ModuleDict(
+            {"gate_up_proj": nn.Linear(width, 2 * inner, bias=False), "down_proj": nn.Linear(inner, width, bias=False)}
+        )
 
     def attention(self, x: Tensor) -> Tensor:
         boards, positions, width = x.shape
@@ -82,8 +85,10 @@ class Plain(nn.Module):
         self.H_level, self.L_level = PlainLevel(c.H_layers, *shape), PlainLevel(c.L_layers, *shape)
         self.register_buffer("H_init", torch.zeros(c.hidden_size))
         self.register_buffer("L_init", torch.zeros(c.hidden_size))
-        names = {name: name.removeprefix("inner.").replace("embedding_weight", "weight").replace("emb.weights", "emb.weight")
-                 for name in model.state_dict()}
+        names = {
+            name: name.removeprefix("inner.").replace("embedding_weight", "weight").replace("emb.weights", "emb.weight")
+            for name in model.state_dict()
+        }
         self.load_state_dict({names[name]: tensor for name, tensor in model.state_dict().items()})
         self.to(model.inner.H_init.device)
 
@@ -91,7 +96,9 @@ class Plain(nn.Module):
         shape = (rows, self.config.seq_len + self.config.puzzle_emb_len, self.config.hidden_size)
         return self.H_init.to(self.dtype).expand(shape).clone(), self.L_init.to(self.dtype).expand(shape).clone()
 
-    def forward(self, z_H: Tensor, z_L: Tensor, inputs: Tensor, puzzles: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self, z_H: Tensor, z_L: Tensor, inputs: Tensor, puzzles: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         c, prefix = self.config, self.config.puzzle_emb_len
         front = F.pad(puzzles, (0, prefix * c.hidden_size - c.puzzle_emb_ndim)).view(len(inputs), prefix, c.hidden_size)
         x = math.sqrt(c.hidden_size) * torch.cat((front, self.embed_tokens(inputs)), dim=1).to(self.dtype)
@@ -133,7 +140,10 @@ class AdamATan2Loop:
 
 def training(model: Plain, batch: dict[str, Tensor]) -> Callable[[], float]:
     "A function that makes one training step and returns its loss."
-    optimizer, (z_H, z_L) = AdamATan2Loop(p for p in model.parameters() if p.requires_grad), model.start(len(batch["inputs"]))
+    optimizer, (z_H, z_L) = (
+        AdamATan2Loop(p for p in model.parameters() if p.requires_grad),
+        model.start(len(batch["inputs"])),
+    )
     rows, steps, last = len(batch["inputs"]), 0, model.config.halt_max_steps
 
     def step() -> float:
@@ -148,8 +158,10 @@ def training(model: Plain, batch: dict[str, Tensor]) -> Callable[[], float]:
             target = torch.sigmoid(ahead[:, 0] if steps == last else ahead.max(dim=-1).values)
             solved = (logits.argmax(-1) == batch["labels"]).all(-1).float()
         loss = stablemax_cross_entropy(logits, batch["labels"]).mean(-1).sum()
-        loss = loss + 0.5 * (F.binary_cross_entropy_with_logits(q[:, 0], solved, reduction="sum")
-                             + F.binary_cross_entropy_with_logits(q[:, 1], target, reduction="sum"))
+        loss = loss + 0.5 * (
+            F.binary_cross_entropy_with_logits(q[:, 0], solved, reduction="sum")
+            + F.binary_cross_entropy_with_logits(q[:, 1], target, reduction="sum")
+        )
         (loss / rows).backward()
         optimizer.step()
         with torch.no_grad():

@@ -14,6 +14,7 @@ strategies, and measures every book that was read so far after each: the forgett
 A run that was killed goes on from its last state; a finished row stays in the record and is not computed again, unless
 something that decides it has changed. --share 0.125 tries everything with an eighth of the steps.
 """
+
 import json
 import math
 import os
@@ -65,7 +66,9 @@ class Layer(nn.Module):
         if own:
             self.mlp = SwiGLU(WIDTH, 3.0, generator)
         else:
-            self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH, bias=False), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH, bias=False))
+            self.mlp = nn.Sequential(
+                nn.Linear(WIDTH, 4 * WIDTH, bias=False), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH, bias=False)
+            )
             self.norms = nn.ModuleList([nn.LayerNorm(WIDTH, bias=False) for _ in range(2)])
 
     def forward(self, x: Tensor, rotary: Rotary | None) -> Tensor:
@@ -87,11 +90,17 @@ class Transformer(nn.Module):
         inner.layers = nn.ModuleList([Layer(own, generator) for _ in range(LAYERS)])
         inner.rotary = Rotary(WIDTH // HEADS, LENGTH) if own else None
         inner.lm_head = CastedLinear(WIDTH, vocab_size, generator=generator) if own else None
-        if not own:  # learned positions, a last norm, tied weights, small normal weights, smaller ones at the end of each branch
+        if (
+            not own
+        ):  # learned positions, a last norm, tied weights, small normal weights, smaller ones at the end of each branch
             inner.positions, inner.norm = nn.Parameter(torch.empty(LENGTH, WIDTH)), nn.LayerNorm(WIDTH, bias=False)
             for name, p in self.named_parameters():
                 if p.ndim > 1:
-                    nn.init.normal_(p, std=0.02 / math.sqrt(2 * LAYERS) if name.endswith(("o_proj.weight", "mlp.2.weight")) else 0.02, generator=generator)
+                    nn.init.normal_(
+                        p,
+                        std=0.02 / math.sqrt(2 * LAYERS) if name.endswith(("o_proj.weight", "mlp.2.weight")) else 0.02,
+                        generator=generator,
+                    )
 
     def forward(self, inputs: Tensor) -> Reading:
         inner = self.inner
@@ -99,7 +108,9 @@ class Transformer(nn.Module):
         x = x if self.own else x + inner.positions[: x.shape[1]]
         for layer in inner.layers:
             x = layer(x, inner.rotary)
-        logits = (inner.lm_head(rms_norm(x)) if self.own else F.linear(inner.norm(x), inner.embed_tokens.embedding_weight))[None]
+        logits = (
+            inner.lm_head(rms_norm(x)) if self.own else F.linear(inner.norm(x), inner.embed_tokens.embedding_weight)
+        )[None]
         ones = torch.ones_like(logits[..., 0])
         return Reading(logits, ones, ones[0], ones[0])
 
@@ -108,11 +119,29 @@ class Transformer(nn.Module):
 
 
 def hrm_arch(H_cycles: int, L_cycles: int, gradient: str = "full") -> TextArch:
-    return TextArch(hidden_size=WIDTH, num_heads=HEADS, H_layers=LAYERS // 2, L_layers=LAYERS // 2, H_cycles=H_cycles, L_cycles=L_cycles,
-                    expansion=3.0, halt_max_steps=1, gradient=gradient)
+    return TextArch(
+        hidden_size=WIDTH,
+        num_heads=HEADS,
+        H_layers=LAYERS // 2,
+        L_layers=LAYERS // 2,
+        H_cycles=H_cycles,
+        L_cycles=L_cycles,
+        expansion=3.0,
+        halt_max_steps=1,
+        gradient=gradient,
+    )
 
 
-OURS = dict(name="adamw", lr=2e-3, betas=(0.9, 0.95), weight_decay=0.1, clip=1.0, warmup=100, schedule="cosine", lr_min_ratio=0.0)
+OURS = dict(
+    name="adamw",
+    lr=2e-3,
+    betas=(0.9, 0.95),
+    weight_decay=0.1,
+    clip=1.0,
+    warmup=100,
+    schedule="cosine",
+    lr_min_ratio=0.0,
+)
 NANOGPT = OURS | dict(lr=1e-3, betas=(0.9, 0.99), lr_min_ratio=0.1)
 MODELS = {  # what is built, and how it is trained
     "nanogpt": (lambda ids: Transformer(False, ids, seeded(0)), NANOGPT),
@@ -125,9 +154,21 @@ MODELS = {  # what is built, and how it is trained
 def task_of(name: str, book: Book, steps: int) -> TextTask:
     "The task of a model; a model of the house or a plain one."
     make, optim = MODELS[name]
-    config = RunConfig(arch=hrm_arch(1, 1), optim=OptimConfig(**optim | {"warmup": min(optim["warmup"], steps // 10)}), batch_size=BATCH, seq_len=LENGTH,
-                       loop=LoopConfig(steps=steps, evaluate_every=max(1, -(-steps // 4)), log_every=max(1, steps // 100), compile="off", best="loss",
-                                       best_mode="min"), device="cpu")
+    config = RunConfig(
+        arch=hrm_arch(1, 1),
+        optim=OptimConfig(**optim | {"warmup": min(optim["warmup"], steps // 10)}),
+        batch_size=BATCH,
+        seq_len=LENGTH,
+        loop=LoopConfig(
+            steps=steps,
+            evaluate_every=max(1, -(-steps // 4)),
+            log_every=max(1, steps // 100),
+            compile="off",
+            best="loss",
+            best_mode="min",
+        ),
+        device="cpu",
+    )
     return TextTask(make(book.tokenizer.size), [book], book.tokenizer, config, seeded(1))
 
 
@@ -146,9 +187,19 @@ def shakespeare(name: str, book: Book, share: float, folder: Path, rows: dict[st
     if rows.get(name, {}).get("key") != key:
         result = fit(task, task.config.loop, folder / name, folder / "resume", name, about, "")
         held_out = result.metrics["held_out"]
-        rows[name] = {"key": key, "validation_loss": held_out["loss"], "bits_per_character": held_out["bits"], "best": result.metrics["best"],
-                      "tflop": result.metrics["tflop"], "budget_tflop": budget / 1e12, "steps": steps, "characters": steps * BATCH * LENGTH,
-                      "parameters": parameters(task.model), "seconds": result.timings["train_seconds"], "machine": machine_name()}
+        rows[name] = {
+            "key": key,
+            "validation_loss": held_out["loss"],
+            "bits_per_character": held_out["bits"],
+            "best": result.metrics["best"],
+            "tflop": result.metrics["tflop"],
+            "budget_tflop": budget / 1e12,
+            "steps": steps,
+            "characters": steps * BATCH * LENGTH,
+            "parameters": parameters(task.model),
+            "seconds": result.timings["train_seconds"],
+            "machine": machine_name(),
+        }
         save()
     return rows[name]
 
@@ -157,33 +208,77 @@ def alice(texts: Path, folder: Path, share: float, record: dict[str, Any], save)
     "The forgetting matrices of three books, each strategy on HRM at 1x1; from the record where they are there."
     books = {name: book_of(texts / f"{name}.txt", folder / "books") for name in ALICE}
     steps = max(4, round(share * 300))
-    base = RunConfig(arch=hrm_arch(1, 1), optim=OptimConfig(**OURS | {"warmup": steps // 10}), batch_size=BATCH, seq_len=LENGTH, context=LENGTH // 2, device="cpu",
-                     loop=LoopConfig(steps=steps, evaluate_every=steps, log_every=max(1, steps // 20), compile="off", best="bits", best_mode="min"))
-    config = ContinualConfig(seed=0, base=base, memories={
-        "finetune": MemoryConfig(strategy="finetune"), "replay": MemoryConfig(strategy="replay", capacity=1000, share=0.25),
-        "ewc": MemoryConfig(strategy="ewc", windows=200, strength=100.0)})
+    base = RunConfig(
+        arch=hrm_arch(1, 1),
+        optim=OptimConfig(**OURS | {"warmup": steps // 10}),
+        batch_size=BATCH,
+        seq_len=LENGTH,
+        context=LENGTH // 2,
+        device="cpu",
+        loop=LoopConfig(
+            steps=steps,
+            evaluate_every=steps,
+            log_every=max(1, steps // 20),
+            compile="off",
+            best="bits",
+            best_mode="min",
+        ),
+    )
+    config = ContinualConfig(
+        seed=0,
+        base=base,
+        memories={
+            "finetune": MemoryConfig(strategy="finetune"),
+            "replay": MemoryConfig(strategy="replay", capacity=1000, share=0.25),
+            "ewc": MemoryConfig(strategy="ewc", windows=200, strength=100.0),
+        },
+    )
     key = hash_of([config.model_dump(), fingerprint(list(books.values()))])
     if record.get("key") != key:
         table, runs = learn_all(config, books, folder / "alice", Options(folder / "resume"))
         found = {name: matrix(table, name) for name in config.memories}
         models = [load(folder / "alice" / name / "final") for name in runs if name.startswith(("first", "finetune"))]
-        record.update(key=key, steps=steps, tflop=sum(result.metrics["tflop"] for result in runs.values()), machine=machine_name(),
-                      vocabulary=[tokenizer.size for _, tokenizer, _ in models], parts=list(models[-1][0].config.vocab_parts),
-                      bits_per_character={name: {after: {book: value for book, value in row.items() if not math.isnan(value)} for after, row in one.iterrows()}
-                                          for name, one in found.items()},
-                      rise_on_earlier_books={name: backward_transfer(one) for name, one in found.items()})
+        record.update(
+            key=key,
+            steps=steps,
+            tflop=sum(result.metrics["tflop"] for result in runs.values()),
+            machine=machine_name(),
+            vocabulary=[tokenizer.size for _, tokenizer, _ in models],
+            parts=list(models[-1][0].config.vocab_parts),
+            bits_per_character={
+                name: {
+                    after: {book: value for book, value in row.items() if not math.isnan(value)}
+                    for after, row in one.iterrows()
+                }
+                for name, one in found.items()
+            },
+            rise_on_earlier_books={name: backward_transfer(one) for name, one in found.items()},
+        )
         save()
     return record
 
 
 def figure(row: dict[str, Any], field: str, unit: str) -> dict[str, Any]:
-    return {"value": row[field], "unit": unit, "low": None, "high": None, "n": 1, "stage": "benchmarks/shakespeare", "profile": "laptop",
-            "machine": row["machine"]}
+    return {
+        "value": row[field],
+        "unit": unit,
+        "low": None,
+        "high": None,
+        "n": 1,
+        "stage": "benchmarks/shakespeare",
+        "profile": "laptop",
+        "machine": row["machine"],
+    }
 
 
 def main(
-    only: Annotated[Optional[list[str]], typer.Option(help=f"models to train ({', '.join(MODELS)}), or books  [default: all]", show_default=False)] = None,
-    share: Annotated[float, typer.Option(min=0.001, max=1.0, help="of the 2,000 steps; rows of another share are kept apart")] = 1.0,
+    only: Annotated[
+        Optional[list[str]],
+        typer.Option(help=f"models to train ({', '.join(MODELS)}), or books  [default: all]", show_default=False),
+    ] = None,
+    share: Annotated[
+        float, typer.Option(min=0.001, max=1.0, help="of the 2,000 steps; rows of another share are kept apart")
+    ] = 1.0,
     out: Annotated[str, typer.Option(help="where the record goes")] = "reports/benchmarks/shakespeare.json",
 ) -> None:
     """Validation loss on Tiny Shakespeare at nanoGPT's arithmetic: HRM at 1x1 and 2x2 beside transformers."""
@@ -191,34 +286,58 @@ def main(
         raise SystemExit(f"shakespeare: --only: found {', '.join(unknown)}; allowed: {', '.join(MODELS)}, books")
     texts = Path(os.environ.get("HRM_SHARED", root().parent / "shared")) / "data" / "text"
     if not (texts / "tiny_shakespeare.txt").is_file():
-        raise SystemExit(f"shakespeare: {texts / 'tiny_shakespeare.txt'} is absent: set HRM_SHARED to the folder with the data for tests")
+        raise SystemExit(
+            f"shakespeare: {texts / 'tiny_shakespeare.txt'} is absent: set HRM_SHARED to the folder with the data for tests"
+        )
     path, folder = root() / out, root() / "data" / "benchmarks" / "shakespeare"
     book = book_of(texts / "tiny_shakespeare.txt", folder / "books")
     record = json.loads(path.read_text()) if path.is_file() else {}
     if missing := [name for name in ALICE if not (texts / f"{name}.txt").is_file()]:
-        raise SystemExit(f"shakespeare: {texts / missing[0]}.txt is absent: set HRM_SHARED to the folder with the data for tests")
+        raise SystemExit(
+            f"shakespeare: {texts / missing[0]}.txt is absent: set HRM_SHARED to the folder with the data for tests"
+        )
     rows = record.setdefault("models" if share == 1.0 else f"models_at_{share:g}", {})
 
     def save() -> None:
         full = record.get("models", {})
-        named = {f"text.shakespeare.val_loss{'' if name == 'hrm_2x2' else '.' + name}": figure(row, "validation_loss", "nats per character")
-                 for name, row in full.items()}
+        named = {
+            f"text.shakespeare.val_loss{'' if name == 'hrm_2x2' else '.' + name}": figure(
+                row, "validation_loss", "nats per character"
+            )
+            for name, row in full.items()
+        }
         if "key" in record.get("books", {}):
             rise = record["books"]["rise_on_earlier_books"]
-            named |= {f"text.alice.forgetting.{name}": figure({"machine": record["books"]["machine"], "value": value}, "value", "bits per character, mean rise on earlier books")
-                      for name, value in rise.items()}
+            named |= {
+                f"text.alice.forgetting.{name}": figure(
+                    {"machine": record["books"]["machine"], "value": value},
+                    "value",
+                    "bits per character, mean rise on earlier books",
+                )
+                for name, value in rise.items()
+            }
         record.update(machine=machine(), target=TARGET, figures=named)
         write_atomic(path, json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
-    print(f"{machine_name()}; {len(book.train):,} characters to learn from, {len(book.held_out):,} held out, {book.tokenizer.size} ids")
+    print(
+        f"{machine_name()}; {len(book.train):,} characters to learn from, {len(book.held_out):,} held out, {book.tokenizer.size} ids"
+    )
     for name in MODELS if only is None else only:
         if name == "books":
             continue
         row = shakespeare(name, book, share, folder / f"{share:g}", rows, save)
-        print(f"{name:12} validation loss {row['validation_loss']:.4f} (at most {TARGET} wanted), {row['tflop']:.2f} of {row['budget_tflop']:.2f} TFLOP, "
-              f"{row['steps']} steps, {row['characters']:,} characters drawn, {row['parameters']:,} values, {row['seconds']:.0f} s")
+        print(
+            f"{name:12} validation loss {row['validation_loss']:.4f} (at most {TARGET} wanted), {row['tflop']:.2f} of {row['budget_tflop']:.2f} TFLOP, "
+            f"{row['steps']} steps, {row['characters']:,} characters drawn, {row['parameters']:,} values, {row['seconds']:.0f} s"
+        )
     if only is None or "books" in only:
-        row = alice(texts, folder / f"{share:g}", share, record.setdefault("books" if share == 1.0 else f"books_at_{share:g}", {}), save)
+        row = alice(
+            texts,
+            folder / f"{share:g}",
+            share,
+            record.setdefault("books" if share == 1.0 else f"books_at_{share:g}", {}),
+            save,
+        )
         print(f"{' -> '.join(ALICE)}: {row['tflop']:.2f} TFLOP, {' -> '.join(map(str, row['vocabulary']))} ids")
         for name, after in row["bits_per_character"].items():
             print(f"  {name} ({row['rise_on_earlier_books'][name]:+.3f} bits on earlier books)")

@@ -9,6 +9,7 @@ nothing else. The headline divides by the library's, and a second, stricter figu
 alike; processor time stands beside the clock, and the ratios are of processor time, which other programs on the same cores disturb
 least. Compiling is not counted. Before anything is timed the logits of the renderings must agree.
 """
+
 import json
 import statistics
 import time
@@ -29,7 +30,17 @@ from hrm.core.layers import parameters
 from hrm.text.decode import QuickDecoder, _product
 from hrm.text.model import TextArch, TextDecoder, TextHRM, build
 
-ARCH = TextArch(hidden_size=256, num_heads=8, H_layers=3, L_layers=3, H_cycles=2, L_cycles=2, expansion=2.5, halt_max_steps=1, norm_weights=True)
+ARCH = TextArch(
+    hidden_size=256,
+    num_heads=8,
+    H_layers=3,
+    L_layers=3,
+    H_cycles=2,
+    L_cycles=2,
+    expansion=2.5,
+    halt_max_steps=1,
+    norm_weights=True,
+)
 VOCABULARY, PROMPT, SAMPLING = 87, 8, Sampling(temperature=0.8, top_k=50)
 WAYS = {"eager": TextDecoder, "compiled": lambda model: TextDecoder(model, compiled=True), "quick": QuickDecoder}
 
@@ -37,9 +48,19 @@ WAYS = {"eager": TextDecoder, "compiled": lambda model: TextDecoder(model, compi
 def matrices(model: TextHRM) -> list[list[Tensor]]:
     "The matrices of each pass through a module that a character takes, in their order; the output head is the last."
     config, inner = model.config, model.inner
-    layers = {name: [w.detach() for block in level.layers for w in (block.self_attn.qkv_proj.weight, block.self_attn.o_proj.weight,
-                                                                   block.mlp.gate_up_proj.weight, block.mlp.down_proj.weight)]
-              for name, level in (("H", inner.H_level), ("L", inner.L_level))}
+    layers = {
+        name: [
+            w.detach()
+            for block in level.layers
+            for w in (
+                block.self_attn.qkv_proj.weight,
+                block.self_attn.o_proj.weight,
+                block.mlp.gate_up_proj.weight,
+                block.mlp.down_proj.weight,
+            )
+        ]
+        for name, level in (("H", inner.H_level), ("L", inner.L_level))
+    }
     passes = [*["L"] * config.L_cycles, "H"] * config.H_cycles
     return [layers[name] for name in passes] + [[inner.lm_head.weight.detach()]]
 
@@ -119,18 +140,42 @@ def main(
     price = [1e3 * statistics.median(turn[2][place] for turn in written[best]) for place in range(count)]
     along = statistics.mean(price[half:]) / statistics.mean(price[:half])
     for name, per_second in limits.items():
-        print(f"products alone, {name:8}: {per_second:6.1f} characters/s by the clock, {cpu_limits[name]:6.1f} of processor time")
+        print(
+            f"products alone, {name:8}: {per_second:6.1f} characters/s by the clock, {cpu_limits[name]:6.1f} of processor time"
+        )
     for way, per_second in rates.items():
-        print(f"streamed, {way:8}: {per_second:6.1f} characters/s by the clock, {cpu[way]:6.1f} of processor time; "
-              + ", ".join(f"{cpu[way] / limit:.2f} of the {name} products" for name, limit in cpu_limits.items()))
+        print(
+            f"streamed, {way:8}: {per_second:6.1f} characters/s by the clock, {cpu[way]:6.1f} of processor time; "
+            + ", ".join(f"{cpu[way] / limit:.2f} of the {name} products" for name, limit in cpu_limits.items())
+        )
     print(f"price along the window, second half over first: {along:.2f}")
-    figure = {"unit": "ratio", "low": None, "high": None, "n": repeats, "stage": "benchmarks/text_rate", "profile": "laptop", "machine": machine_name()}
-    record = {"machine": machine(), "window": window, "repeats": repeats, "arch": ARCH.model_dump(), "parameters": parameters(model), "largest_difference": worst,
-              "characters_per_second": rates, "products_per_second": limits, "by_processor_time": {"characters": cpu, "products": cpu_limits}, "milliseconds_along_the_window": price,
-              "figures": {"text.rate_over_matvec": figure | {"value": cpu[best] / cpu_limits["library"]},
-                          "text.rate_over_own_matvec": figure | {"value": cpu[best] / max(cpu_limits.values())},
-                          "text.rate": figure | {"value": rates[best], "unit": "characters per second"},
-                          "text.rate.along_the_window": figure | {"value": along}}}
+    figure = {
+        "unit": "ratio",
+        "low": None,
+        "high": None,
+        "n": repeats,
+        "stage": "benchmarks/text_rate",
+        "profile": "laptop",
+        "machine": machine_name(),
+    }
+    record = {
+        "machine": machine(),
+        "window": window,
+        "repeats": repeats,
+        "arch": ARCH.model_dump(),
+        "parameters": parameters(model),
+        "largest_difference": worst,
+        "characters_per_second": rates,
+        "products_per_second": limits,
+        "by_processor_time": {"characters": cpu, "products": cpu_limits},
+        "milliseconds_along_the_window": price,
+        "figures": {
+            "text.rate_over_matvec": figure | {"value": cpu[best] / cpu_limits["library"]},
+            "text.rate_over_own_matvec": figure | {"value": cpu[best] / max(cpu_limits.values())},
+            "text.rate": figure | {"value": rates[best], "unit": "characters per second"},
+            "text.rate.along_the_window": figure | {"value": along},
+        },
+    }
     print(write_atomic(root() / out, json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"))
 
 

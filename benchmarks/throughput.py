@@ -7,6 +7,7 @@ Q_continue, the loss under stablemax, the backward pass, Adam-atan2 and the sign
 model in `plain.py` is textbook PyTorch, uses none of our layers, loads our weights, and must give our logits and our loss
 before anything is timed. Plain, eager and compiled runs take turns, so that a busy machine slows all of them.
 """
+
 import gc
 import json
 import statistics
@@ -31,13 +32,19 @@ from hrm.core.flops import count_flops
 from hrm.sudoku.model import TUTORIAL, build
 
 SIZE = 9
-OPTIM = OptimConfig(lr=plain.LR, betas=plain.BETAS, weight_decay=plain.WEIGHT_DECAY, puzzle_emb_lr=plain.PUZZLE_LR,
-                    puzzle_emb_weight_decay=plain.PUZZLE_WEIGHT_DECAY)
+OPTIM = OptimConfig(
+    lr=plain.LR,
+    betas=plain.BETAS,
+    weight_decay=plain.WEIGHT_DECAY,
+    puzzle_emb_lr=plain.PUZZLE_LR,
+    puzzle_emb_weight_decay=plain.PUZZLE_WEIGHT_DECAY,
+)
 # samples per second of the original in training, measured by us on two cores of this kind while others used them too
 REFERENCE = {"2x2": {"eager": 8.7, "compiled": 11.3}, "1x1": {"eager": 19.1, "compiled": 40.2}}
 
 
 # Ours, through the same calls as `hrm.puzzles.train`.
+
 
 def our_training(model: HRM, batch: dict[str, Tensor]) -> Callable[[], float]:
     "The same for our model: no exploration, every row runs to the last segment."
@@ -79,8 +86,11 @@ def boards(rows: int, size: int, device: torch.device) -> dict[str, Tensor]:
     generator = seeded(0)
     labels = torch.randint(2, size + 2, (rows, size * size), generator=generator)
     inputs = torch.where(torch.rand(labels.shape, generator=generator) < 0.6, labels, 1)
-    return {"inputs": inputs.to(device), "labels": labels.to(device),
-            "puzzle_identifiers": torch.zeros(rows, dtype=torch.long, device=device)}
+    return {
+        "inputs": inputs.to(device),
+        "labels": labels.to(device),
+        "puzzle_identifiers": torch.zeros(rows, dtype=torch.long, device=device),
+    }
 
 
 def fresh(arch: ArchConfig, size: int, placement: Placement) -> HRM:
@@ -93,7 +103,9 @@ def fresh(arch: ArchConfig, size: int, placement: Placement) -> HRM:
     return model
 
 
-def check(arch: ArchConfig, size: int, placement: Placement, rows: int = 4, tolerance: float = 1e-4) -> dict[str, float]:
+def check(
+    arch: ArchConfig, size: int, placement: Placement, rows: int = 4, tolerance: float = 1e-4
+) -> dict[str, float]:
     "Largest differences between plain and ours in float32: logits of two segments, losses of two training steps."
     model = fresh(arch.model_copy(update={"forward_dtype": "float32"}), size, placement)
     batch, found = boards(rows, size, placement.device), {}
@@ -151,15 +163,22 @@ def measure(kind: str, cycles: int, placement: Placement, rows: int, repeats: in
     row = {"kind": kind, "cycles": f"{cycles}x{cycles}", "gemm_gflop_per_second": peak / 1e9}
     for name in works:
         wall, cpu = (statistics.median(column) for column in zip(*taken[name]))
-        row[name] = {"samples_per_second": rows / wall, "best": rows / min(taken[name])[0],
-                     "samples_per_cpu_second": rows / cpu, "gflop_per_sample": flops[name] / rows / 1e9,
-                     "share_of_gemm_peak": flops[name] / wall / peak, "warm_up_seconds": warm_up[name]}
+        row[name] = {
+            "samples_per_second": rows / wall,
+            "best": rows / min(taken[name])[0],
+            "samples_per_cpu_second": rows / cpu,
+            "gflop_per_sample": flops[name] / rows / 1e9,
+            "share_of_gemm_peak": flops[name] / wall / peak,
+            "warm_up_seconds": warm_up[name],
+        }
         row[name] |= {"peak_gpu_gib": memory[name]} if memory else {}
     for name in [name for name in works if name != "plain"]:
-        row[f"{name}_over_plain"] = {"wall": row[name]["samples_per_second"] / row["plain"]["samples_per_second"],
-                                     "cpu": row[name]["samples_per_cpu_second"] / row["plain"]["samples_per_cpu_second"],
-                                     # if matrix products ran at the peak and nothing else took time
-                                     "limit": flops["plain"] / flops[name] / row["plain"]["share_of_gemm_peak"]}
+        row[f"{name}_over_plain"] = {
+            "wall": row[name]["samples_per_second"] / row["plain"]["samples_per_second"],
+            "cpu": row[name]["samples_per_cpu_second"] / row["plain"]["samples_per_cpu_second"],
+            # if matrix products ran at the peak and nothing else took time
+            "limit": flops["plain"] / flops[name] / row["plain"]["share_of_gemm_peak"],
+        }
     return row
 
 
@@ -168,26 +187,56 @@ def show(rows: list[dict]) -> str:
 
     `limit` is the ratio of a model whose matrix products run at the measured peak and whose other work takes no time.
     """
-    head = ("", "plain", "eager", "compiled", "compiled/plain", "by CPU time", "limit",
-            "share of GEMM peak", "reference eager, compiled")
+    head = (
+        "",
+        "plain",
+        "eager",
+        "compiled",
+        "compiled/plain",
+        "by CPU time",
+        "limit",
+        "share of GEMM peak",
+        "reference eager, compiled",
+    )
     lines = [head]
     for row in rows:
-        speeds = [f"{row[name]['samples_per_second']:.1f}" if name in row else "-" for name in ("plain", "eager", "compiled")]
+        speeds = [
+            f"{row[name]['samples_per_second']:.1f}" if name in row else "-" for name in ("plain", "eager", "compiled")
+        ]
         best = "compiled" if "compiled" in row else "eager"
         ratio = row[f"{best}_over_plain"]
         theirs = REFERENCE[row["cycles"]] if row["kind"] == "training" else {}
-        lines.append((f"{row['kind']} {row['cycles']}", *speeds, f"{ratio['wall']:.2f}", f"{ratio['cpu']:.2f}",
-                      f"{ratio['limit']:.2f}", f"{row[best]['share_of_gemm_peak']:.0%}", ", ".join(f"{speed}" for speed in theirs.values()) or "-"))
+        lines.append(
+            (
+                f"{row['kind']} {row['cycles']}",
+                *speeds,
+                f"{ratio['wall']:.2f}",
+                f"{ratio['cpu']:.2f}",
+                f"{ratio['limit']:.2f}",
+                f"{row[best]['share_of_gemm_peak']:.0%}",
+                ", ".join(f"{speed}" for speed in theirs.values()) or "-",
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths)) for line in lines)
 
 
 def figures(rows: list[dict], batch_size: int, machine: str) -> dict[str, dict]:
     "The rows that reports/figures.json quotes: samples per second in training, compiled where that is possible."
-    return {f"sudoku.throughput.train_{row['cycles']}": {
-        "value": (row.get("compiled") or row["eager"])["samples_per_second"], "unit": "samples per second", "low": None, "high": None,
-        "n": batch_size, "stage": "benchmarks/throughput", "profile": "laptop", "machine": machine}
-        for row in rows if row["kind"] == "training"}
+    return {
+        f"sudoku.throughput.train_{row['cycles']}": {
+            "value": (row.get("compiled") or row["eager"])["samples_per_second"],
+            "unit": "samples per second",
+            "low": None,
+            "high": None,
+            "n": batch_size,
+            "stage": "benchmarks/throughput",
+            "profile": "laptop",
+            "machine": machine,
+        }
+        for row in rows
+        if row["kind"] == "training"
+    }
 
 
 def main(
@@ -211,11 +260,19 @@ def main(
             torch.compiler.reset()  # the graphs of one case are of no use to the next
             gc.collect()
             print(f"\n{show(rows)}" if len(rows) == 4 else f"{kind} {cycles}x{cycles} done", flush=True)
-    record = {"machine": machine(), "device": str(placement.device), "dtype": str(placement.dtype).removeprefix("torch."),
-              "batch_size": batch_size, "repeats": repeats, "parameters": parameters(build(TUTORIAL, SIZE)),
-              "compile": {"used": compiled, "reason": reason}, "largest_difference": differences, "rows": rows,
-              "figures": figures(rows, batch_size, machine_name()),
-              "reference": {"what": "training, measured by us on two cores of this kind, noisy"} | REFERENCE}
+    record = {
+        "machine": machine(),
+        "device": str(placement.device),
+        "dtype": str(placement.dtype).removeprefix("torch."),
+        "batch_size": batch_size,
+        "repeats": repeats,
+        "parameters": parameters(build(TUTORIAL, SIZE)),
+        "compile": {"used": compiled, "reason": reason},
+        "largest_difference": differences,
+        "rows": rows,
+        "figures": figures(rows, batch_size, machine_name()),
+        "reference": {"what": "training, measured by us on two cores of this kind, noisy"} | REFERENCE,
+    }
     print("\n" + str(write_atomic(root() / out, json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")))
 
 

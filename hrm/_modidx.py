@@ -396,6 +396,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'hrm.core.closure._home': ('core/closure.html#_home', 'hrm/core/closure.py'),
                                   'hrm.core.closure._is_prose': ('core/closure.html#_is_prose', 'hrm/core/closure.py'),
                                   'hrm.core.closure._joined': ('core/closure.html#_joined', 'hrm/core/closure.py'),
+                                  'hrm.core.closure._package_of': ('core/closure.html#_package_of', 'hrm/core/closure.py'),
                                   'hrm.core.closure._statements': ('core/closure.html#_statements', 'hrm/core/closure.py'),
                                   'hrm.core.closure._tree': ('core/closure.html#_tree', 'hrm/core/closure.py'),
                                   'hrm.core.closure.acts': ('core/closure.html#acts', 'hrm/core/closure.py'),

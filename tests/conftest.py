@@ -1,4 +1,5 @@
 """Shared fixtures and the place of the data that is not part of the repository."""
+
 import os
 from pathlib import Path
 

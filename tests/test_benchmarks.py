@@ -1,4 +1,5 @@
 """The plain rendering that the throughput benchmark compares with is the same mathematics; every program tells how it is used."""
+
 import importlib
 import json
 import random
@@ -14,7 +15,17 @@ from hrm.core.device import pick
 from hrm.core.hrm import ArchConfig
 
 FOLDER = ROOT / "benchmarks"
-PROGRAMS = ("throughput", "exchange", "generate", "generator", "checkpoints", "container", "shakespeare", "grokking", "kills")
+PROGRAMS = (
+    "throughput",
+    "exchange",
+    "generate",
+    "generator",
+    "checkpoints",
+    "container",
+    "shakespeare",
+    "grokking",
+    "kills",
+)
 
 
 @pytest.fixture
@@ -25,16 +36,36 @@ def program(monkeypatch):
 
 @pytest.mark.parametrize("cycles", [(1, 1), (2, 2), (1, 3)])
 def test_plain_rendering_equals_ours(program, cycles):
-    arch = ArchConfig(hidden_size=32, num_heads=4, H_layers=2, L_layers=1, H_cycles=cycles[0], L_cycles=cycles[1], expansion=4,
-                      pos_encodings="rope", halt_max_steps=3, puzzle_emb_ndim=48)
+    arch = ArchConfig(
+        hidden_size=32,
+        num_heads=4,
+        H_layers=2,
+        L_layers=1,
+        H_cycles=cycles[0],
+        L_cycles=cycles[1],
+        expansion=4,
+        pos_encodings="rope",
+        halt_max_steps=3,
+        puzzle_emb_ndim=48,
+    )
     found = program("throughput").check(arch, 4, pick("cpu"), tolerance=2e-5)
     assert set(found) == {"training", "inference"}
 
 
 def test_check_notices_a_difference(program, monkeypatch):
     throughput, plain = program("throughput"), program("plain")
-    arch = ArchConfig(hidden_size=32, num_heads=4, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1, expansion=4,
-                      pos_encodings="rope", halt_max_steps=3, puzzle_emb_ndim=48)
+    arch = ArchConfig(
+        hidden_size=32,
+        num_heads=4,
+        H_layers=1,
+        L_layers=1,
+        H_cycles=1,
+        L_cycles=1,
+        expansion=4,
+        pos_encodings="rope",
+        halt_max_steps=3,
+        puzzle_emb_ndim=48,
+    )
     monkeypatch.setattr(plain, "EPS", 1e-2)
     with pytest.raises(AssertionError, match="plain and ours differ"):
         throughput.check(arch, 4, pick("cpu"))
@@ -64,10 +95,15 @@ def test_generate_reads_the_same_text_both_ways(program, tmp_path):
     generate = program("generate")
     generate.main(tokens=6, repeats=1, device="cpu", out=str(tmp_path / "generate.json"))
     record = json.loads((tmp_path / "generate.json").read_text())
-    assert [row["width"] for row in record["rows"]] == [128, 256] and all(row["largest_difference"] < 1e-4 for row in record["rows"])
+    assert [row["width"] for row in record["rows"]] == [128, 256] and all(
+        row["largest_difference"] < 1e-4 for row in record["rows"]
+    )
     whole = record["rows"][0]["whole_text"]
     assert whole["computed_again"]["ratio"] == 1
-    for name, way in (("generate.cached_eager_over_uncached", "cached"), ("generate.cached_over_uncached", "cached_compiled")):
+    for name, way in (
+        ("generate.cached_eager_over_uncached", "cached"),
+        ("generate.cached_over_uncached", "cached_compiled"),
+    ):
         if way in whole or way == "cached":
             assert record["figures"][name]["value"] == whole[way]["ratio"] > 0
         else:
@@ -76,16 +112,32 @@ def test_generate_reads_the_same_text_both_ways(program, tmp_path):
 
 def test_checkpoints_measures_fresh_processes(program, tmp_path, capsys):
     checkpoint, hrm = importlib.import_module("hrm.core.checkpoint"), importlib.import_module("hrm.core.hrm")
-    config = hrm.HRMConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1, expansion=2, pos_encodings="rope", halt_max_steps=1, vocab_size=4, seq_len=4)
+    config = hrm.HRMConfig(
+        hidden_size=32,
+        num_heads=2,
+        H_layers=1,
+        L_layers=1,
+        H_cycles=1,
+        L_cycles=1,
+        expansion=2,
+        pos_encodings="rope",
+        halt_max_steps=1,
+        vocab_size=4,
+        seq_len=4,
+    )
     for step in (1, 2):
         checkpoint.write(tmp_path / f"step_{step}", hrm.HRM(config).state_dict(), {"step": step})
-    program("checkpoints").main(folder=str(tmp_path), pattern="step_*", made=False, repeats=1, out=str(tmp_path / "record.json"))
+    program("checkpoints").main(
+        folder=str(tmp_path), pattern="step_*", made=False, repeats=1, out=str(tmp_path / "record.json")
+    )
     record = json.loads((tmp_path / "record.json").read_text())
     figures = record["figures"]
     assert record["summary"]["total_checkpoints"] == 2 and record["runs"][0]["heavy"] == []
     assert 0 < figures["checkpoints.seconds"]["value"] < 15 and 50 < figures["checkpoints.peak_mb"]["value"] < 400
     with pytest.raises(SystemExit, match="--made"):
-        program("checkpoints").main(folder=str(tmp_path / "nowhere"), pattern="*", made=False, repeats=1, out=str(tmp_path / "none.json"))
+        program("checkpoints").main(
+            folder=str(tmp_path / "nowhere"), pattern="*", made=False, repeats=1, out=str(tmp_path / "none.json")
+        )
 
 
 def test_shakespeare_compares_at_equal_arithmetic(program, monkeypatch, tmp_path):
@@ -95,10 +147,17 @@ def test_shakespeare_compares_at_equal_arithmetic(program, monkeypatch, tmp_path
     tasks = {name: shakespeare.task_of(name, book, 10) for name in shakespeare.MODELS}
     blocks = {name: shakespeare.flops(task) for name, task in tasks.items()}
     assert tasks["nanogpt"].model(tasks["nanogpt"].rows()[:, :-1]).logits.shape == (1, 12, 64, book.tokenizer.size)
-    layer, head = 12 * 128**2, book.tokenizer.size * 128  # of nanoGPT: attention's projections and the feed-forward network
-    scores = 4 * (4 + 10) * 12 * 64**2 * 128  # two products of every layer, forward; five in the backward pass of the fused kernel
+    layer, head = (
+        12 * 128**2,
+        book.tokenizer.size * 128,
+    )  # of nanoGPT: attention's projections and the feed-forward network
+    scores = (
+        4 * (4 + 10) * 12 * 64**2 * 128
+    )  # two products of every layer, forward; five in the backward pass of the fused kernel
     assert blocks["nanogpt"] == 6 * 12 * 64 * (4 * layer + head) + scores
-    assert blocks["hrm_1x1"] == blocks["transformer"] + 2 * 12 * 64 * 128 * 2  # the halting head, which is read and not trained
+    assert (
+        blocks["hrm_1x1"] == blocks["transformer"] + 2 * 12 * 64 * 128 * 2
+    )  # the halting head, which is read and not trained
     assert blocks["hrm_2x2"] > 1.9 * blocks["hrm_1x1"]
     for task in tasks.values():  # none of them sees the future
         text = task.rows()[:2, :-1]
@@ -125,22 +184,34 @@ def test_grokking_counts_from_knowing_the_pairs_to_knowing_the_rule(program, tmp
     monkeypatch.setattr(grokking, "OPTIMIZERS", {name: grokking.OPTIMIZERS[name] for name in ("AdamW", "MuGrokfast")})
     grokking.main(seeds=1, tflop=0.003, every=5, out=str(tmp_path / "grokking.json"))
     record = json.loads((tmp_path / "grokking.json").read_text())
-    for run, in record["runs"].values():
-        assert run["most_steps"] == run["steps"][-1] and 0 < run["tflop"] <= 0.003 and len(run["train"]) == len(run["test"]) == len(run["steps"])
-        assert run["delay"] is None and run["train"][0] < run["train"][-1], "it learns, and sixteen steps are too few for the rule"
+    for (run,) in record["runs"].values():
+        assert (
+            run["most_steps"] == run["steps"][-1]
+            and 0 < run["tflop"] <= 0.003
+            and len(run["train"]) == len(run["test"]) == len(run["steps"])
+        )
+        assert run["delay"] is None and run["train"][0] < run["train"][-1], (
+            "it learns, and sixteen steps are too few for the rule"
+        )
     assert record["figures"]["memory.grokking.mugrokfast.delay"]["value"] is None
 
 
 def test_killed_lines_leave_what_an_unbroken_run_leaves(program, tmp_path):
     kills = program("kills")
     project = copy_project(tmp_path / "fresh")
-    for name, old, new in [("params.yaml", "^run: .*", "run: [smoke]"), ("dvc.lock", r"^  \w+@laptop:\n(    .*\n)+", "")]:
+    for name, old, new in [
+        ("params.yaml", "^run: .*", "run: [smoke]"),
+        ("dvc.lock", r"^  \w+@laptop:\n(    .*\n)+", ""),
+    ]:
         text = re.sub(old, new, (project / name).read_text(), flags=re.MULTILINE)
         (project / name).write_text(text)
     commit(project, "Without the laptop's stages DVC takes half the time")
     campaign = kills.Campaign(tmp_path, project)
     text = (*kills.HRM, "text", "train", "benchmarks/README.md", "--model", "data/smoke/text/model", *kills.SMOKE)
-    cases = [kills.Case("training", "text", text), *(kills.Case(name, "code", (*kills.DVC, "code")) for name in ("data", "dvc"))]
+    cases = [
+        kills.Case("training", "text", text),
+        *(kills.Case(name, "code", (*kills.DVC, "code")) for name in ("data", "dvc")),
+    ]
     rows = [campaign.sequence(case, random.Random(seed), most=1) for case, seed in zip(cases, (10, 117, 5))]
     assert [row["sound"] and row["forgotten"] == [] for row in rows] == [True] * 3, rows
     drawn = [kill for row in rows for kill in row["kills"]]
@@ -150,7 +221,13 @@ def test_killed_lines_leave_what_an_unbroken_run_leaves(program, tmp_path):
 def test_kills_compares_outputs_and_dvc_lock(program, tmp_path):
     kills = program("kills")
     (tmp_path / "data/smoke/a/.b.1.2.tmp").mkdir(parents=True)
-    for name in ("data/smoke/a/weights", "data/resume/run", "data/resume/ended/finished.json", "reports/smoke/a/timings.json", "kernel-ipc-1"):
+    for name in (
+        "data/smoke/a/weights",
+        "data/resume/run",
+        "data/resume/ended/finished.json",
+        "reports/smoke/a/timings.json",
+        "kernel-ipc-1",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     entry = "    - path: {}\n      hash: md5\n      md5: {}\n      size: 1\n"

@@ -1,4 +1,5 @@
 "`hrm train`, `hrm evaluate` and `hrm solve`: what they print, which exit code they end with, and one clear line for a wrong input."
+
 import inspect
 import io
 import json
@@ -22,8 +23,11 @@ from hrm.tools.commands.opening import PIPELINE
 from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 MEMORY = tiny.RUN | {  # no symmetries: one solution, which a model that knows its cells learns by heart in a moment
-    "augment": False, "arch": tiny.ARCH | {"pos_encodings": "learned"}, "optim": {"name": "adamw", "lr": 3e-3},
-    "loop": dict(steps=80, evaluate_every=80, log_every=20, compile="off", best="exact_accuracy")}
+    "augment": False,
+    "arch": tiny.ARCH | {"pos_encodings": "learned"},
+    "optim": {"name": "adamw", "lr": 3e-3},
+    "loop": dict(steps=80, evaluate_every=80, log_every=20, compile="off", best="exact_accuracy"),
+}
 SOLUTION = to_text(tiny.boards(4, 1, 0).solutions[0])
 KNOWN = "".join("." if at in (0, 3, 6, 9, 13) else digit for at, digit in enumerate(SOLUTION))
 FOREIGN = "12343412214343.."  # another solution, which nobody has shown the model
@@ -64,6 +68,7 @@ def hrm(project, monkeypatch, capsys):
 @pytest.fixture
 def refused(hrm):
     "Run a command that is to be refused: exit code 2, nothing on standard output, one line on standard error that says all this."
+
     def call(*words: str, says: tuple[str, ...], stdin: bytes = b"", lines: int = 1):
         code, out, err = hrm(*words, stdin=stdin)
         assert (code, out) == (2, ""), err
@@ -79,10 +84,27 @@ def test_the_puzzles_of_this_file_have_one_solution():
 
 # --- train ------------------------------------------------------------------------------------------------------------------------------
 
+
 def test_train_tells_where_the_best_is(hrm, project, best, tmp_path):
-    code, out, err = hrm("sudoku", "train", "--profile", "tiny", "--run", "memory", "--out", tmp_path / "runs", "--resume", tmp_path / "resume")
+    code, out, err = hrm(
+        "sudoku",
+        "train",
+        "--profile",
+        "tiny",
+        "--run",
+        "memory",
+        "--out",
+        tmp_path / "runs",
+        "--resume",
+        tmp_path / "resume",
+    )
     assert (code, err) == (0, "")
-    assert "memory: 80 steps, " in out and " TFLOP, " in out and "exact_accuracy 1.0000" in out and f"-> {tmp_path}/runs/memory/best" in out
+    assert (
+        "memory: 80 steps, " in out
+        and " TFLOP, " in out
+        and "exact_accuracy 1.0000" in out
+        and f"-> {tmp_path}/runs/memory/best" in out
+    )
     assert [path.name for path in (tmp_path / "resume").glob("*/*.json")] == ["finished.json"]
     ours, theirs = tiny.files(tmp_path / "runs" / "memory"), tiny.files(Path(best).parent)
     assert ours == theirs, "the same command, the same bytes"
@@ -90,7 +112,9 @@ def test_train_tells_where_the_best_is(hrm, project, best, tmp_path):
 
 def test_train_on_a_data_set_of_ones_own(hrm, project, tmp_path):
     tiny.data_set(tmp_path / "mine", size=6, blanks=5)
-    code, out, _ = hrm("train", "--profile", "tiny", "--run", "other", "--data", tmp_path / "mine", "--out", tmp_path / "runs")
+    code, out, _ = hrm(
+        "train", "--profile", "tiny", "--run", "other", "--data", tmp_path / "mine", "--out", tmp_path / "runs"
+    )
     assert code == 0 and "other: 80 steps" in out
     assert json.loads((tmp_path / "runs" / "other" / "best" / "meta.json").read_text())["config"]["size"] == 6
 
@@ -98,10 +122,26 @@ def test_train_on_a_data_set_of_ones_own(hrm, project, tmp_path):
 def test_train_refuses(refused, project, tmp_path):
     refused("train", "--profile", "tinny", says=("params.yaml", "no profile 'tinny'", "tiny"))
     refused("train", "--profile", "tiny", "--run", "memories", says=("--run", "'memories'", "memory, other"))
-    refused("train", "--profile", "tiny", "--run", "other", says=("no data set", "missing", "hrm sudoku data --profile tiny"))
+    refused(
+        "train",
+        "--profile",
+        "tiny",
+        "--run",
+        "other",
+        says=("no data set", "missing", "hrm sudoku data --profile tiny"),
+    )
     refused("train", "--profile", "tiny", says=("no data set",))  # before the first run has begun
     refused("train", "--profile", "tiny", "--data", tmp_path, "--run", "memory", says=("no data set", str(tmp_path)))
-    refused("train", "--profile", "tiny", "--tracking", "on", "--run", "memory", says=("--tracking", "'on'", "disabled, offline, online"))
+    refused(
+        "train",
+        "--profile",
+        "tiny",
+        "--tracking",
+        "on",
+        "--run",
+        "memory",
+        says=("--tracking", "'on'", "disabled, offline, online"),
+    )
     refused("train", "--profil", "tiny", says=("--profil",))
     assert not (project / "data" / "resume").exists() or not list((project / "data" / "resume").iterdir())
 
@@ -121,11 +161,14 @@ def test_no_name_leads_out_of_its_folder(wrong, tmp_path, monkeypatch, capsys):
     wrong = wrong.replace("{tmp}", str(tmp_path))  # where nothing is lost if it fails
     shown = json.dumps(wrong) if len(wrong) < 58 else json.dumps(wrong)[:57] + "..."
     refusal = f"found {shown}; allowed: a name of letters"
-    for number, (runs, words, says) in enumerate((
+    for number, (runs, words, says) in enumerate(
+        (
             ({wrong: MEMORY}, ("--profile", "tiny"), f"sudoku.train.runs: {refusal}"),
             ({"fine": MEMORY | {"set": wrong}}, ("--profile", "tiny"), f"sudoku.train.runs.fine.set: {refusal}"),
             ({"fine": MEMORY}, ("--profile", "tiny", "--run", wrong), f"--run: found {wrong!r}; profile tiny has"),
-            ({"fine": MEMORY}, ("--profile", wrong), f"no profile {wrong!r}; allowed: tiny"))):
+            ({"fine": MEMORY}, ("--profile", wrong), f"no profile {wrong!r}; allowed: tiny"),
+        )
+    ):
         monkeypatch.setenv("HRM_ROOT", str(tiny.project(tmp_path / f"project{number}", **runs)))
         before = tiny.files(tmp_path)
         folders = ("--out", str(tmp_path / "kept" / "runs"), "--resume", str(tmp_path / "resume"))
@@ -144,6 +187,7 @@ def test_no_option_leads_out_of_its_folder(refused):
 
 # --- evaluate ---------------------------------------------------------------------------------------------------------------------------
 
+
 def csv(path: Path, *rows: str) -> Path:
     path.write_text("source,question,answer,rating\n" + "".join(f"me,{row}\n" for row in rows))
     return path
@@ -151,7 +195,9 @@ def csv(path: Path, *rows: str) -> Path:
 
 @pytest.fixture
 def table(tmp_path) -> Path:
-    return csv(tmp_path / "mine.csv", f"{KNOWN},,easy", f"{FOREIGN},,hard", f"{KNOWN.replace(KNOWN[5], '.')},{SOLUTION},easy")
+    return csv(
+        tmp_path / "mine.csv", f"{KNOWN},,easy", f"{FOREIGN},,hard", f"{KNOWN.replace(KNOWN[5], '.')},{SOLUTION},easy"
+    )
 
 
 def numbers(text: str) -> dict[str, list[str]]:
@@ -176,9 +222,13 @@ def test_evaluate_prints_a_table_by_level(hrm, best, table, tmp_path):
 def test_evaluate_takes_several_files_in_every_layout(hrm, best, table, project, tmp_path):
     lines = tmp_path / "lines.txt"
     lines.write_text(f"{KNOWN}\n{KNOWN}\n")
-    code, out, _ = hrm("sudoku", "evaluate", "--data", table, lines, "--data", "-", "--checkpoint", best, stdin=f"{FOREIGN}\n".encode())
+    code, out, _ = hrm(
+        "sudoku", "evaluate", "--data", table, lines, "--data", "-", "--checkpoint", best, stdin=f"{FOREIGN}\n".encode()
+    )
     rows = numbers(out)
-    assert code == 0 and rows["all"][0] == "6" and rows["singles"][0] == "3"  # what a file does not rate, our solver does
+    assert (
+        code == 0 and rows["all"][0] == "6" and rows["singles"][0] == "3"
+    )  # what a file does not rate, our solver does
     folder = tmp_path / "folder"
     tiny.data_set(folder, blanks=1, test=4)
     code, out, _ = hrm("evaluate", "--data", folder, "--checkpoint", best, "--segments", "2")
@@ -196,7 +246,16 @@ def test_evaluate_skips_bad_rows_or_stops(hrm, refused, best, tmp_path):
     assert code == 0 and numbers(out)["all"][0] == "1"
     assert f"{bad}:3: the puzzle has the wrong length: found 13" in err and f"{bad}:4: a clue breaks a rule" in err
     assert f"{bad}:5: several solutions" in err and "1 puzzles read, 3 rows skipped" in err
-    refused("evaluate", "--data", bad, "--checkpoint", best, "--strict", says=("bad.csv:3", "bad.csv:4", "bad.csv:5", "3 rows skipped"), lines=4)
+    refused(
+        "evaluate",
+        "--data",
+        bad,
+        "--checkpoint",
+        best,
+        "--strict",
+        says=("bad.csv:3", "bad.csv:4", "bad.csv:5", "3 rows skipped"),
+        lines=4,
+    )
 
 
 def test_evaluate_refuses_files(refused, best, tmp_path):
@@ -216,6 +275,7 @@ def test_evaluate_refuses_files(refused, best, tmp_path):
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------------------------
 
+
 def test_a_checkpoint_that_is_not_there(refused, project, tmp_path):
     refused("solve", KNOWN, says=("data/laptop/sudoku/train/easy9/best", "make repro", "--checkpoint"))
     refused("solve", KNOWN, "--checkpoint", tmp_path / "none", says=(f"{tmp_path}/none", "no checkpoint there"))
@@ -226,13 +286,22 @@ def test_what_the_pipeline_has_made_is_taken_where_nothing_is_named_and_that_is_
     project = tiny.project(tmp_path / "project")
     shutil.copytree(best, project / PIPELINE["sudoku"])
     monkeypatch.setenv("HRM_ROOT", str(project))
-    assert hrm("solve", KNOWN) == (0, hrm("solve", KNOWN, "--checkpoint", best)[1], f"checkpoint: {PIPELINE['sudoku']}\n")
+    assert hrm("solve", KNOWN) == (
+        0,
+        hrm("solve", KNOWN, "--checkpoint", best)[1],
+        f"checkpoint: {PIPELINE['sudoku']}\n",
+    )
 
 
 def test_a_checkpoint_of_another_system_is_called_by_its_name(refused, best, tmp_path):
     for system, words in (("dialogue", ("solve", KNOWN)), ("routing", ("chat",)), ("arc", ("evaluate", "--data", "-"))):
         checkpoint.write(tmp_path / system, {}, {"config": {"system": system}})
-        refused(*words, "--checkpoint", tmp_path / system, says=(f"{tmp_path / system}: found a checkpoint of {system}; allowed: ",))
+        refused(
+            *words,
+            "--checkpoint",
+            tmp_path / system,
+            says=(f"{tmp_path / system}: found a checkpoint of {system}; allowed: ",),
+        )
     refused("chat", "--checkpoint", best, says=("found a checkpoint of sudoku; allowed: dialogue, text, memory",))
     refused("text", "demo", best, says=("found a checkpoint of sudoku; allowed: text",))
 
@@ -246,9 +315,12 @@ def damage(best: str, folder: Path, file: str, content: bytes | None) -> Path:
 
 def test_a_damaged_checkpoint(refused, best, tmp_path):
     whole = (Path(best) / "model.safetensors").read_bytes()
-    cases = {"cut": ("model.safetensors", whole[:1000], "damaged or not a safetensors file"),
-             "gone": ("model.safetensors", None, "model.safetensors is missing"), "text": ("meta.json", b"{", "not JSON"),
-             "binary": ("meta.json", bytes(range(256)), "not JSON")}
+    cases = {
+        "cut": ("model.safetensors", whole[:1000], "damaged or not a safetensors file"),
+        "gone": ("model.safetensors", None, "model.safetensors is missing"),
+        "text": ("meta.json", b"{", "not JSON"),
+        "binary": ("meta.json", bytes(range(256)), "not JSON"),
+    }
     for name, (file, content, says) in cases.items():
         folder = damage(best, tmp_path / name, file, content)
         refused("solve", KNOWN, "--checkpoint", folder, says=(str(folder), says))
@@ -257,17 +329,38 @@ def test_a_damaged_checkpoint(refused, best, tmp_path):
 def test_a_checkpoint_of_another_kind(refused, best, tmp_path):
     meta = json.loads((Path(best) / "meta.json").read_text())
     weights = {"w": torch.zeros(2)}
-    kinds = {"list": [], "empty": {}, "language": {"config": {"vocabulary": 50}}, "board": {"config": meta["config"] | {"size": 5}}}
+    kinds = {
+        "list": [],
+        "empty": {},
+        "language": {"config": {"vocabulary": 50}},
+        "board": {"config": meta["config"] | {"size": 5}},
+    }
     for name, about in kinds.items():
         checkpoint.write(tmp_path / name, weights, {})
         (tmp_path / name / "meta.json").write_text(json.dumps(about))
-        refused("solve", KNOWN, "--checkpoint", tmp_path / name, says=(str(tmp_path / name), "is this a checkpoint of hrm sudoku?"))
+        refused(
+            "solve",
+            KNOWN,
+            "--checkpoint",
+            tmp_path / name,
+            says=(str(tmp_path / name), "is this a checkpoint of hrm sudoku?"),
+        )
     arch = meta["config"]["arch"]
     checkpoint.write(tmp_path / "arch", weights, {"config": {"size": 4, "arch": arch | {"H_cycles": "two"}}})
-    refused("solve", KNOWN, "--checkpoint", tmp_path / "arch", says=(str(tmp_path / "arch"), "meta.json", "config.arch.H_cycles", '"two"'))
+    refused(
+        "solve",
+        KNOWN,
+        "--checkpoint",
+        tmp_path / "arch",
+        says=(str(tmp_path / "arch"), "meta.json", "config.arch.H_cycles", '"two"'),
+    )
     checkpoint.write(tmp_path / "weights", weights, meta)
-    refused("solve", KNOWN, "--checkpoint", tmp_path / "weights", says=(str(tmp_path / "weights"), "missing inner.H_init"))
-    checkpoint.write(tmp_path / "wide", checkpoint.read(best).weights, {"config": {"size": 4, "arch": arch | {"hidden_size": 64}}})
+    refused(
+        "solve", KNOWN, "--checkpoint", tmp_path / "weights", says=(str(tmp_path / "weights"), "missing inner.H_init")
+    )
+    checkpoint.write(
+        tmp_path / "wide", checkpoint.read(best).weights, {"config": {"size": 4, "arch": arch | {"hidden_size": 64}}}
+    )
     refused("solve", KNOWN, "--checkpoint", tmp_path / "wide", says=("has shape", "expected"))
 
 
@@ -281,13 +374,27 @@ def test_a_checkpoint_of_the_original(hrm, refused, tmp_path):
     code, out, err = hrm("solve", KNOWN, "--checkpoint", file, "--config", other)
     assert code in (0, 1) and err == "" and out.count("segment ") == 3
     refused("solve", KNOWN, "--checkpoint", file, "--config", tmp_path / "none.json", says=("--config", "none.json"))
-    for text, says in (("{", "not a mapping"), ("- 1\n- 2\n", "not a mapping"), ("hidden_size: 32\n", "official config")):
+    for text, says in (
+        ("{", "not a mapping"),
+        ("- 1\n- 2\n", "not a mapping"),
+        ("hidden_size: 32\n", "official config"),
+    ):
         other.write_text(text)
         refused("solve", KNOWN, "--checkpoint", file, "--config", other, says=(says,))
     other.write_text("".join(f"{name}: {value}\n" for name, value in (config | {"H_layers": 2}).items()))
-    refused("solve", KNOWN, "--checkpoint", file, "--config", other, says=("official state dict", "missing inner.H_level.layers.1"))
+    refused(
+        "solve",
+        KNOWN,
+        "--checkpoint",
+        file,
+        "--config",
+        other,
+        says=("official state dict", "missing inner.H_level.layers.1"),
+    )
     file.write_bytes(b"PK\3\4 not a checkpoint")
-    refused("solve", KNOWN, "--checkpoint", file, "--config", other, says=("step_10.pth", "cannot be read as a state dict"))
+    refused(
+        "solve", KNOWN, "--checkpoint", file, "--config", other, says=("step_10.pth", "cannot be read as a state dict")
+    )
 
 
 def test_a_checkpoint_cannot_run_code(refused, tmp_path):
@@ -304,13 +411,16 @@ def test_a_checkpoint_cannot_run_code(refused, tmp_path):
 
 # --- solve ------------------------------------------------------------------------------------------------------------------------------
 
+
 def test_solve_prints_each_segment(hrm, best):
     code, out, err = hrm("solve", KNOWN, "--checkpoint", best)
     assert (code, err) == (0, "")
     heads = [line for line in out.splitlines() if line.startswith("segment ")]
     assert [head.split(":")[0] for head in heads] == ["segment 1", "segment 2", "segment 3"]
-    assert heads[-1].endswith(", solved") and all(" cells changed, halting probability 0." in head or
-                                                  " cells changed, halting probability 1." in head for head in heads)
+    assert heads[-1].endswith(", solved") and all(
+        " cells changed, halting probability 0." in head or " cells changed, halting probability 1." in head
+        for head in heads
+    )
     last = "".join(line for line in out.split("segment 3")[1].splitlines()[1:]).translate({ord(c): None for c in " []"})
     assert last == SOLUTION
 
@@ -330,13 +440,19 @@ def test_solve_reads_files_and_standard_input(hrm, best, tmp_path):
         assert hrm(*words, "--checkpoint", best, stdin=KNOWN.encode() + b"\r\n") == (0, once, "")
 
 
-@pytest.mark.parametrize("puzzle, says", [
-    (KNOWN[:-2], "the puzzle has the wrong length: found 14 characters; allowed are 16, 36, 81"),
-    ("11" + "." * 14, "a clue breaks a rule: row 1 has 2 times the digit 1"),
-    ("123........4....", "no solution: the clues contradict each other"),
-    ("." * 16, "several solutions: the clues leave a choice"),
-    (KNOWN.replace(".", "x", 1), "a wrong character"), ("5" + KNOWN[1:], "a wrong character"), ("", "an empty file"),
-], ids=["short", "broken rule", "contradiction", "open", "letter", "digit", "empty"])
+@pytest.mark.parametrize(
+    "puzzle, says",
+    [
+        (KNOWN[:-2], "the puzzle has the wrong length: found 14 characters; allowed are 16, 36, 81"),
+        ("11" + "." * 14, "a clue breaks a rule: row 1 has 2 times the digit 1"),
+        ("123........4....", "no solution: the clues contradict each other"),
+        ("." * 16, "several solutions: the clues leave a choice"),
+        (KNOWN.replace(".", "x", 1), "a wrong character"),
+        ("5" + KNOWN[1:], "a wrong character"),
+        ("", "an empty file"),
+    ],
+    ids=["short", "broken rule", "contradiction", "open", "letter", "digit", "empty"],
+)
 def test_solve_refuses_puzzles(refused, best, puzzle, says):
     refused("solve", puzzle, "--checkpoint", best, says=("puzzle", says))
 
@@ -355,24 +471,50 @@ def test_solve_refuses(refused, best, tmp_path):
 
 # --- the program ------------------------------------------------------------------------------------------------------------------------
 
+
 def test_as_a_program(project, best):
     def program(*words, stdin=""):
-        return subprocess.run([*tiny.CLI, *words], env=tiny.environment(project), input=stdin, capture_output=True, text=True, cwd=project)
+        return subprocess.run(
+            [*tiny.CLI, *words], env=tiny.environment(project), input=stdin, capture_output=True, text=True, cwd=project
+        )
 
     solved = program("solve", "--checkpoint", best, stdin=KNOWN)
     assert solved.returncode == 0 and "solved" in solved.stdout and solved.stderr == ""
     wrong = program("solve", "123", "--checkpoint", best)
-    assert wrong.returncode == 2 and wrong.stdout == "" and wrong.stderr.startswith("hrm: puzzle:1: ") and wrong.stderr.count("\n") == 1
+    assert (
+        wrong.returncode == 2
+        and wrong.stdout == ""
+        and wrong.stderr.startswith("hrm: puzzle:1: ")
+        and wrong.stderr.count("\n") == 1
+    )
 
 
-@pytest.mark.parametrize("words, says", [
-    (("train",), ("profile of params.yaml", "[default: laptop]", "data/<profile>/sudoku/train", "data/resume", "exit code 130")),
-    (("evaluate",), ("data/laptop/sudoku/train/easy9/best", "segments", "95 %", "--strict", "--halt", "may be repeated")),
-    (("solve",), ("Exit code 0 if it is solved", "segments", "standard input", "[x>=1]")),
-])
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (
+            ("train",),
+            (
+                "profile of params.yaml",
+                "[default: laptop]",
+                "data/<profile>/sudoku/train",
+                "data/resume",
+                "exit code 130",
+            ),
+        ),
+        (
+            ("evaluate",),
+            ("data/laptop/sudoku/train/easy9/best", "segments", "95 %", "--strict", "--halt", "may be repeated"),
+        ),
+        (("solve",), ("Exit code 0 if it is solved", "segments", "standard input", "[x>=1]")),
+    ],
+)
 def test_help_names_defaults_and_units(words, says):
     from typer.testing import CliRunner
-    short, long = (CliRunner().invoke(app, [*where, *words, "--help"], env={"COLUMNS": "200"}) for where in ((), ("sudoku",)))
+
+    short, long = (
+        CliRunner().invoke(app, [*where, *words, "--help"], env={"COLUMNS": "200"}) for where in ((), ("sudoku",))
+    )
     assert short.exit_code == long.exit_code == 0
     flat = " ".join(short.output.split())
     assert [part for part in says if part not in flat] == []
@@ -381,7 +523,12 @@ def test_help_names_defaults_and_units(words, says):
 
 # --- what is there stays there ---------------------------------------------------------------------------------------------------------
 
-MINE = {"thesis.txt": b"years of work", "easy9/photo.jpg": b"\xff\xd8", "memory/notes.txt": b"notes", "1-diary/monday.txt": b"rain"}
+MINE = {
+    "thesis.txt": b"years of work",
+    "easy9/photo.jpg": b"\xff\xd8",
+    "memory/notes.txt": b"notes",
+    "1-diary/monday.txt": b"rain",
+}
 WRITERS = {  # command -> its words before the folder, and where in the folder the stranger's files are
     ("sudoku", "data"): (["--out"], "."),
     ("sudoku", "train"): (["--run", "4x4", "--data", "{data}", "--out"], "4x4"),
@@ -419,19 +566,28 @@ def commands(group=app, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], di
 
 def test_every_command_that_writes_to_a_given_place_is_tried_below():
     places = ("out", "as_json", "csv", "model", "folder")
-    found = {words for words, taken in commands().items() if any(name in taken and "Path" in str(taken[name].annotation) for name in places)}
+    found = {
+        words
+        for words, taken in commands().items()
+        if any(name in taken and "Path" in str(taken[name].annotation) for name in places)
+    }
     reads_only = {("text", name) for name in ("chat", "run", "demo", "status")}
     assert found - reads_only - {("text", "recover")} == set(WRITERS)  # `recover` keeps what stood there as a backup
 
 
 def test_every_command_takes_the_laptop_profile_unless_told_otherwise():
-    taken = {words: parameters["profile"].default for words, parameters in commands().items() if "profile" in parameters}
+    taken = {
+        words: parameters["profile"].default for words, parameters in commands().items() if "profile" in parameters
+    }
     assert len(taken) > 15 and set(taken.values()) == {"laptop"}
 
 
 def test_the_files_of_the_commands_are_short():
-    long = {path.name: lines for path in (tiny.ROOT / "hrm" / "tools" / "commands").glob("*.py")
-            if (lines := sum(bool(line.strip()) for line in path.read_text().splitlines())) >= 150}
+    long = {
+        path.name: lines
+        for path in (tiny.ROOT / "hrm" / "tools" / "commands").glob("*.py")
+        if (lines := sum(bool(line.strip()) for line in path.read_text().splitlines())) >= 150
+    }
     assert long == {}
 
 

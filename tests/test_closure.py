@@ -1,4 +1,5 @@
 "The text that decides what is stale: formatting, prose and Python's version leave it alone, everything else moves it."
+
 import ast
 import copy
 import json
@@ -19,7 +20,7 @@ SAME = {  # two ways to write one thing
     "three quotes": ('x = "a\\nb"', 'x = """a\nb"""'),
     "a prefix without effect": ("x = u'a' + r'b'", "x = 'a' + 'b'"),
     "pieces of a string": ("x = 'a' 'b' \"c\"", "x = ('a'\n     'bc')"),
-    "pieces of a string with values": ("x = f'{a}' 'b' f'c{d:>{n}}'", "x = (f\"{a}bc\"\n     f\"{d:>{n}}\")"),
+    "pieces of a string with values": ("x = f'{a}' 'b' f'c{d:>{n}}'", 'x = (f"{a}bc"\n     f"{d:>{n}}")'),
     "no value in it": ("x = f'a'", "x = 'a'"),
     "an empty format": ("x = f'{a:}'", "x = f'{a}'"),
     "parentheses": ("x = a + (b * c)", "x = ((a) + b * c)"),
@@ -31,8 +32,10 @@ SAME = {  # two ways to write one thing
     "comments": ("a = 1", "# why\na = 1  # because\n# so"),
     "marks of cells": ("def f(): return 1", "#| export\n# %% ../../nbs/x.ipynb #1234\ndef f(): return 1"),
     "a module's docstring": ("import os", '"""Does things."""\nimport os'),
-    "docstrings": ("class A:\n  x = 1\n  def f(self): return 2",
-                   'class A:\n  "A."\n  x = 1\n  "Of x."\n  def f(self):\n    "Two."\n    return 2'),
+    "docstrings": (
+        "class A:\n  x = 1\n  def f(self): return 2",
+        'class A:\n  "A."\n  x = 1\n  "Of x."\n  def f(self):\n    "Two."\n    return 2',
+    ),
     "a list of names": ("x = 1", '__all__ = ["x"]\n__version__ = "2"\nx = 1'),
     "numbers": ("x = 1_000, 0x10, 1e3", "x = 1000, 16, 1000.0"),
     "elif": ("if a: b()\nelif c: d()", "if a:\n  b()\nelse:\n  if c:\n    d()"),
@@ -104,15 +107,24 @@ def later(tree: ast.AST) -> ast.AST:
     tree = copy.deepcopy(tree)
     for node in ast.walk(tree):
         for name, value in list(ast.iter_fields(node)):
-            if value == [] and not isinstance(node, (ast.List, ast.Tuple, ast.Dict, ast.JoinedStr)) or value is None and not isinstance(
-                    node, (ast.Constant, ast.MatchSingleton)):
+            if (
+                value == []
+                and not isinstance(node, (ast.List, ast.Tuple, ast.Dict, ast.JoinedStr))
+                or value is None
+                and not isinstance(node, (ast.Constant, ast.MatchSingleton))
+            ):
                 delattr(node, name)
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             node._fields = (*node._fields, "type_params")
             node.type_params = []
         if isinstance(node, ast.JoinedStr):
-            node.values = [piece for one in node.values for piece in
-                           ([ast.Constant(part) for part in (*one.value, "")] if isinstance(one, ast.Constant) else [one])]
+            node.values = [
+                piece
+                for one in node.values
+                for piece in (
+                    [ast.Constant(part) for part in (*one.value, "")] if isinstance(one, ast.Constant) else [one]
+                )
+            ]
     return tree
 
 
@@ -125,13 +137,21 @@ def test_another_version_of_python_moves_nothing(path):
 def changed(node: ast.AST) -> bool:
     "Change one constant, name or operator in place; False where there is nothing to change."
     if isinstance(node, ast.Constant):
-        kinds = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.5, str: lambda v: v + "x", bytes: lambda v: v + b"x"}
+        kinds = {
+            bool: lambda v: not v,
+            int: lambda v: v + 1,
+            float: lambda v: v + 0.5,
+            str: lambda v: v + "x",
+            bytes: lambda v: v + b"x",
+        }
         if type(node.value) not in kinds:
             return False
         node.value = kinds[type(node.value)](node.value)
     elif isinstance(node, ast.Name):
         node.id += "_"
-    elif isinstance(node, (ast.Attribute, ast.keyword)) and isinstance(getattr(node, "attr", getattr(node, "arg", None)), str):
+    elif isinstance(node, (ast.Attribute, ast.keyword)) and isinstance(
+        getattr(node, "attr", getattr(node, "arg", None)), str
+    ):
         setattr(node, "attr" if isinstance(node, ast.Attribute) else "arg", "other")
     elif isinstance(node, ast.arg):
         node.arg += "_"
@@ -150,7 +170,11 @@ def test_every_constant_name_and_operator_counts():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         whole = closures._statements(tree.body)
         prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)} | {
-            id(inside) for node in tree.body if isinstance(node, ast.Assign) and closures._is_prose(node) for inside in ast.walk(node)}
+            id(inside)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and closures._is_prose(node)
+            for inside in ast.walk(node)
+        }
         nodes = [node for node in ast.walk(tree) if id(node) not in prose]
         for node in draw.sample(nodes, min(12, len(nodes))):
             kept = dict(node.__dict__)
@@ -182,8 +206,14 @@ def write(folder: Path, **files: str) -> Path:
 
 
 def test_a_constant_three_imports_away_counts_and_a_docstring_does_not(tmp_path):
-    write(tmp_path, hrm__a="from . import b", hrm__b="def f():\n  from hrm.sub import c", hrm__sub__c="from ..d import x",
-          hrm__d='"Prose."\nx = 1', hrm__other="x = 1")
+    write(
+        tmp_path,
+        hrm__a="from . import b",
+        hrm__b="def f():\n  from hrm.sub import c",
+        hrm__sub__c="from ..d import x",
+        hrm__d='"Prose."\nx = 1',
+        hrm__other="x = 1",
+    )
     (tmp_path / "hrm/__init__.py").write_text("")
     cells = ("import hrm.a",)
     before = closure(*cells, folder=tmp_path)
@@ -211,7 +241,11 @@ def test_a_circle_ends(tmp_path):
 
 def test_every_chapter_has_a_closure():
     for path in sorted((ROOT / "nbs" / "chapters").glob("*.ipynb")):
-        cells = ["".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+        cells = [
+            "".join(cell["source"])
+            for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+            if cell["cell_type"] == "code"
+        ]
         assert "# hrm.core.config\n" in closure(*cells), path.name
 
 

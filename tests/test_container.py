@@ -1,5 +1,6 @@
 """The container: what is asked of the engine and what is found missing before it; then a real image on a base made here,
 with stages in it that are compared, failed, stopped and killed. The second half needs root, podman, runc and mmdebstrap."""
+
 import importlib
 import json
 import os
@@ -25,8 +26,11 @@ bench = importlib.import_module("container")
 
 # Files that other programs read
 
+
 def test_dockerfile_is_clean():
-    done = subprocess.run([BIN / "hadolint", "--no-color", ROOT / "docker" / "Dockerfile"], capture_output=True, text=True)
+    done = subprocess.run(
+        [BIN / "hadolint", "--no-color", ROOT / "docker" / "Dockerfile"], capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -37,7 +41,9 @@ def test_hadolint_would_say_so(tmp_path):
 
 
 def schema(path: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", path], capture_output=True, text=True)
+    return subprocess.run(
+        [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", path], capture_output=True, text=True
+    )
 
 
 def test_compose_file_fits_the_specification(tmp_path):
@@ -49,31 +55,52 @@ def test_compose_file_fits_the_specification(tmp_path):
 
 def test_compose_and_runner_ask_for_the_same():
     service = YAML(typ="safe").load((ROOT / "docker" / "compose.yaml").read_text())["services"]["hrm"]
-    line = container.container_line(container.Wish("docker", gpu_args=("--gpus", "all"), run_args=tuple(container.RUN_ARGS)), [], Path("/p"), (1, 2))
+    line = container.container_line(
+        container.Wish("docker", gpu_args=("--gpus", "all"), run_args=tuple(container.RUN_ARGS)), [], Path("/p"), (1, 2)
+    )
     assert service["init"] and "--init" in line and service["ipc"] == "host" and "--ipc=host" in line
-    assert {f"{name}={value}" for name, value in service["ulimits"].items()} == {word for before, word in zip(line, line[1:]) if before == "--ulimit"}
+    assert {f"{name}={value}" for name, value in service["ulimits"].items()} == {
+        word for before, word in zip(line, line[1:]) if before == "--ulimit"
+    }
     assert service["volumes"] == [f"..:{container.PLACE}"] and f"type=bind,source=/p,target={container.PLACE}" in line
-    assert service["environment"].items() <= dict(word.split("=", 1) for before, word in zip(line, line[1:]) if before == "--env" and "=" in word).items()
-    assert service["deploy"]["resources"]["reservations"]["devices"] == [{"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}]
+    assert (
+        service["environment"].items()
+        <= dict(word.split("=", 1) for before, word in zip(line, line[1:]) if before == "--env" and "=" in word).items()
+    )
+    assert service["deploy"]["resources"]["reservations"]["devices"] == [
+        {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    ]
     text = (ROOT / "docker" / "Dockerfile").read_text()
-    assert f"ARG BASE_IMAGE={service['build']['args']['BASE_IMAGE'].removeprefix('${BASE_IMAGE:-').removesuffix('}')}\n" in text
+    assert (
+        f"ARG BASE_IMAGE={service['build']['args']['BASE_IMAGE'].removeprefix('${BASE_IMAGE:-').removesuffix('}')}\n"
+        in text
+    )
 
 
 def test_the_lines_of_the_compose_file_can_be_typed(tmp_path):
     "In bash, where UID is read-only: every line of the header runs, and compose is told who calls."
     file = ROOT / "docker" / "compose.yaml"
     lines = [line[4:] for line in file.read_text().splitlines() if line.startswith("#   ")]
-    guide = "".join("".join(cell["source"]) for cell in json.loads((ROOT / "nbs/chapters/31_machine_guide.ipynb").read_text())["cells"])
+    guide = "".join(
+        "".join(cell["source"])
+        for cell in json.loads((ROOT / "nbs/chapters/31_machine_guide.ipynb").read_text())["cells"]
+    )
     asked = YAML(typ="safe").load(file.read_text())["services"]["hrm"]["user"]
     assert asked == "${HRM_UID:-1000}:${HRM_GID:-1000}" and lines[0] in guide
     client = tmp_path / "docker"
     client.write_text(f'#!/bin/sh\necho "{asked}"\n')
     client.chmod(0o755)
-    done = subprocess.run(["bash", "-ec", "\n".join(lines)], capture_output=True, text=True, env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    done = subprocess.run(
+        ["bash", "-ec", "\n".join(lines)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
     assert done.stderr == "" and done.stdout.split() == [f"{os.getuid()}:{os.getgid()}"] * (len(lines) - 1)
 
 
 # What is asked for, and what is missing
+
 
 @pytest.fixture
 def settings(monkeypatch):
@@ -112,7 +139,11 @@ def test_the_hosts_caches_stay_on_the_host(monkeypatch):
     for name in ("TORCHINDUCTOR_CACHE_DIR", "TORCH_HOME", "WANDB_CACHE_DIR", "TORCH_LOGS", "WANDB_DIR"):
         monkeypatch.setenv(name, "x")
     passed = environment_of(container.container_line(container.Wish("docker"), ["python"], Path("/p"), (1, 1)))
-    assert {"TORCH_LOGS", "WANDB_DIR"} <= set(passed) and not {"TORCHINDUCTOR_CACHE_DIR", "TORCH_HOME", "WANDB_CACHE_DIR"} & set(passed)
+    assert {"TORCH_LOGS", "WANDB_DIR"} <= set(passed) and not {
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TORCH_HOME",
+        "WANDB_CACHE_DIR",
+    } & set(passed)
 
 
 def test_float32_products_are_those_of_the_host(monkeypatch):
@@ -125,7 +156,19 @@ def test_float32_products_are_those_of_the_host(monkeypatch):
     assert name in line() and f"{name}=0" not in line() and stage.environment()[name] == "0"
 
 
-@pytest.mark.parametrize("size, gib", [("1g", 1), ("512m", 0.5), ("1GiB", 1), ("1t", 1024), ("2048kb", 2 / 1024), ("67108864", 1 / 16), ("64b", 64 / 2**30), ("1.5 g", 1.5)])
+@pytest.mark.parametrize(
+    "size, gib",
+    [
+        ("1g", 1),
+        ("512m", 0.5),
+        ("1GiB", 1),
+        ("1t", 1024),
+        ("2048kb", 2 / 1024),
+        ("67108864", 1 / 16),
+        ("64b", 64 / 2**30),
+        ("1.5 g", 1.5),
+    ],
+)
 def test_shared_memory_is_read_as_engines_do(size, gib):
     assert container.shared_memory(container.Host(container.Wish("docker", run_args=("--shm-size", size)))) == gib
 
@@ -137,7 +180,15 @@ def test_a_size_that_is_none_names_the_variable(size):
 
 
 def test_no_image_is_advised_that_the_project_cannot_use():
-    host = container.Host(container.Wish("docker", gpu_args=("--gpus", "all")), answer="28", image=True, image_cuda="13.0", gpu=True, driver="570.86", handed_over=True)
+    host = container.Host(
+        container.Wish("docker", gpu_args=("--gpus", "all")),
+        answer="28",
+        image=True,
+        image_cuda="13.0",
+        gpu=True,
+        driver="570.86",
+        handed_over=True,
+    )
     driver = next(f for f in container.judge_passthrough(host) if f.state == "error")
     assert "580 or later" in driver.hint and "--base" not in driver.hint
 
@@ -161,7 +212,11 @@ def test_a_trial_in_the_container_leaves_its_metrics(code, left, settings, tmp_p
 def test_runner_is_in_no_stage_and_no_fingerprint():
     stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
     assert not [stage for stage, block in stages.items() if "runner" in json.dumps(block.get("params", []))]
-    assert not [path for path in (ROOT / "hrm" / "core").glob("*.py") if "HRM_RUNNER" in path.read_text() and path.name != "preflight.py"]
+    assert not [
+        path
+        for path in (ROOT / "hrm" / "core").glob("*.py")
+        if "HRM_RUNNER" in path.read_text() and path.name != "preflight.py"
+    ]
 
 
 def test_a_client_without_an_engine_is_no_engine(settings, tmp_path, monkeypatch):
@@ -174,11 +229,26 @@ def test_a_client_without_an_engine_is_no_engine(settings, tmp_path, monkeypatch
 
 
 def test_a_stage_is_refused_before_anything_starts(settings, tmp_path):
-    done = shell(sys.executable, "-m", "hrm.tools.stage", "run", "environment", "smoke", cwd=ROOT, ok=False, HRM_RUNNER="podman", PATH=str(tmp_path))
-    assert done.returncode == 2 and done.stderr == "error: runner podman: podman is not installed. Install podman, or set HRM_RUNNER to host.\n"
+    done = shell(
+        sys.executable,
+        "-m",
+        "hrm.tools.stage",
+        "run",
+        "environment",
+        "smoke",
+        cwd=ROOT,
+        ok=False,
+        HRM_RUNNER="podman",
+        PATH=str(tmp_path),
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr == "error: runner podman: podman is not installed. Install podman, or set HRM_RUNNER to host.\n"
+    )
 
 
 # A real one
+
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
@@ -207,37 +277,79 @@ def twins(tmp_path_factory, shop) -> tuple[Path, Path]:
 
 @pytest.mark.container
 def test_the_vendors_torch_is_what_it_was(shop):
-    said = shop.inside("python", "-c", "import torch, importlib.metadata as m; print(torch.__version__, m.version('torch'), torch.__file__)")
+    said = shop.inside(
+        "python",
+        "-c",
+        "import torch, importlib.metadata as m; print(torch.__version__, m.version('torch'), torch.__file__)",
+    )
     version, metadata, file = said.split()
     locked = next(line for line in (ROOT / "requirements.lock").read_text().splitlines() if line.startswith("torch=="))
     assert (version, metadata) == (bench.SPOKEN, bench.VENDOR) and metadata != locked.removeprefix("torch==")
     assert file.startswith("/usr/local/lib/")
-    listing = ("sh", "-c", "find /usr/local/lib/python3* -type f ! -name '*.pyc' -exec md5sum {} + | sort -k 2 | md5sum")
+    listing = (
+        "sh",
+        "-c",
+        "find /usr/local/lib/python3* -type f ! -name '*.pyc' -exec md5sum {} + | sort -k 2 | md5sum",
+    )
     assert shop.inside(*listing) == shop.inside(*listing, image=bench.BASE), "something of the vendor's was replaced"
 
 
 @pytest.mark.container
 def test_the_lock_is_installed_beside_it(shop):
-    program = ("import importlib.metadata as m, json, re; from packaging.requirements import Requirement as R; "
-               "rows = [R(l) for l in open('/opt/hrm/rest.lock').read().split('\\n') if l]; "
-               "print(json.dumps([r.name for r in rows if (r.marker is None or r.marker.evaluate()) and not r.specifier.contains(m.version(r.name), prereleases=True)]))")
+    program = (
+        "import importlib.metadata as m, json, re; from packaging.requirements import Requirement as R; "
+        "rows = [R(l) for l in open('/opt/hrm/rest.lock').read().split('\\n') if l]; "
+        "print(json.dumps([r.name for r in rows if (r.marker is None or r.marker.evaluate()) and not r.specifier.contains(m.version(r.name), prereleases=True)]))"
+    )
     assert json.loads(shop.inside("python", "-c", program)) == []
     names = "import filelock, hrm, os; print(filelock.__file__.split('/lib/')[0], os.path.dirname(hrm.__file__))"
-    assert shop.inside("python", "-c", names).split() == ["/opt/hrm", "/workspace/hrm/hrm"]  # the vendor has another filelock
+    assert shop.inside("python", "-c", names).split() == [
+        "/opt/hrm",
+        "/workspace/hrm/hrm",
+    ]  # the vendor has another filelock
 
 
 @pytest.mark.container
 def test_pip_may_not_replace_it(shop):
-    line = ("run", "--rm", "--user", "0", "-v", f"{shop.wheels}:/wheels:ro", bench.IMAGE, "python", "-m", "pip", "install", "--no-index",
-            "--find-links=/wheels", "--no-deps", "torch==2.13.0")
+    line = (
+        "run",
+        "--rm",
+        "--user",
+        "0",
+        "-v",
+        f"{shop.wheels}:/wheels:ro",
+        bench.IMAGE,
+        "python",
+        "-m",
+        "pip",
+        "install",
+        "--no-index",
+        "--find-links=/wheels",
+        "--no-deps",
+        "torch==2.13.0",
+    )
     done = subprocess.run(["podman", *line], env=os.environ | shop.variables, capture_output=True, text=True)
     assert done.returncode and bench.VENDOR in done.stdout + done.stderr, done.stdout + done.stderr
 
 
 @pytest.mark.container
 def test_entry_point_and_any_user(shop):
-    done = subprocess.run(["podman", "run", "--rm", "--user", "4321:99", bench.IMAGE, "sh", "-c", "echo $HOME; touch $HOME/.cache/x $HOME/y && hrm --help"],
-                          env=os.environ | shop.variables, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            "podman",
+            "run",
+            "--rm",
+            "--user",
+            "4321:99",
+            bench.IMAGE,
+            "sh",
+            "-c",
+            "echo $HOME; touch $HOME/.cache/x $HOME/y && hrm --help",
+        ],
+        env=os.environ | shop.variables,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "entry point of the vendor" in done.stderr
     assert done.stdout.splitlines()[0] == "/workspace/user" and "Usage: hrm" in done.stdout
     assert shop.inside("id", "-u") == "1000"
@@ -264,8 +376,16 @@ def test_another_runner_runs_nothing_again(twins):
 def test_files_belong_to_the_caller(tmp_path, variables):
     project = copy_project(tmp_path / "project")
     shell("chown", "-R", "1234:1234", project, cwd=tmp_path)
-    shell(sys.executable, "-m", "hrm.tools.stage", "run", "environment", "smoke", cwd=project,
-          **variables | {"HRM_RUN_ARGS": f"{variables['HRM_RUN_ARGS']} --user 1234:1234"})
+    shell(
+        sys.executable,
+        "-m",
+        "hrm.tools.stage",
+        "run",
+        "environment",
+        "smoke",
+        cwd=project,
+        **variables | {"HRM_RUN_ARGS": f"{variables['HRM_RUN_ARGS']} --user 1234:1234"},
+    )
     written = [path for path in project.rglob("*") if "reports/smoke" in path.as_posix()]
     assert len(written) >= 4 and {(path.stat().st_uid, path.stat().st_gid) for path in written} == {(1234, 1234)}
 
@@ -289,18 +409,37 @@ except KeyboardInterrupt:
 def project(tmp_path) -> Path:
     "A project of two chapters: one works for a minute and saves when it is interrupted, one fails."
     for name, source in (("01_long", CHAPTER), ("02_failing", "raise RuntimeError('as it should')")):
-        cells = [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# A chapter"},
-                 *({"cell_type": "code", "id": id, "metadata": {"tags": tags}, "source": text, "outputs": [], "execution_count": None}
-                   for id, tags, text in (("b", ["parameters"], 'profile = "smoke"'), ("c", [], source), ("d", [], 'Path("later").touch()')))]
+        cells = [
+            {"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# A chapter"},
+            *(
+                {
+                    "cell_type": "code",
+                    "id": id,
+                    "metadata": {"tags": tags},
+                    "source": text,
+                    "outputs": [],
+                    "execution_count": None,
+                }
+                for id, tags, text in (
+                    ("b", ["parameters"], 'profile = "smoke"'),
+                    ("c", [], source),
+                    ("d", [], 'Path("later").touch()'),
+                )
+            ),
+        ]
         kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "python3"}}
         path = tmp_path / "nbs" / "chapters" / f"{name}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
     shutil.copytree(ROOT / "hrm", tmp_path / "hrm", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "params.yaml").write_text("run: [smoke]\nprofiles: {smoke: {}}\n")
-    (tmp_path / "dvc.yaml").write_text("stages:\n" + "".join(
-        f"  {name}:\n    cmd: python -m hrm.tools.stage run {name} smoke; exit $?\n    outs:\n    - reports/smoke/{name}/{name}.ipynb: {{cache: false}}\n"
-        for name in ("long", "failing")))
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n"
+        + "".join(
+            f"  {name}:\n    cmd: python -m hrm.tools.stage run {name} smoke; exit $?\n    outs:\n    - reports/smoke/{name}/{name}.ipynb: {{cache: false}}\n"
+            for name in ("long", "failing")
+        )
+    )
     return tmp_path
 
 
@@ -313,16 +452,31 @@ def wait_for(reached, seconds: float, told: str) -> None:
 
 def clients(parent: psutil.Process) -> list[psutil.Process]:
     "The engine's clients among a process's descendants."
-    return [child for child in parent.children(recursive=True) if "run" in child.cmdline()[:2] and "podman" in child.cmdline()[0]]
+    return [
+        child
+        for child in parent.children(recursive=True)
+        if "run" in child.cmdline()[:2] and "podman" in child.cmdline()[0]
+    ]
 
 
 @pytest.mark.container
 def test_exit_codes_come_through(project, variables, shop, monkeypatch):
     done = shell(sys.executable, "-m", "hrm.tools.stage", "run", "failing", "smoke", cwd=project, ok=False, **variables)
-    assert done.returncode == 1 and "as it should" in done.stderr and (project / "data/.partial/smoke/failing/failing.ipynb").exists()
+    assert (
+        done.returncode == 1
+        and "as it should" in done.stderr
+        and (project / "data/.partial/smoke/failing/failing.ipynb").exists()
+    )
     done = shell(BIN / "hrm", "container", "run", "sh", "-c", "exit 75", cwd=project, ok=False, **variables)
     assert done.returncode == 75
-    done = subprocess.run([BIN / "hrm", "container", "run", "cat"], cwd=project, env=environment(**variables), input="a word", capture_output=True, text=True)
+    done = subprocess.run(
+        [BIN / "hrm", "container", "run", "cat"],
+        cwd=project,
+        env=environment(**variables),
+        input="a word",
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stdout) == (0, "a word")
     shell(sys.executable, "-m", "dvc", "init", "--no-scm", "-q", cwd=project)
     done = shell(sys.executable, "-m", "dvc", "repro", "failing", cwd=project, ok=False, **variables)
@@ -331,26 +485,41 @@ def test_exit_codes_come_through(project, variables, shop, monkeypatch):
 
 
 @pytest.mark.container
-@pytest.mark.parametrize("victim, number", [("stage", signal.SIGTERM), ("stage", signal.SIGINT), ("stage", signal.SIGKILL),
-                                            ("client", signal.SIGKILL), ("dvc", signal.SIGKILL), ("everything", signal.SIGKILL)])
+@pytest.mark.parametrize(
+    "victim, number",
+    [
+        ("stage", signal.SIGTERM),
+        ("stage", signal.SIGINT),
+        ("stage", signal.SIGKILL),
+        ("client", signal.SIGKILL),
+        ("dvc", signal.SIGKILL),
+        ("everything", signal.SIGKILL),
+    ],
+)
 def test_whoever_ends_the_chapter_saves_and_no_container_is_left(project, variables, shop, victim, number):
     line = (sys.executable, "-m", "hrm.tools.stage", "run", "long", "smoke")
     if victim in ("dvc", "everything"):
         shell(sys.executable, "-m", "dvc", "init", "--no-scm", "-q", cwd=project)
         line = (sys.executable, "-m", "dvc", "repro", "long")
     with open(project / "log", "w") as log:
-        process = subprocess.Popen(line, cwd=project, env=environment(**variables), stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            line, cwd=project, env=environment(**variables), stdout=log, stderr=log, start_new_session=True
+        )
     told = lambda: (project / "log").read_text()
     wait_for(lambda: (project / "kernel.pid").exists() and (project / "kernel.pid").read_text(), 90, told())
     time.sleep(0.5)
     family = psutil.Process(process.pid)
-    victims = {"client": clients(family), "everything": [family, *family.children(recursive=True)]}.get(victim, [family])
+    victims = {"client": clients(family), "everything": [family, *family.children(recursive=True)]}.get(
+        victim, [family]
+    )
     assert victims, told()
     for one in victims:
         one.send_signal(number)
     code = process.wait(60)
     wait_for(lambda: shop.containers() == [], 30, told())
-    assert (project / "saved").exists() and not (project / "later").exists() and not (project / "reports").exists(), told()
+    assert (project / "saved").exists() and not (project / "later").exists() and not (project / "reports").exists(), (
+        told()
+    )
     if number in (signal.SIGTERM, signal.SIGINT):
         assert code == 128 + number
 
@@ -365,13 +534,20 @@ def test_a_container_left_alone_is_stopped_first(project, variables, shop):
 
 # Training
 
+
 @pytest.fixture(scope="module")
 def longer(twins) -> Path:
     "The host's copy again, with a training that takes some seconds and saves at every step, finished on the host."
     params, outside = YAML(), twins[1]
     document = params.load((outside / "params.yaml").read_text())
     runs = document["profiles"]["smoke"]["sudoku"]["train"]["runs"]
-    runs["4x4"]["loop"] = {"steps": 40, "evaluate_every": 20, "log_every": 10, "compile": "off", "checkpoint_seconds": 0.0}
+    runs["4x4"]["loop"] = {
+        "steps": 40,
+        "evaluate_every": 20,
+        "log_every": 10,
+        "compile": "off",
+        "checkpoint_seconds": 0.0,
+    }
     with open(outside / "params.yaml", "w") as file:
         params.dump(document, file)
     line = (BIN / "hrm", "train", "--profile", "smoke", "--run", "4x4")
@@ -382,7 +558,9 @@ def longer(twins) -> Path:
 @pytest.mark.container
 def test_a_stopped_training_resumes_in_the_container_and_ends_like_the_hosts(longer, variables, shop):
     line = [BIN / "hrm", "container", "run", "hrm", "train", "--profile", "smoke", "--run", "4x4", "--out", "stopped"]
-    process = subprocess.Popen(line, cwd=longer, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        line, cwd=longer, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     wait_for(lambda: list((longer / "data/resume").glob("*/*")), 60, "no state was saved")
     process.send_signal(signal.SIGTERM)
     printed = process.communicate(timeout=60)
@@ -398,9 +576,31 @@ def test_a_stopped_training_resumes_in_the_container_and_ends_like_the_hosts(lon
 
 @pytest.mark.container
 def test_torchrun_with_two_processes_in_the_container(longer, variables):
-    line = (BIN / "hrm", "container", "run", "python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--", "hrm.tools.cli", "train", "--profile", "smoke",
-            "--run", "4x4", "--out", "pair", "--resume", "pair_resume")
+    line = (
+        BIN / "hrm",
+        "container",
+        "run",
+        "python",
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "--",
+        "hrm.tools.cli",
+        "train",
+        "--profile",
+        "smoke",
+        "--run",
+        "4x4",
+        "--out",
+        "pair",
+        "--resume",
+        "pair_resume",
+    )
     done = shell(*line, cwd=longer, **variables)
     assert done.stdout.count("4x4: 40 steps") == 1, done.stdout
-    pair, alone = (json.loads((longer / folder / "4x4" / "final" / "meta.json").read_text()) for folder in ("pair", "alone"))
+    pair, alone = (
+        json.loads((longer / folder / "4x4" / "final" / "meta.json").read_text()) for folder in ("pair", "alone")
+    )
     assert pair["step"] == alone["step"] == 40

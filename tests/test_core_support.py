@@ -1,4 +1,5 @@
 "Configuration, device, tracking, statistics, plots and report: what they give, and what they say when asked for nonsense."
+
 import json
 import os
 import subprocess
@@ -63,6 +64,7 @@ def project(tmp_path, monkeypatch):
 
 # --- config ---
 
+
 def test_section_reads_merged_values(project):
     got = section("laptop", "sudoku.again", Train)
     assert (got.steps, got.rate, got.schedule, got.widths) == (90, 1e-3, "cosine", (8, 8))
@@ -71,20 +73,55 @@ def test_section_reads_merged_values(project):
         got.steps = 3
 
 
-@pytest.mark.parametrize("old, new, message", [
-    ("steps: 900", "stesp: 900", "params.yaml, line 6: profiles.laptop.sudoku.train.steps: missing key; allowed: int\n"
-     "params.yaml, line 7: profiles.laptop.sudoku.train.stesp: unknown key; allowed: steps, rate, schedule, inner, widths (did you mean steps?)"),
-    ("steps: 900", "steps: 20.0", 'params.yaml, line 7: profiles.laptop.sudoku.train.steps: found 20.0; allowed: a valid integer'),
-    ("steps: 900", 'steps: "20"', 'line 7: profiles.laptop.sudoku.train.steps: found "20"; allowed: a valid integer'),
-    ("steps: 900", "steps: true", "line 7: profiles.laptop.sudoku.train.steps: found true; allowed: a valid integer"),
-    ("steps: 900", "steps: 0", "line 7: profiles.laptop.sudoku.train.steps: found 0; allowed: greater than 0"),
-    ("rate: 1e-3", "rate: .inf", "line 8: profiles.laptop.sudoku.train.rate: found "),
-    ("schedule: cosine", "schedule: linear", "line 9: profiles.laptop.sudoku.train.schedule: found \"linear\"; allowed: 'constant' or 'cosine'"),
-    ("width: 32", "wdith: 32", "line 10: profiles.laptop.sudoku.train.inner.wdith: unknown key; allowed: width, clip (did you mean width?)"),
-    ("clip: 1.0", "clip: some", "line 10: profiles.laptop.sudoku.train.inner.clip: found \"some\"; allowed: a valid number or 'none'"),
-    ("{width: 32, clip: 1.0}", "7", "line 10: profiles.laptop.sudoku.train.inner: found 7; allowed: "),
-    ("rate: 1e-3", "rate: --remove--", "line 8: profiles.laptop.sudoku.train.rate: found --remove--; allowed: any value, for there is no such key"),
-])
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        (
+            "steps: 900",
+            "stesp: 900",
+            "params.yaml, line 6: profiles.laptop.sudoku.train.steps: missing key; allowed: int\n"
+            "params.yaml, line 7: profiles.laptop.sudoku.train.stesp: unknown key; allowed: steps, rate, schedule, inner, widths (did you mean steps?)",
+        ),
+        (
+            "steps: 900",
+            "steps: 20.0",
+            "params.yaml, line 7: profiles.laptop.sudoku.train.steps: found 20.0; allowed: a valid integer",
+        ),
+        (
+            "steps: 900",
+            'steps: "20"',
+            'line 7: profiles.laptop.sudoku.train.steps: found "20"; allowed: a valid integer',
+        ),
+        (
+            "steps: 900",
+            "steps: true",
+            "line 7: profiles.laptop.sudoku.train.steps: found true; allowed: a valid integer",
+        ),
+        ("steps: 900", "steps: 0", "line 7: profiles.laptop.sudoku.train.steps: found 0; allowed: greater than 0"),
+        ("rate: 1e-3", "rate: .inf", "line 8: profiles.laptop.sudoku.train.rate: found "),
+        (
+            "schedule: cosine",
+            "schedule: linear",
+            "line 9: profiles.laptop.sudoku.train.schedule: found \"linear\"; allowed: 'constant' or 'cosine'",
+        ),
+        (
+            "width: 32",
+            "wdith: 32",
+            "line 10: profiles.laptop.sudoku.train.inner.wdith: unknown key; allowed: width, clip (did you mean width?)",
+        ),
+        (
+            "clip: 1.0",
+            "clip: some",
+            "line 10: profiles.laptop.sudoku.train.inner.clip: found \"some\"; allowed: a valid number or 'none'",
+        ),
+        ("{width: 32, clip: 1.0}", "7", "line 10: profiles.laptop.sudoku.train.inner: found 7; allowed: "),
+        (
+            "rate: 1e-3",
+            "rate: --remove--",
+            "line 8: profiles.laptop.sudoku.train.rate: found --remove--; allowed: any value, for there is no such key",
+        ),
+    ],
+)
 def test_every_kind_of_wrong_key(project, old, new, message):
     (project / "params.yaml").write_text(GOOD.replace(old, new))
     with pytest.raises(ConfigError) as e:
@@ -94,18 +131,23 @@ def test_every_kind_of_wrong_key(project, old, new, message):
 
 def test_a_merged_mistake_is_reported_where_it_is_written(project):
     (project / "params.yaml").write_text(GOOD.replace("rate: 1e-3", "rate: 3"))
-    with pytest.raises(ConfigError, match=r"line 8: profiles\.laptop\.sudoku\.again\.rate: found 3; allowed: less than 1"):
+    with pytest.raises(
+        ConfigError, match=r"line 8: profiles\.laptop\.sudoku\.again\.rate: found 3; allowed: less than 1"
+    ):
         section("laptop", "sudoku.again", Train)
 
 
-@pytest.mark.parametrize("profile, name, message", [
-    ("desk", "sudoku.train", "line 3: profiles: no profile 'desk'; allowed: laptop, smoke"),
-    ("laptop", "sudoku.evaluate", "line 5: profiles.laptop.sudoku: no section 'evaluate'; allowed: train, again"),
-    ("smoke", "sudoku.evaluate", "line 15: profiles.smoke.sudoku: no section 'evaluate'; allowed: train, again"),
-    ("smoke", "maze.train", "line 14: profiles.smoke: no section 'maze'; allowed: sudoku"),
-    ("laptop", "sudoku.train.steps", "line 7: profiles.laptop.sudoku.train.steps: found 900; allowed: a mapping"),
-    ("smoke", "sudoku.train.steps", "line 17: profiles.smoke.sudoku.train.steps: found 20; allowed: a mapping"),
-])
+@pytest.mark.parametrize(
+    "profile, name, message",
+    [
+        ("desk", "sudoku.train", "line 3: profiles: no profile 'desk'; allowed: laptop, smoke"),
+        ("laptop", "sudoku.evaluate", "line 5: profiles.laptop.sudoku: no section 'evaluate'; allowed: train, again"),
+        ("smoke", "sudoku.evaluate", "line 15: profiles.smoke.sudoku: no section 'evaluate'; allowed: train, again"),
+        ("smoke", "maze.train", "line 14: profiles.smoke: no section 'maze'; allowed: sudoku"),
+        ("laptop", "sudoku.train.steps", "line 7: profiles.laptop.sudoku.train.steps: found 900; allowed: a mapping"),
+        ("smoke", "sudoku.train.steps", "line 17: profiles.smoke.sudoku.train.steps: found 20; allowed: a mapping"),
+    ],
+)
 def test_unknown_places_list_what_there_is(project, profile, name, message):
     with pytest.raises(ConfigError) as e:
         section(profile, name, Train)
@@ -114,38 +156,97 @@ def test_unknown_places_list_what_there_is(project, profile, name, message):
 
 # --- a profile that is laid over laptop ---
 
+
 def test_an_overlay_says_what_differs(project):
     got = section("smoke", "sudoku.train", Train)
     assert (got.steps, got.rate, got.schedule, got.inner) == (20, 1e-3, "cosine", Inner(width=8, clip=1.0))
     assert section("smoke", "sudoku.again", Train) == section("laptop", "sudoku.again", Train)
     params = config.load_params()
-    assert config.merged(params, "smoke", "sudoku.train") == {"steps": 20, "rate": 1e-3, "schedule": "cosine", "inner": {"width": 8, "clip": 1.0}}
+    assert config.merged(params, "smoke", "sudoku.train") == {
+        "steps": 20,
+        "rate": 1e-3,
+        "schedule": "cosine",
+        "inner": {"width": 8, "clip": 1.0},
+    }
     assert set(config.merged(params, "smoke", "sudoku")) == {"train", "again"} and params == config.load_params()
 
 
-@pytest.mark.parametrize("old, new, message", [  # everything is read as smoke
-    ("steps: 20", "stesp: 20", "line 17: profiles.smoke.sudoku.train.stesp: unknown key; allowed: steps, "),
-    ("steps: 20", "steps: null", "line 17: profiles.smoke.sudoku.train.steps: found null; allowed: a valid integer"),
-    ("steps: 20", "steps: --remove--", "line 17: profiles.smoke.sudoku.train.steps: missing key; allowed: int"),
-    ("steps: 20", "rate: 3", "line 17: profiles.smoke.sudoku.train.rate: found 3; allowed: less than 1"),
-    ("rate: 1e-3", "rate: 3", "line 8: profiles.laptop.sudoku.train.rate (for smoke): found 3; allowed: less than 1"),
-    ("        rate: 1e-3\n", "", "line 6: profiles.laptop.sudoku.train.rate (for smoke): missing key; allowed: float"),
-    ("clip: 1.0", "clop: 1", "line 10: profiles.laptop.sudoku.train.inner.clip (for smoke): missing key; allowed: "),
-    ("clip: 1.0", "clop: 1", "line 10: profiles.laptop.sudoku.train.inner.clop (for smoke): unknown key; allowed: width, clip"),
-    ("{width: 8}", "[8]", "line 18: profiles.smoke.sudoku.train.inner: found [8]; allowed: "),
-    ("{width: 32, clip: 1.0}", "3", "line 18: profiles.smoke.sudoku.train.inner.clip: missing key; allowed: "),
-    ("{width: 8}", "{width: --remove--}", "line 18: profiles.smoke.sudoku.train.inner.width: missing key; allowed: int"),
-    ("{width: 8}", "{height: --remove--}", "line 18: profiles.smoke.sudoku.train.inner.height: found --remove--; allowed: any value, for there is"),
-    ("{width: 8}", "{new: {old: --remove--}}", "line 18: profiles.smoke.sudoku.train.inner.new.old: found --remove--; allowed: any value"),
-    ("{width: 8}", "{width: [3, --remove--]}", "line 18: profiles.smoke.sudoku.train.inner.width.1: found --remove--; allowed: any value"),
-    ("rate: 1e-3", "rate: --remove--", "line 8: profiles.laptop.sudoku.train.rate: found --remove--; allowed: any value"),
-    ("      train:\n        steps: 20", "      trian:\n        steps: 20",
-     "line 15: profiles.smoke.sudoku: no section 'train'; allowed: train: {} for laptop's own, trian, again"),
-    ("    sudoku:\n      train:\n        steps: 20", "    maze:\n      train:\n        steps: 20",
-     "line 14: profiles.smoke: no section 'sudoku'; allowed: sudoku: {train: {}} for laptop's own, maze"),
-    ("      train: &train", "      trian: &train", "line 16: profiles.smoke.sudoku.train has nothing to be laid over: params.yaml, line 5: "
-     "profiles.laptop.sudoku: no section 'train'; allowed: trian, again"),
-])
+@pytest.mark.parametrize(
+    "old, new, message",
+    [  # everything is read as smoke
+        ("steps: 20", "stesp: 20", "line 17: profiles.smoke.sudoku.train.stesp: unknown key; allowed: steps, "),
+        (
+            "steps: 20",
+            "steps: null",
+            "line 17: profiles.smoke.sudoku.train.steps: found null; allowed: a valid integer",
+        ),
+        ("steps: 20", "steps: --remove--", "line 17: profiles.smoke.sudoku.train.steps: missing key; allowed: int"),
+        ("steps: 20", "rate: 3", "line 17: profiles.smoke.sudoku.train.rate: found 3; allowed: less than 1"),
+        (
+            "rate: 1e-3",
+            "rate: 3",
+            "line 8: profiles.laptop.sudoku.train.rate (for smoke): found 3; allowed: less than 1",
+        ),
+        (
+            "        rate: 1e-3\n",
+            "",
+            "line 6: profiles.laptop.sudoku.train.rate (for smoke): missing key; allowed: float",
+        ),
+        (
+            "clip: 1.0",
+            "clop: 1",
+            "line 10: profiles.laptop.sudoku.train.inner.clip (for smoke): missing key; allowed: ",
+        ),
+        (
+            "clip: 1.0",
+            "clop: 1",
+            "line 10: profiles.laptop.sudoku.train.inner.clop (for smoke): unknown key; allowed: width, clip",
+        ),
+        ("{width: 8}", "[8]", "line 18: profiles.smoke.sudoku.train.inner: found [8]; allowed: "),
+        ("{width: 32, clip: 1.0}", "3", "line 18: profiles.smoke.sudoku.train.inner.clip: missing key; allowed: "),
+        (
+            "{width: 8}",
+            "{width: --remove--}",
+            "line 18: profiles.smoke.sudoku.train.inner.width: missing key; allowed: int",
+        ),
+        (
+            "{width: 8}",
+            "{height: --remove--}",
+            "line 18: profiles.smoke.sudoku.train.inner.height: found --remove--; allowed: any value, for there is",
+        ),
+        (
+            "{width: 8}",
+            "{new: {old: --remove--}}",
+            "line 18: profiles.smoke.sudoku.train.inner.new.old: found --remove--; allowed: any value",
+        ),
+        (
+            "{width: 8}",
+            "{width: [3, --remove--]}",
+            "line 18: profiles.smoke.sudoku.train.inner.width.1: found --remove--; allowed: any value",
+        ),
+        (
+            "rate: 1e-3",
+            "rate: --remove--",
+            "line 8: profiles.laptop.sudoku.train.rate: found --remove--; allowed: any value",
+        ),
+        (
+            "      train:\n        steps: 20",
+            "      trian:\n        steps: 20",
+            "line 15: profiles.smoke.sudoku: no section 'train'; allowed: train: {} for laptop's own, trian, again",
+        ),
+        (
+            "    sudoku:\n      train:\n        steps: 20",
+            "    maze:\n      train:\n        steps: 20",
+            "line 14: profiles.smoke: no section 'sudoku'; allowed: sudoku: {train: {}} for laptop's own, maze",
+        ),
+        (
+            "      train: &train",
+            "      trian: &train",
+            "line 16: profiles.smoke.sudoku.train has nothing to be laid over: params.yaml, line 5: "
+            "profiles.laptop.sudoku: no section 'train'; allowed: trian, again",
+        ),
+    ],
+)
 def test_a_wrong_overlay_names_the_line_that_is_wrong(project, old, new, message):
     changed = GOOD.replace(old, new)
     (project / "params.yaml").write_text(changed)
@@ -162,7 +263,9 @@ def test_a_mistake_below_a_list_of_the_overlay_is_the_overlays(tmp_path):
     class Cases(Section):
         cases: tuple[Case, ...]
 
-    (tmp_path / "p.yaml").write_text("profiles:\n  laptop: {a: {b: {cases: [{width: 1, clip: 1.0}]}}}\n  smoke: {a: {b: {cases: [{width: 1}]}}}\n")
+    (tmp_path / "p.yaml").write_text(
+        "profiles:\n  laptop: {a: {b: {cases: [{width: 1, clip: 1.0}]}}}\n  smoke: {a: {b: {cases: [{width: 1}]}}}\n"
+    )
     with pytest.raises(ConfigError, match=r"p.yaml, line 3: profiles.smoke.a.b.cases.0.clip: missing key"):
         section("smoke", "a.b", Cases, tmp_path / "p.yaml")
 
@@ -180,18 +283,27 @@ def test_without_laptop_a_profile_stands_for_itself(project):
 
 def test_new_keys_stand_where_the_overlay_has_them():
     base = {"a": {"x": 1}, "b": {}, "c": {}}
-    assert list(config.laid_over({"a": {"x": 2}, "new": {}, "newer": {}, "c": {"y": None}}, base)) == ["a", "new", "newer", "b", "c"]
+    assert list(config.laid_over({"a": {"x": 2}, "new": {}, "newer": {}, "c": {"y": None}}, base)) == [
+        "a",
+        "new",
+        "newer",
+        "b",
+        "c",
+    ]
     assert list(config.laid_over({"new": {}, "b": config.REMOVE, "last": 1}, base)) == ["a", "last", "c", "new"]
     assert config.laid_over({}, base) == base and base == {"a": {"x": 1}, "b": {}, "c": {}}
 
 
-@pytest.mark.parametrize("text, message", [
-    ("profiles:\n  a: [1\n  b: 2\n", "p.yaml, line 3: not readable as YAML"),
-    ("a: 1\na: 2\n", 'p.yaml, line 2: not readable as YAML: found duplicate key "a"'),
-    ("a: *nowhere\n", "p.yaml, line 1: not readable as YAML: found undefined alias"),
-    ("", "p.yaml: found nothing; allowed: a mapping"),
-    ("- 1\n", "p.yaml: found list; allowed: a mapping"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("profiles:\n  a: [1\n  b: 2\n", "p.yaml, line 3: not readable as YAML"),
+        ("a: 1\na: 2\n", 'p.yaml, line 2: not readable as YAML: found duplicate key "a"'),
+        ("a: *nowhere\n", "p.yaml, line 1: not readable as YAML: found undefined alias"),
+        ("", "p.yaml: found nothing; allowed: a mapping"),
+        ("- 1\n", "p.yaml: found list; allowed: a mapping"),
+    ],
+)
 def test_malformed_yaml_names_file_and_line(tmp_path, text, message):
     (tmp_path / "p.yaml").write_text(text)
     with pytest.raises(ConfigError) as e:
@@ -226,7 +338,7 @@ def test_settings_and_profiles(project):
     assert config.profiles() == ["laptop", "smoke"]
     assert config.setting("tracking", "online") == "disabled"
     assert config.setting("runner", "host") == "host"
-    with pytest.raises(ConfigError, match="line 2: tracking: found \"disabled\"; allowed: online"):
+    with pytest.raises(ConfigError, match='line 2: tracking: found "disabled"; allowed: online'):
         config.setting("tracking", "online", allowed=("online",))
 
 
@@ -238,6 +350,7 @@ def test_write_atomic_keeps_the_old_file(tmp_path, monkeypatch, broken):
 
     def fail(*_):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(os, broken, fail)
     with pytest.raises(OSError, match="No space left"):
         files.write_atomic(file, b"new")
@@ -278,7 +391,14 @@ def test_what_a_killed_command_left_is_its_own(tmp_path):
     with files.making(folder, "hrm text data"):
         files.write_atomic(folder / "half.npy", "whole")
     assert json.loads((folder / files.MADE).read_text()) == {"by": "hrm text data", "files": ["half.npy"]}
-    for text in ("{", "[]", '{"by": "hrm text data"}', '{"by": "hrm text data", "files": 7}', "[" * 100000, '{"by": "hrm text data", "files": []}'):
+    for text in (
+        "{",
+        "[]",
+        '{"by": "hrm text data"}',
+        '{"by": "hrm text data", "files": 7}',
+        "[" * 100000,
+        '{"by": "hrm text data", "files": []}',
+    ):
         (folder / files.MADE).write_text(text)  # no list that could be believed
         with pytest.raises(ConfigError, match=f"^{folder}"):
             with files.making(folder, "hrm text data"):
@@ -301,7 +421,13 @@ def test_what_came_to_nothing_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@given(st.dictionaries(st.text(max_size=4), st.one_of(st.integers(), st.text(max_size=4), st.floats(allow_nan=False, allow_infinity=False)), min_size=1))
+@given(
+    st.dictionaries(
+        st.text(max_size=4),
+        st.one_of(st.integers(), st.text(max_size=4), st.floats(allow_nan=False, allow_infinity=False)),
+        min_size=1,
+    )
+)
 @settings(max_examples=40, deadline=None)
 def test_hash_of_ignores_order_and_sees_values(values):
     assert config.hash_of(values) == config.hash_of(dict(reversed(list(values.items()))))
@@ -311,7 +437,9 @@ def test_hash_of_ignores_order_and_sees_values(values):
 
 def test_hashes(tmp_path):
     assert config.hash_of({}) == "44136fa355b3678a"
-    assert config.hash_of({"a": np.float64(0.5), "b": (1, 2), "c": Path("x/y")}) == config.hash_of({"a": 0.5, "b": [1, 2], "c": "x/y"})
+    assert config.hash_of({"a": np.float64(0.5), "b": (1, 2), "c": Path("x/y")}) == config.hash_of(
+        {"a": 0.5, "b": [1, 2], "c": "x/y"}
+    )
     with pytest.raises(TypeError, match="found object"):
         config.hash_of({"a": object()})
     (tmp_path / "sub").mkdir()
@@ -329,6 +457,7 @@ def test_hashes(tmp_path):
 
 
 # --- device ---
+
 
 def test_pick_on_the_cpu():
     place = device.pick("cpu")
@@ -389,10 +518,14 @@ def test_threads_and_compiler(monkeypatch):
     device.threads(before)
     assert 1 <= device.cores() <= (os.cpu_count() or 1)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert device.compiler() == (False, "no no-such-compiler found: models run eagerly (install it to make them faster)")
+    assert device.compiler() == (
+        False,
+        "no no-such-compiler found: models run eagerly (install it to make them faster)",
+    )
 
 
 # --- tracking ---
+
 
 def log_steps(folder, first, last, **kwargs):
     with tracking.Tracker(folder, **kwargs) as tracker:
@@ -409,7 +542,7 @@ def test_resume_ends_in_the_same_bytes(tmp_path, rest):
     with open(tmp_path / "run" / "log.jsonl", "ab") as f:
         f.write(rest)
     assert log_steps(tmp_path / "run", 5, 9, resume_step=4) == whole
-    assert log_steps(tmp_path / "run", 1, 9) == whole          # a fresh start empties the log
+    assert log_steps(tmp_path / "run", 1, 9) == whole  # a fresh start empties the log
     rows = [json.loads(line) for line in whole.splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 10)) and all(list(row) == sorted(row) for row in rows)
     assert "speed" not in rows[0]
@@ -453,6 +586,7 @@ print("wandb" in sys.modules)"""
 
 class FailingRun:
     "A W&B run whose methods all fail, or only some."
+
     id = "abc"
 
     def define_metric(self, *_, **__):
@@ -466,6 +600,7 @@ class FailingRun:
 
 def test_a_failing_guest_costs_one_warning(tmp_path, monkeypatch, capfd):
     import wandb
+
     monkeypatch.setattr(wandb, "init", lambda **_: FailingRun())
     with tracking.Tracker(tmp_path / "log", mode="offline") as tracker:
         for step in range(1, 4):
@@ -479,7 +614,9 @@ def test_a_failing_guest_costs_one_warning(tmp_path, monkeypatch, capfd):
         tracker.log(1, loss=1.0)
     warnings = [line for line in capfd.readouterr().err.splitlines() if line.startswith("tracking:")]
     assert len(warnings) == 3
-    assert warnings[0] == "tracking: Weights & Biases is off from here on (RuntimeError: Broken pipe); log.jsonl goes on"
+    assert (
+        warnings[0] == "tracking: Weights & Biases is off from here on (RuntimeError: Broken pipe); log.jsonl goes on"
+    )
     assert "ZeroDivisionError" in warnings[1] and "no login" in warnings[2]
     assert [len(tracking.read_log(tmp_path / name)) for name in ("log", "init", "login")] == [3, 1, 1]
 
@@ -496,8 +633,14 @@ with Tracker(folder / "run", mode={mode!r}, timeouts=(3, 3), config=dict(rate=1e
     t.log(2, loss=0.5)
 print(len(read_log(folder / "run")))"""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    return subprocess.run([sys.executable, "-c", code], env=clean | {"HOME": str(tmp_path / "home")} | env, stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean | {"HOME": str(tmp_path / "home")} | env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_offline_needs_no_network(tmp_path):
@@ -510,13 +653,15 @@ def test_online_without_login_or_network_goes_on(tmp_path):
     done = run_tracker(tmp_path, "online")
     assert (done.returncode, done.stdout.strip()) == (0, "2")
     assert [line for line in done.stderr.splitlines() if line] == [
-        "tracking: Weights & Biases is off from here on (ConnectionError: no login; `wandb login` makes one); log.jsonl goes on"]
+        "tracking: Weights & Biases is off from here on (ConnectionError: no login; `wandb login` makes one); log.jsonl goes on"
+    ]
     done = run_tracker(tmp_path, "online", WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="0" * 40)
     assert (done.returncode, done.stdout.strip()) == (0, "2")
     assert done.stderr.count("tracking: Weights & Biases is off") == 1
 
 
 # --- stats ---
+
 
 @given(st.integers(0, 1000))
 @settings(max_examples=15, deadline=None)
@@ -562,7 +707,10 @@ def test_paired_bootstrap():
 
 
 def test_hedges_g_by_hand():
-    a, b = [2.0, 4.0, 6.0], [1.0, 3.0, 5.0]                    # both of standard deviation 2: d = 1/2; J(4) = Gamma(2)/(sqrt(2) Gamma(3/2))
+    a, b = (
+        [2.0, 4.0, 6.0],
+        [1.0, 3.0, 5.0],
+    )  # both of standard deviation 2: d = 1/2; J(4) = Gamma(2)/(sqrt(2) Gamma(3/2))
     assert np.isclose(stats.hedges_g(a, b), 0.5 / (np.sqrt(2) * np.sqrt(np.pi) / 2))
     assert abs(stats._hedges_correction(58) - (1 - 3 / (4 * 58 - 1))) < 1e-5
     with pytest.raises(ValueError, match="no spread"):
@@ -587,12 +735,14 @@ def test_holm_by_hand():
 
 # --- plots and report ---
 
+
 def test_palette_reads_on_white_and_dark():
     from matplotlib.colors import to_rgb
 
     def luminance(colour):
         c = np.array(to_rgb(colour))
         return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
     for colour in (*plots.PALETTE, plots.GREY):
         assert 1.05 / (luminance(colour) + 0.05) >= 3
         assert (luminance(colour) + 0.05) / (luminance("#131416") + 0.05) >= 3
@@ -606,6 +756,7 @@ def picture():
 
 def test_figures_are_deterministic(project):
     import matplotlib.pyplot as plt
+
     stage = report.Stage("sudoku_train", "smoke")
     contents = []
     for name in ("one", "two"):
@@ -614,7 +765,7 @@ def test_figures_are_deterministic(project):
     assert contents[0] == contents[1] and len(contents[0]) < 60_000
     assert b"Software" not in contents[0] and b"tIME" not in contents[0]
     corner = plt.imread(stage.dir / "one.png")[0, 0]
-    assert corner[3] == 0                                        # transparent
+    assert corner[3] == 0  # transparent
     with pytest.raises(ConfigError, match="figure: found '../x'"):
         stage.figure(None, "../x")
 
@@ -636,14 +787,20 @@ def test_metrics_are_deterministic_and_finite(project):
     stage.metrics({"a": [0.3, None, True], "b": {"x": 2, "y": float(np.float32(0.1))}})
     assert (stage.dir / "metrics.json").read_bytes() == first
     assert report.read_metrics("smoke", "sudoku_train") == {"a": [0.3, None, True], "b": {"x": 2, "y": 0.1000000015}}
-    for wrong, key in (({"a": {"b": [1, float("nan")]}}, r"a\.b\[1\]: found nan"), ({"a": np.array([np.inf])}, r"a\[0\]: found inf")):
+    for wrong, key in (
+        ({"a": {"b": [1, float("nan")]}}, r"a\.b\[1\]: found nan"),
+        ({"a": np.array([np.inf])}, r"a\[0\]: found inf"),
+    ):
         with pytest.raises(ValueError, match=key):
             stage.metrics(wrong)
     assert (stage.dir / "metrics.json").read_bytes() == first
     with pytest.raises(TypeError, match="a: found set"):
         stage.metrics({"a": {1}})
     stage.timings({"seconds": 1.5})
-    assert report.read_metrics("smoke", "sudoku_train", "timings.json") == {"seconds": 1.5, "machine": json.loads(report.dump(device.machine()))}
+    assert report.read_metrics("smoke", "sudoku_train", "timings.json") == {
+        "seconds": 1.5,
+        "machine": json.loads(report.dump(device.machine())),
+    }
     with pytest.raises(ConfigError, match="run the stage: dvc repro sudoku_data@smoke"):
         report.read_metrics("smoke", "sudoku_data")
 
@@ -654,29 +811,55 @@ def test_claims(project):
     stage.claims([row, report.Claim("S1-3", "it solves", "partly", "0.93", "make repro")])
     got = report.read_metrics("smoke", "sudoku_train", "claims.json")
     assert [r["id"] for r in got] == ["S1-3", "S1-10"]
-    assert got[1] == {"id": "S1-10", "claim": "it halts", "status": "works", "ours": "2.3 segments", "command": "make repro"}
+    assert got[1] == {
+        "id": "S1-10",
+        "claim": "it halts",
+        "status": "works",
+        "ours": "2.3 segments",
+        "command": "make repro",
+    }
     with pytest.raises(ValueError, match="found S1-10 twice"):
         stage.claims([row, row])
-    for wrong, message in ((dict(id="x"), "found id 'x'"), (dict(status="yes"), "found status 'yes'; allowed: works, reproduced"), (dict(ours=""), "ours: found ''")):
+    for wrong, message in (
+        (dict(id="x"), "found id 'x'"),
+        (dict(status="yes"), "found status 'yes'; allowed: works, reproduced"),
+        (dict(ours=""), "ours: found ''"),
+    ):
         with pytest.raises(ValueError, match=message):
             report.Claim(**({"id": "S1-3", "claim": "c", "status": "works", "ours": "o", "command": "m"} | wrong))
 
 
 def test_figure_rows(project):
     stage = report.Stage("sudoku_evaluate", "laptop")
-    stage.figures({"sudoku.easy9.exact": {"value": 0.93, "unit": "share", **stats.Estimate(0.93, 0.9, 0.95, 500).figure()}})
-    assert report.read_metrics("laptop", "sudoku_evaluate", "figures.json") == {"sudoku.easy9.exact": {
-        "value": 0.93, "unit": "share", "low": 0.9, "high": 0.95, "n": 500, "stage": "sudoku_evaluate", "profile": "laptop", "machine": None}}
+    stage.figures(
+        {"sudoku.easy9.exact": {"value": 0.93, "unit": "share", **stats.Estimate(0.93, 0.9, 0.95, 500).figure()}}
+    )
+    assert report.read_metrics("laptop", "sudoku_evaluate", "figures.json") == {
+        "sudoku.easy9.exact": {
+            "value": 0.93,
+            "unit": "share",
+            "low": 0.9,
+            "high": 0.95,
+            "n": 500,
+            "stage": "sudoku_evaluate",
+            "profile": "laptop",
+            "machine": None,
+        }
+    }
     for wrong in ({"value": 1, "mean": 2}, {"unit": "x"}):
         with pytest.raises(ValueError, match="figure x: found"):
             stage.figures({"x": wrong})
 
 
 def test_tables():
-    rows = [{"level": "easy", "n": 12345, "exact": stats.Estimate(0.5, 0.25, 0.75, 4)}, {"level": "a|b", "loss": 0.123456, "n": True}]
+    rows = [
+        {"level": "easy", "n": 12345, "exact": stats.Estimate(0.5, 0.25, 0.75, 4)},
+        {"level": "a|b", "loss": 0.123456, "n": True},
+    ]
     assert str(report.table(rows)) == (
         "| level | n | exact | loss |\n| --- | --- | ---: | ---: |\n"
-        "| easy | 12,345 | 0.5 [0.25, 0.75] | – |\n| a\\|b | True | – | 0.1235 |")
+        "| easy | 12,345 | 0.5 [0.25, 0.75] | – |\n| a\\|b | True | – | 0.1235 |"
+    )
     frame = pd.DataFrame({"x": [1.0, float("nan")], "two words": [123456.7, np.float64(2)]})
     assert report.table(frame).splitlines()[1:] == ["| ---: | ---: |", "| 1 | 123,457 |", "| – | 2 |"]
     assert report.table([]) == "|  |\n|  |"
@@ -697,7 +880,9 @@ def test_graves_is_the_papers_definition(probabilities, epsilon):
     assert found[:, 0].tolist() == weights + [0.0] * (len(probabilities) - len(weights))
     spent, alive = torch.zeros(1, dtype=torch.float64), True
     for number, probability in enumerate(probabilities, 1):
-        weight, spent, running = halting.graves_step(spent, torch.tensor([probability], dtype=torch.float64), number == len(probabilities), epsilon)
+        weight, spent, running = halting.graves_step(
+            spent, torch.tensor([probability], dtype=torch.float64), number == len(probabilities), epsilon
+        )
         assert weight.item() == found[number - 1].item() and running.item() == (alive and number < len(weights))
         alive = running.item()
 

@@ -1,4 +1,5 @@
 "The dialogue part: tokens, chat files, the grammar and its entropy, models, leaks, going on, real chats."
+
 import json
 import math
 
@@ -17,22 +18,61 @@ from hrm.core.errors import DataError, LeakError
 from hrm.core.generate import ChatSession, HRMDecoder, Sampling
 from hrm.core.layers import parameters
 from hrm.core.losses import IGNORE, bigram_entropy, bigram_loss
-from hrm.core.tokens import (SPECIALS, BytePairTokenizer, CharacterTokenizer, WordTokenizer, decode_chat, encode_chat, rows,
-                             tokenizer_from)
+from hrm.core.tokens import (
+    SPECIALS,
+    BytePairTokenizer,
+    CharacterTokenizer,
+    WordTokenizer,
+    decode_chat,
+    encode_chat,
+    rows,
+    tokenizer_from,
+)
 from hrm.core.run import Options
 from hrm.core.task import LoopConfig
 from hrm.core.optim import OptimConfig
-from hrm.dialogue.data import DataConfig, build as build_data, damage, document_filter, encode, faults, filter_scores, make_sets, prepare, slot_entropy
+from hrm.dialogue.data import (
+    DataConfig,
+    build as build_data,
+    damage,
+    document_filter,
+    encode,
+    faults,
+    filter_scores,
+    make_sets,
+    prepare,
+    slot_entropy,
+)
 from hrm.dialogue.ablate import AblateConfig
 from hrm.dialogue.evaluate import given as given_ids
-from hrm.dialogue.evaluate import _chat, causality_probe, check_leak, continue_chats, gradient_probe, label_losses, looked_at, text_loss
+from hrm.dialogue.evaluate import (
+    _chat,
+    causality_probe,
+    check_leak,
+    continue_chats,
+    gradient_probe,
+    label_losses,
+    looked_at,
+    text_loss,
+)
 from hrm.dialogue.files import Chat, read_chats, write_chats
 from hrm.dialogue.grammar import SLOTS, Combination, combinations, conversation, entropy, first_fault, parse
 from hrm.dialogue.model import PHASE_0, PHASE_2, STEP_3, LanguageArch, LanguageConfig, LanguageHRM, build, load
 from hrm.dialogue.train import ChatTask, RunConfig, TrainConfig, run, run_all
 
-ARCH = dict(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=2, L_cycles=2, expansion=2, pos_encodings="rope", halt_max_steps=2,
-            halting="fixed", causal=True)
+ARCH = dict(
+    hidden_size=32,
+    num_heads=2,
+    H_layers=1,
+    L_layers=1,
+    H_cycles=2,
+    L_cycles=2,
+    expansion=2,
+    pos_encodings="rope",
+    halt_max_steps=2,
+    halting="fixed",
+    causal=True,
+)
 LOOP = dict(steps=6, evaluate_every=6, log_every=3, checkpoint_seconds=0.0, compile="off", best="loss", best_mode="min")
 
 
@@ -45,11 +85,21 @@ def data(tmp_path_factory):
 
 def recipe(**change) -> RunConfig:
     arch, loop, optim = (change.pop(name, {}) for name in ("arch", "loop", "optim"))
-    return RunConfig(**{"set": "expanded", "arch": LanguageArch(**ARCH | arch), "loop": LoopConfig(**LOOP | loop), "batch_size": 4, "device": "cpu",
-                        "optim": OptimConfig(**{"name": "adam", "lr": 3e-3, "clip": 1.0} | optim)} | change)
+    return RunConfig(
+        **{
+            "set": "expanded",
+            "arch": LanguageArch(**ARCH | arch),
+            "loop": LoopConfig(**LOOP | loop),
+            "batch_size": 4,
+            "device": "cpu",
+            "optim": OptimConfig(**{"name": "adam", "lr": 3e-3, "clip": 1.0} | optim),
+        }
+        | change
+    )
 
 
 # --- tokens
+
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=80))
@@ -79,14 +129,25 @@ def test_tokenizers_are_stored_and_checked():
     assert BytePairTokenizer.train(["the plan of the test"] * 3, 280) == pieces
     stored = json.loads(json.dumps(pieces.to_dict()))
     assert tokenizer_from(stored) == pieces
-    for change, message in (({"kind": "rune"}, "kind"), ({"specials": []}, "specials"), ({"tokens": ["a"]}, "256"), ({"more": 1}, "more"),
-                            ({"merges": [["a", "zz"]]}, "merges")):
+    for change, message in (
+        ({"kind": "rune"}, "kind"),
+        ({"specials": []}, "specials"),
+        ({"tokens": ["a"]}, "256"),
+        ({"more": 1}, "more"),
+        ({"merges": [["a", "zz"]]}, "merges"),
+    ):
         with pytest.raises(ConfigError, match=message):
             tokenizer_from(stored | change)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), st.text(alphabet="abc .,?", min_size=1)), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["system", "user", "assistant"]), st.text(alphabet="abc .,?", min_size=1)),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_chats_survive_the_ids(turns):
     letters = CharacterTokenizer.train(["abc .,?"])
     chat = [{"role": role, "content": text} for role, text in turns]
@@ -101,6 +162,7 @@ def test_rows_are_padded_on_the_right_and_do_not_count():
 
 
 # --- entropies
+
 
 def test_bigrams_by_brute_force():
     generator = seeded(0)
@@ -130,6 +192,7 @@ def test_leak_is_an_error_below_the_bound():
 
 
 # --- the grammar
+
 
 def test_every_combination_parses_and_only_it():
     for one in combinations()[::37]:
@@ -163,11 +226,14 @@ def test_filters_do_what_they_say():
     assert scores["documents' filter"]["recall"] < 0.7
     seen = set()
     assert faults(chats[0], seen) == [] and faults(chats[0], seen) == ["duplicate"]
-    assert document_filter(Chat(conversation(Combination("A", "transfer_attacks", "social_engineering", "deny_service"))))
+    assert document_filter(
+        Chat(conversation(Combination("A", "transfer_attacks", "social_engineering", "deny_service")))
+    )
     assert not document_filter(Chat(conversation(Combination("A", "jailbreak", "social_engineering", "deny_service"))))
 
 
 # --- chat files
+
 
 def test_real_files():
     chats, report = read_chats([shared("data/chat/dummy_conversation_messages.jsonl"), shared("data/chat/valid.jsonl")])
@@ -183,15 +249,18 @@ def test_real_files():
 GOOD = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}'
 
 
-@pytest.mark.parametrize("raw, good, bad", [
-    (b"\xef\xbb\xbf" + GOOD.encode(), 1, []),
-    (GOOD.encode() + b"\r\n" + GOOD.encode() + b"\r\n", 2, []),
-    (GOOD.encode() + b"\n\n\n" + GOOD.encode(), 2, []),
-    (GOOD.encode() + b"\n{\"messages\": \xff}\n", 1, [2]),
-    (GOOD.encode() + b"\n" + b"[" * 100_000, 1, [2]),
-    (GOOD.encode() + b"\n" + b"1" * 5000, 1, [2]),
-    (GOOD.encode() + "\n".encode() + GOOD.replace("Hello", "a\u2028b").encode(), 2, []),
-])
+@pytest.mark.parametrize(
+    "raw, good, bad",
+    [
+        (b"\xef\xbb\xbf" + GOOD.encode(), 1, []),
+        (GOOD.encode() + b"\r\n" + GOOD.encode() + b"\r\n", 2, []),
+        (GOOD.encode() + b"\n\n\n" + GOOD.encode(), 2, []),
+        (GOOD.encode() + b'\n{"messages": \xff}\n', 1, [2]),
+        (GOOD.encode() + b"\n" + b"[" * 100_000, 1, [2]),
+        (GOOD.encode() + b"\n" + b"1" * 5000, 1, [2]),
+        (GOOD.encode() + "\n".encode() + GOOD.replace("Hello", "a\u2028b").encode(), 2, []),
+    ],
+)
 def test_odd_bytes(tmp_path, raw, good, bad):
     (tmp_path / "chat.jsonl").write_bytes(raw)
     chats, report = read_chats(tmp_path / "chat.jsonl")
@@ -206,16 +275,29 @@ def test_empty_and_missing_files(tmp_path):
 
 
 def row(**change) -> str:
-    return json.dumps({"messages": [{"role": "user", "content": "one two"}, {"role": "assistant", "content": "three"}]} | change) + "\n"
+    return (
+        json.dumps(
+            {"messages": [{"role": "user", "content": "one two"}, {"role": "assistant", "content": "three"}]} | change
+        )
+        + "\n"
+    )
 
 
 def test_what_cannot_be_written_again_is_left_out_of_a_row(tmp_path):
     deep = "[" * 700 + "]" * 700
-    (tmp_path / "a.jsonl").write_text(row(id="\ud800") + row(metadata={"a": "\ud800"}) + row(id="fine", metadata={"template": "chatml"})
-                                      + row(metadata=0).replace('"metadata": 0', f'"metadata": {{"a": {deep}}}'))
+    (tmp_path / "a.jsonl").write_text(
+        row(id="\ud800")
+        + row(metadata={"a": "\ud800"})
+        + row(id="fine", metadata={"template": "chatml"})
+        + row(metadata=0).replace('"metadata": 0', f'"metadata": {{"a": {deep}}}')
+    )
     chats, report = read_chats(tmp_path / "a.jsonl")
-    assert [(chat.id, chat.metadata) for chat in chats] == [("", {}), ("", {}), ("fine", {"template": "chatml"}), ("", {"a": json.loads(deep)})] \
-        or [chat.metadata for chat in chats] == [{}, {}, {"template": "chatml"}, {}]
+    assert [(chat.id, chat.metadata) for chat in chats] == [
+        ("", {}),
+        ("", {}),
+        ("fine", {"template": "chatml"}),
+        ("", {"a": json.loads(deep)}),
+    ] or [chat.metadata for chat in chats] == [{}, {}, {"template": "chatml"}, {}]
     assert [line for _, line, reason in report.odd if "left out" in reason][:2] == [1, 2]
     assert read_chats(write_chats(tmp_path / "b.jsonl", chats))[0] == chats
 
@@ -224,14 +306,20 @@ def test_layouts_and_files_that_say_nothing(tmp_path):
     (tmp_path / "good.jsonl").write_text(row(conversation="id7") + '{"messages": [{"content": "no role"}]}\n')
     (tmp_path / "empty.jsonl").write_bytes(b"\n\n")
     chats, report = read_chats([tmp_path / "empty.jsonl", tmp_path / "good.jsonl"])
-    assert len(chats) == 1 and [reason for _, _, reason in report.bad] == ["no rows in this file", "turn 1: found no 'role'; allowed: role and content"]
+    assert len(chats) == 1 and [reason for _, _, reason in report.bad] == [
+        "no rows in this file",
+        "turn 1: found no 'role'; allowed: role and content",
+    ]
     with pytest.raises(DataError, match="empty.jsonl: no rows"):
         read_chats([tmp_path / "empty.jsonl", tmp_path / "good.jsonl"], strict=True)
 
 
 @pytest.mark.parametrize("metadata", [{"template": "chatml"}, {"strategy": ["x"]}, {"template": ["x"]}])
 def test_metadata_of_others_are_not_taken_for_ours(tmp_path, metadata):
-    turns = [[{"role": "user", "content": f"say {word}"}, {"role": "assistant", "content": word}] for word in ("one", "two", "three")]
+    turns = [
+        [{"role": "user", "content": f"say {word}"}, {"role": "assistant", "content": word}]
+        for word in ("one", "two", "three")
+    ]
     source = write_chats(tmp_path / "own.jsonl", [Chat(turn, metadata) for turn in turns])
     facts = build_data(DataConfig(seed=0, basic=4, expanded=6, held_out=4, source=str(source)), tmp_path / "data")
     assert facts["own"]["train"]["strategy_values"] == 0
@@ -252,18 +340,32 @@ def test_writing_and_reading_again(tmp_path):
 
 # --- models
 
+
 def test_parameters_of_the_documents():
     with torch.device("meta"):
-        counted = [parameters(LanguageHRM(LanguageConfig(**arch.model_dump(), vocab_size=5000, seq_len=256))) for arch in (PHASE_0, STEP_3)]
+        counted = [
+            parameters(LanguageHRM(LanguageConfig(**arch.model_dump(), vocab_size=5000, seq_len=256)))
+            for arch in (PHASE_0, STEP_3)
+        ]
     assert counted == [32_384_002, 14_457_602]
 
 
 ADAPTED = PHASE_2.model_dump() | {"hidden_size": 32, "num_heads": 2, "halt_max_steps": 3}
 
 
-@pytest.mark.parametrize("arch, causal", [
-    (ARCH, True), (ARCH | {"pos_encodings": "learned"}, True), (ARCH | {"puzzle_emb_ndim": 16}, True), (ADAPTED, True),
-    (ARCH | {"window": 5, "convolution": 4}, True), (ARCH | {"causal": False}, False), (ARCH | {"causal": "H"}, False), (ARCH | {"causal": "L"}, False)])
+@pytest.mark.parametrize(
+    "arch, causal",
+    [
+        (ARCH, True),
+        (ARCH | {"pos_encodings": "learned"}, True),
+        (ARCH | {"puzzle_emb_ndim": 16}, True),
+        (ADAPTED, True),
+        (ARCH | {"window": 5, "convolution": 4}, True),
+        (ARCH | {"causal": False}, False),
+        (ARCH | {"causal": "H"}, False),
+        (ARCH | {"causal": "L"}, False),
+    ],
+)
 def test_causality_bit_for_bit(data, arch, causal):
     made = prepare(data / "expanded")
     model = build(LanguageArch(**arch), made.tokenizer.size, made.longest, seeded(0))
@@ -274,7 +376,10 @@ def test_causality_bit_for_bit(data, arch, causal):
 def test_gradient_reaches_every_parameter(data):
     made = prepare(data / "expanded")
     for arch in (ADAPTED, ADAPTED | {"gradient": "full", "pos_encodings": "rope"}, ARCH | {"causal": False}):
-        assert gradient_probe(build(LanguageArch(**arch), made.tokenizer.size, made.longest, seeded(0)), made.train[:2]) == []
+        assert (
+            gradient_probe(build(LanguageArch(**arch), made.tokenizer.size, made.longest, seeded(0)), made.train[:2])
+            == []
+        )
 
 
 def test_padding_and_neighbours_change_no_loss(data):
@@ -289,7 +394,9 @@ def test_padding_and_neighbours_change_no_loss(data):
             assert not together[row, len(sequence) - 1 :].any()
 
 
-@pytest.mark.parametrize("arch", [ADAPTED, ARCH | {"window": 5, "convolution": 4, "dropout": 0.3}], ids=["phase 2", "window"])
+@pytest.mark.parametrize(
+    "arch", [ADAPTED, ARCH | {"window": 5, "convolution": 4, "dropout": 0.3}], ids=["phase 2", "window"]
+)
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_decoding_with_convolution_and_window(arch, compiled):
     if compiled and not compiler()[0]:
@@ -302,7 +409,9 @@ def test_decoding_with_convolution_and_window(arch, compiled):
     decoder, place = HRMDecoder(model, rows=2, compiled=compiled), 0
     for piece in text.split((2, 1, 3, *(1,) * 8), dim=1):
         place += piece.shape[1]
-        torch.testing.assert_close(decoder.feed(piece), outputs["logits"][:, place - 1], rtol=1e-4, atol=1e-4)  # other sums, same order of size
+        torch.testing.assert_close(
+            decoder.feed(piece), outputs["logits"][:, place - 1], rtol=1e-4, atol=1e-4
+        )  # other sums, same order of size
 
 
 def test_a_model_that_cannot_write_is_refused_before_the_first_reply():
@@ -340,7 +449,9 @@ def test_what_stands_between_the_turns_is_a_fault(data):
     made = prepare(data / "expanded")
     tokenizer, ids = made.tokenizer, list(made.held_out[0])
     eos = [place for place, i in enumerate(ids) if i == tokenizer.eos]
-    assert _chat(ids, tokenizer)[1] is None and _chat(ids + [tokenizer.unk] * 3, tokenizer)[1] is None  # after the ninth turn: not looked at
+    assert (
+        _chat(ids, tokenizer)[1] is None and _chat(ids + [tokenizer.unk] * 3, tokenizer)[1] is None
+    )  # after the ninth turn: not looked at
     stray = ids[: eos[0] + 1] + [ids[3]] + ids[eos[0] + 1 :]
     assert _chat(stray, tokenizer) == (_chat(ids, tokenizer)[0], "ids that belong to no turn")
     assert _chat(ids[: eos[2]] + ids[eos[2] + 1 :], tokenizer)[1] == "ids that belong to no turn"
@@ -352,7 +463,10 @@ def test_a_conversation_as_long_as_the_model_is_written_to_its_last_word(data, m
     longest = max(made.held_out, key=len)
     model = build(LanguageArch(**ARCH), made.tokenizer.size, len(longest) - 1, seeded(0))
     rest = iter(longest[len(given_ids(longest, made.tokenizer)) :])
-    monkeypatch.setattr("hrm.core.generate.probabilities", lambda logits, _: torch.nn.functional.one_hot(torch.tensor([next(rest)]), logits.shape[-1]).float())
+    monkeypatch.setattr(
+        "hrm.core.generate.probabilities",
+        lambda logits, _: torch.nn.functional.one_hot(torch.tensor([next(rest)]), logits.shape[-1]).float(),
+    )
     assert continue_chats(model, made.tokenizer, [longest], Sampling(), seeded(0)).faults == [None]
 
 
@@ -368,13 +482,18 @@ def test_the_halting_head_reads_the_last_word_in_training(data):
     with torch.no_grad():
         together = model.eval()(model.start(batch))[1]["q_halt"]
         for number, length in enumerate(batch["valid"].sum(1).tolist()):
-            alone = model(model.start({name: value[number : number + 1, :length] for name, value in batch.items()}))[1]["q_halt"]
+            alone = model(model.start({name: value[number : number + 1, :length] for name, value in batch.items()}))[1][
+                "q_halt"
+            ]
             assert alone.item() == pytest.approx(together[number].item(), abs=1e-4)
 
 
 def test_variants_with_other_weights_see_the_same_rows(data, tmp_path, monkeypatch):
     orders = []
-    monkeypatch.setattr("hrm.dialogue.train.start", lambda name, task, *_, **__: orders.append(task.stream.order.tolist()) or type("R", (), {"metrics": {}})())
+    monkeypatch.setattr(
+        "hrm.dialogue.train.start",
+        lambda name, task, *_, **__: orders.append(task.stream.order.tolist()) or type("R", (), {"metrics": {}})(),
+    )
     for change in ({}, {"convolution": 3}, {"hidden_size": 64}):
         run("x", recipe(arch=change), 3, data, tmp_path / "out", Options(tmp_path / "resume", progress=False))
     assert orders[0] == orders[1] == orders[2] != sorted(orders[0])
@@ -388,13 +507,19 @@ def test_a_change_of_a_number_into_a_section_names_the_key():
 
 # --- training
 
+
 def weights(folder):
     return checkpoint.read(folder).weights
 
 
 def test_going_on_gives_the_bits_of_an_unbroken_run(data, tmp_path):
-    first, more = recipe(arch={"dropout": 0.2, "convolution": 3}), recipe(arch={"dropout": 0.2, "convolution": 3}, loop={"steps": 12})
-    runs = TrainConfig(seed=1, runs={"first": first, "more": more.model_copy(update={"after": "first"}), "unbroken": more})
+    first, more = (
+        recipe(arch={"dropout": 0.2, "convolution": 3}),
+        recipe(arch={"dropout": 0.2, "convolution": 3}, loop={"steps": 12}),
+    )
+    runs = TrainConfig(
+        seed=1, runs={"first": first, "more": more.model_copy(update={"after": "first"}), "unbroken": more}
+    )
     results = run_all(runs, data, tmp_path / "out", Options(tmp_path / "resume", progress=False))
     a, b = weights(tmp_path / "out/more/final"), weights(tmp_path / "out/unbroken/final")
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -426,7 +551,10 @@ def test_a_run_that_goes_on_with_more_rows_sees_all_of_them(data, tmp_path):
     assert len({row[:60] for row in seen}) == len({tuple(ids[:60]) for ids in made.train})
 
 
-@pytest.mark.parametrize("change", [{}, {"arch": {"halting": "q", "halt_max_steps": 3, "halt_exploration_prob": 0.5}}, {"arch": {"dropout": 0.3}}])
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"arch": {"halting": "q", "halt_max_steps": 3, "halt_exploration_prob": 0.5}}, {"arch": {"dropout": 0.3}}],
+)
 def test_a_stopped_run_resumes_to_the_same_bits(data, tmp_path, change):
     config = recipe(**change, loop={"steps": 7})
     run("whole", config, 0, data, tmp_path / "whole", Options(tmp_path / "resume", progress=False))
@@ -439,7 +567,14 @@ def test_a_stopped_run_resumes_to_the_same_bits(data, tmp_path, change):
             raise Enough
 
     with pytest.raises(Enough):
-        run("whole", config, 0, data, tmp_path / "broken", Options(tmp_path / "again", progress=False, watch=lambda name: watch))
+        run(
+            "whole",
+            config,
+            0,
+            data,
+            tmp_path / "broken",
+            Options(tmp_path / "again", progress=False, watch=lambda name: watch),
+        )
     run("whole", config, 0, data, tmp_path / "broken", Options(tmp_path / "again", progress=False))
     a, b = weights(tmp_path / "whole/final"), weights(tmp_path / "broken/final")
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -482,12 +617,22 @@ def test_training_on_real_chats(tmp_path):
     source = shared("data/chat/dummy_conversation_messages.jsonl")
     facts = build_data(DataConfig(seed=0, basic=4, expanded=6, held_out=4, source=str(source)), tmp_path / "data")
     assert facts["own"]["train"]["conversations"] + facts["own"]["held_out"]["conversations"] == 500
-    config = recipe(set="own", tokens="byte_pair", byte_pairs=400, seq_len=96, batch_size=8, optim={"lr": 1e-2},
-                    loop={"steps": 60, "evaluate_every": 60, "log_every": 60}, arch={"H_cycles": 1, "halt_max_steps": 1, "hidden_size": 48, "gradient": "full"})
+    config = recipe(
+        set="own",
+        tokens="byte_pair",
+        byte_pairs=400,
+        seq_len=96,
+        batch_size=8,
+        optim={"lr": 1e-2},
+        loop={"steps": 60, "evaluate_every": 60, "log_every": 60},
+        arch={"H_cycles": 1, "halt_max_steps": 1, "hidden_size": 48, "gradient": "full"},
+    )
     result = run("own", config, 0, tmp_path / "data", tmp_path / "own", Options(tmp_path / "resume", progress=False))
     made = prepare(tmp_path / "data" / "own", "byte_pair", longest=96, size=400)
     assert result.metrics["held_out"]["loss"] < made.entropies["unigram"] - 0.5
-    assert result.metrics["held_out"]["per_character"] == pytest.approx(result.metrics["held_out"]["loss"] * made.per_character)
+    assert result.metrics["held_out"]["per_character"] == pytest.approx(
+        result.metrics["held_out"]["loss"] * made.per_character
+    )
     model, tokenizer, _ = load(tmp_path / "own" / "best")
     nats, _, labels = label_losses(model, made.held_out)
     assert text_loss(nats, labels) == pytest.approx(result.metrics["best"]["value"], abs=1e-6)

@@ -1,4 +1,5 @@
 """Causal HRM: no look at the future, padding that is never seen, and decoding with a cache."""
+
 import pytest
 import torch
 from tiny import ARCH
@@ -11,7 +12,9 @@ LENGTH = 12
 
 
 def made(**changes) -> HRM:
-    config = HRMConfig(**(ARCH | dict(vocab_size=11, seq_len=LENGTH, pos_encodings="rope", halt_max_steps=2, causal=True) | changes))
+    config = HRMConfig(
+        **(ARCH | dict(vocab_size=11, seq_len=LENGTH, pos_encodings="rope", halt_max_steps=2, causal=True) | changes)
+    )
     model = HRM(config, generator=seeded(0))
     torch.nn.init.normal_(model.inner.q_head.weight, generator=seeded(1))
     return model
@@ -32,7 +35,12 @@ def segments(model: HRM, batch: dict[str, torch.Tensor]) -> list[dict[str, torch
 
 
 TEXT = torch.randint(11, (2, LENGTH), generator=seeded(2))
-KINDS = [dict(), dict(pos_encodings="learned"), dict(H_cycles=2, L_cycles=3, H_layers=2), dict(puzzle_emb_ndim=40, L_layers=2)]
+KINDS = [
+    dict(),
+    dict(pos_encodings="learned"),
+    dict(H_cycles=2, L_cycles=3, H_layers=2),
+    dict(puzzle_emb_ndim=40, L_layers=2),
+]
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -83,7 +91,9 @@ def test_looking_ahead_reads_the_last_token_too(changes):
 
 def test_every_parameter_of_a_causal_model_learns():
     model = made(halting="q", pos_encodings="learned").train()
-    carry, outputs = model(model.start(batch_of(model, TEXT, torch.ones(2, LENGTH, dtype=torch.bool))), model.explore(2, seeded(0)))
+    carry, outputs = model(
+        model.start(batch_of(model, TEXT, torch.ones(2, LENGTH, dtype=torch.bool))), model.explore(2, seeded(0))
+    )
     model.loss(carry, outputs)[0].backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
@@ -93,7 +103,11 @@ def test_every_parameter_of_a_causal_model_learns():
 @pytest.mark.parametrize("cached", [True, False])
 def test_decoding_in_pieces_gives_the_logits_of_the_model(changes, pieces, cached):
     model = made(**changes)
-    expected, decoder, place = segments(model, batch_of(model, TEXT))[-1]["logits"], HRMDecoder(model, rows=2, cached=cached), 0
+    expected, decoder, place = (
+        segments(model, batch_of(model, TEXT))[-1]["logits"],
+        HRMDecoder(model, rows=2, cached=cached),
+        0,
+    )
     for piece in TEXT.split(pieces, dim=1):
         logits, place = decoder.feed(piece), place + piece.shape[1]
         torch.testing.assert_close(logits, expected[:, place - 1], rtol=1e-5, atol=1e-5)

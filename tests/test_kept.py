@@ -3,6 +3,7 @@
 `kept/outputs.json` holds for each what it was asked and the logits that the code of that time gave. None of it is ever made
 again: a checkpoint that no longer loads is a promise broken, not a file out of date.
 """
+
 import json
 import shutil
 from importlib import import_module
@@ -30,9 +31,14 @@ def boards(model, asked) -> torch.Tensor:
     return outputs["logits"]
 
 
-SAID = {"sudoku": boards, "arc": boards, "dialogue": boards, "text": lambda model, asked: model(torch.tensor(asked["inputs"])).logits[-1],
-        "routing": lambda model, asked: model(torch.tensor(asked["values"]), torch.tensor(asked["visible"]))["pointer"][-1],
-        "memory": lambda model, asked: model({"inputs": torch.tensor(asked["inputs"])})["logits"][-1]}
+SAID = {
+    "sudoku": boards,
+    "arc": boards,
+    "dialogue": boards,
+    "text": lambda model, asked: model(torch.tensor(asked["inputs"])).logits[-1],
+    "routing": lambda model, asked: model(torch.tensor(asked["values"]), torch.tensor(asked["visible"]))["pointer"][-1],
+    "memory": lambda model, asked: model({"inputs": torch.tensor(asked["inputs"])})["logits"][-1],
+}
 
 
 @torch.no_grad()
@@ -49,7 +55,9 @@ def load(system: str, folder: Path):
 def test_a_checkpoint_from_before_says_what_it_said(system):
     model = load(system, KEPT / system)
     assert not model.training
-    torch.testing.assert_close(said(system, model, OUTPUTS[system]["asked"]), torch.tensor(OUTPUTS[system]["said"]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        said(system, model, OUTPUTS[system]["asked"]), torch.tensor(OUTPUTS[system]["said"]), rtol=1e-5, atol=1e-5
+    )
     checkpoint.read(KEPT / system).verify()
 
 
@@ -57,8 +65,12 @@ def test_a_checkpoint_from_before_says_what_it_said(system):
 def test_a_checkpoint_from_before_there_were_hashes(system, tmp_path):
     shutil.copytree(KEPT / system, tmp_path / "old")
     meta = json.loads((KEPT / system / "meta.json").read_text())
-    (tmp_path / "old" / "meta.json").write_text(json.dumps({key: value for key, value in meta.items() if not key.endswith("_sha256")}))
-    assert torch.equal(*(said(system, load(system, folder), OUTPUTS[system]["asked"]) for folder in (KEPT / system, tmp_path / "old")))
+    (tmp_path / "old" / "meta.json").write_text(
+        json.dumps({key: value for key, value in meta.items() if not key.endswith("_sha256")})
+    )
+    assert torch.equal(
+        *(said(system, load(system, folder), OUTPUTS[system]["asked"]) for folder in (KEPT / system, tmp_path / "old"))
+    )
     with pytest.raises(checkpoint.CheckpointError, match="not in meta.json"):
         checkpoint.read(tmp_path / "old").verify()
 

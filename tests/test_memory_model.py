@@ -1,4 +1,5 @@
 "The model of the memory part: its parameters, the past alone, its two memories, halting by position, and the decoder."
+
 import json
 import math
 import os
@@ -27,17 +28,46 @@ from hrm.core.tokens import WordTokenizer
 from hrm.core.run import Options
 from hrm.memory.compare import RecallConfig, RecallTask, against_the_first, compare_memories, recall_chance, recall_rows
 from hrm.memory.decode import MemoryDecoder, write
-from hrm.memory.model import (DOCUMENT, CrossAttention, ExponentialMemory, Gate, MemoryArch, MemoryConfig, MemoryModel, Sight, load,
-                              by_part, remember_in_a_loop)
+from hrm.memory.model import (
+    DOCUMENT,
+    CrossAttention,
+    ExponentialMemory,
+    Gate,
+    MemoryArch,
+    MemoryConfig,
+    MemoryModel,
+    Sight,
+    load,
+    by_part,
+    remember_in_a_loop,
+)
 from hrm.memory.train import TrainConfig
 from hrm.memory.titans import TitansMemory, TitansState, learn_in_a_loop, read_chunk
 
 V, S = 13, 14
-ARCH = dict(hidden_size=32, layers=2, num_heads=4, expansion=4.0, window=4, dropout=0.0, memory_size=16, decay=0.9, trm_heads=4, steps=3,
-            threshold=0.5, init_std=0.2)
-KINDS = {"as in the document": {}, "no window": {"window": S}, "one step, one micro-step": {"steps": 1, "micro_steps": 1},
-         "no memory": {"memory": "none"}, "window in the TRM": {"cross_window": 3},
-         "Titans": {"memory": "titans", "chunk": 5, "persistent": 2}, "Titans, token by token": {"memory": "titans", "chunk": 1, "cross_window": 2}}
+ARCH = dict(
+    hidden_size=32,
+    layers=2,
+    num_heads=4,
+    expansion=4.0,
+    window=4,
+    dropout=0.0,
+    memory_size=16,
+    decay=0.9,
+    trm_heads=4,
+    steps=3,
+    threshold=0.5,
+    init_std=0.2,
+)
+KINDS = {
+    "as in the document": {},
+    "no window": {"window": S},
+    "one step, one micro-step": {"steps": 1, "micro_steps": 1},
+    "no memory": {"memory": "none"},
+    "window in the TRM": {"cross_window": 3},
+    "Titans": {"memory": "titans", "chunk": 5, "persistent": 2},
+    "Titans, token by token": {"memory": "titans", "chunk": 1, "cross_window": 2},
+}
 
 
 def texts(rows: int = 3, seed: int = 1) -> torch.Tensor:
@@ -59,22 +89,42 @@ def same(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-5) -> N
 
 # --- 32,571,041
 
+
 def by_hand(vocab: int, positions: int, a: MemoryArch) -> dict[str, int]:
     "Weights and biases of every part, from the sizes alone."
     D, M, I = a.hidden_size, a.memory_size, inner_width(a.hidden_size, a.expansion)
     linear = lambda i, o: i * o + o
     attention = 4 * linear(D, D)
     z_mlp, y_mlp = linear(3 * D, 2 * D) + linear(2 * D, D), linear(2 * D, 2 * D) + linear(2 * D, D)
-    return {"embed_tokens": vocab * D, "embed_pos": positions * D, "blocks": a.layers * (4 * D * D + 3 * D * I + 2 * D), "memory": 2 * D * M,
-            "gate": linear(2 * D, D // 2) + linear(D // 2, D), "norm": D, "trm": 2 * linear(D, D) + 2 * attention + z_mlp + y_mlp + 2 * 2 * D,
-            "halt_head": D + 1}
+    return {
+        "embed_tokens": vocab * D,
+        "embed_pos": positions * D,
+        "blocks": a.layers * (4 * D * D + 3 * D * I + 2 * D),
+        "memory": 2 * D * M,
+        "gate": linear(2 * D, D // 2) + linear(D // 2, D),
+        "norm": D,
+        "trm": 2 * linear(D, D) + 2 * attention + z_mlp + y_mlp + 2 * 2 * D,
+        "halt_head": D + 1,
+    }
 
 
 def test_the_documents_parameters_one_part_after_the_other():
     with torch.device("meta"):
         counted = by_part(MemoryModel(DOCUMENT))
-    assert counted == {"embed_tokens": 16_082_240, "embed_pos": 655_360, "blocks": 13_112_320, "memory": 102_400, "gate": 154_080, "norm": 320,
-                       "trm": 2_464_000, "halt_head": 321} and sum(counted.values()) == 32_571_041
+    assert (
+        counted
+        == {
+            "embed_tokens": 16_082_240,
+            "embed_pos": 655_360,
+            "blocks": 13_112_320,
+            "memory": 102_400,
+            "gate": 154_080,
+            "norm": 320,
+            "trm": 2_464_000,
+            "halt_head": 321,
+        }
+        and sum(counted.values()) == 32_571_041
+    )
     expected = by_hand(50257, 2048, DOCUMENT.arch)
     assert counted == expected and inner_width(320, DOCUMENT.arch.expansion) == 1280
     small = made(split=False)
@@ -86,9 +136,16 @@ def test_the_gpu_profile_has_the_documents_size_whatever_the_data_hold():
         with torch.device("meta"):
             assert parameters(MemoryModel(MemoryConfig(vocab_size=522, seq_len=256, arch=run.arch))) == 32_571_041
     roomy, tight = made(vocab_rows=V + 5, position_rows=S + 3), made()
-    roomy.load_state_dict(tight.state_dict() | {name: torch.cat((tight.state_dict()[name], torch.full((more, ARCH["hidden_size"]), 9.0)))
-                                                for name, more in (("embed_tokens.embedding_weight", 5), ("embed_pos.embedding_weight", 3))})
-    assert torch.equal(roomy({"inputs": texts()})["logits"], tight({"inputs": texts()})["logits"]), "rows without an id are never written"
+    roomy.load_state_dict(
+        tight.state_dict()
+        | {
+            name: torch.cat((tight.state_dict()[name], torch.full((more, ARCH["hidden_size"]), 9.0)))
+            for name, more in (("embed_tokens.embedding_weight", 5), ("embed_pos.embedding_weight", 3))
+        }
+    )
+    assert torch.equal(roomy({"inputs": texts()})["logits"], tight({"inputs": texts()})["logits"]), (
+        "rows without an id are never written"
+    )
 
 
 def test_the_documents_size_runs_forward_and_backward():
@@ -101,11 +158,20 @@ def test_the_documents_size_runs_forward_and_backward():
     assert out["logits"].shape == (4, 4, 50257) and out["halting"].shape == out["ran"].shape == (3, 1, 8)
     losses = torch.stack([F.cross_entropy(logits, text[:, 1:][at]) for logits in out["logits"]])
     assert losses.detach().numpy() == pytest.approx(math.log(50257), abs=0.3), "a fresh model guesses"
-    (losses.mean() + F.binary_cross_entropy_with_logits(out["halting"], torch.ones_like(out["halting"])) - 0.001 * out["gate_entropy"]).backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()] == []
+    (
+        losses.mean()
+        + F.binary_cross_entropy_with_logits(out["halting"], torch.ones_like(out["halting"]))
+        - 0.001 * out["gate_entropy"]
+    ).backward()
+    assert [
+        name
+        for name, p in model.named_parameters()
+        if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()
+    ] == []
 
 
 # --- the past alone
+
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -114,12 +180,16 @@ def test_no_bit_before_an_edited_token_moves(kind, training):
     with torch.no_grad():
         one = model({"inputs": text})
         if len(one["ran"]) > 1:
-            assert 0.2 < one["ran"][1].float().mean() < 0.8, "some tokens stop and some do not, or the test says little about halting"
+            assert 0.2 < one["ran"][1].float().mean() < 0.8, (
+                "some tokens stop and some do not, or the test says little about halting"
+            )
         for place in range(S):
             edited = torch.where(torch.arange(S) == place, (text + 1) % V, text)
             other = model({"inputs": edited})
             for name in ("logits", "halting", "ran"):
-                assert torch.equal(one[name][:, :, :place], other[name][:, :, :place]), f"{name} before position {place}"
+                assert torch.equal(one[name][:, :, :place], other[name][:, :, :place]), (
+                    f"{name} before position {place}"
+                )
             assert not torch.equal(one["logits"][:, :, place], other["logits"][:, :, place])
 
 
@@ -149,6 +219,7 @@ def test_the_window_hides_what_is_far_and_not_the_persistent_tokens():
 
 # --- memory: of one sequence, and of a stream on purpose
 
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_input_twice_and_rows_that_do_not_know_each_other(kind):
     model, text = made(**KINDS[kind]), texts()
@@ -162,7 +233,11 @@ def test_the_same_input_twice_and_rows_that_do_not_know_each_other(kind):
                 same(alone[name][:, 0], first[name][:, row])
             assert torch.equal(alone["ran"][:, 0], first["ran"][:, row])
     assert {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, weights[name])} == set()
-    assert not [name for name in weights if "state" in name or name.startswith("memory") and "weight" not in name and "bias" not in name]
+    assert not [
+        name
+        for name in weights
+        if "state" in name or name.startswith("memory") and "weight" not in name and "bias" not in name
+    ]
 
 
 def test_a_memory_that_is_carried_on_purpose_is_that_of_the_whole_text():
@@ -175,7 +250,9 @@ def test_a_memory_that_is_carried_on_purpose_is_that_of_the_whole_text():
                 read, state = model.memory(piece, state)
                 pieces.append(read)
             same(torch.cat(pieces, 1), whole)
-            one, two = (model({"inputs": texts()}, state=s)["logits"] for s in (None, model({"inputs": texts(seed=5)})["state"]))
+            one, two = (
+                model({"inputs": texts()}, state=s)["logits"] for s in (None, model({"inputs": texts(seed=5)})["state"])
+            )
         assert not torch.equal(one, two), "what was handed on is read"
 
 
@@ -183,7 +260,10 @@ def test_a_memory_that_is_carried_on_purpose_is_that_of_the_whole_text():
 @given(st.floats(0, 0.999), st.integers(1, 40), st.booleans(), st.integers(0, 99))
 def test_the_closed_form_is_the_recurrence(decay, places, begun, seed):
     memory = ExponentialMemory(6, 5, decay, 40)
-    x, state = torch.randn(2, places, 6, generator=seeded(seed)), torch.randn(2, 5, generator=seeded(seed + 1)) if begun else None
+    x, state = (
+        torch.randn(2, places, 6, generator=seeded(seed)),
+        torch.randn(2, 5, generator=seeded(seed + 1)) if begun else None,
+    )
     with torch.no_grad():
         for ours, loop in zip(memory(x, state), remember_in_a_loop(memory, x, state)):
             same(ours, loop)
@@ -193,7 +273,9 @@ def test_the_memory_halves_every_69_tokens():
     memory = ExponentialMemory(4, 4, 0.99, 200)
     assert memory.weights[150, 150] == pytest.approx(0.01) and memory.weights[150, 151] == 0
     assert memory.weights[150, 81] / memory.weights[150, 150] == pytest.approx(0.5, abs=0.002)
-    assert memory.weights[199].sum() + memory.kept[199] == pytest.approx(1, abs=1e-5), "a mean, what was before included"
+    assert memory.weights[199].sum() + memory.kept[199] == pytest.approx(1, abs=1e-5), (
+        "a mean, what was before included"
+    )
 
 
 def test_the_gate_is_between_its_two_inputs():
@@ -211,6 +293,7 @@ def test_the_gate_is_between_its_two_inputs():
 
 
 # --- the memory of the Titans paper
+
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 20), st.lists(st.integers(1, 20), max_size=3), st.integers(0, 99))
@@ -235,7 +318,9 @@ def written(gates: list[list[float]], keys: torch.Tensor, values: torch.Tensor) 
     "A memory after tokens with these logits for forgetting, momentum and rate; gradients token by token."
     state = TitansState.empty(1, keys.shape[-1], keys)
     for gate, key, value in zip(gates, keys, values):
-        _, memory, momentum = read_chunk(state, key[None, None], key[None, None], value[None, None], torch.tensor([[gate]]))
+        _, memory, momentum = read_chunk(
+            state, key[None, None], key[None, None], value[None, None], torch.tensor([[gate]])
+        )
         state = TitansState(memory, momentum, memory)
     return state
 
@@ -250,7 +335,9 @@ def test_surprise_momentum_and_forgetting_do_what_they_are_called():
     assert again.momentum.abs().max() < 1e-6, "what is known is no surprise"
     forgot = written([[never, never, always], [never, never, always], [always, never, always]], keys, values)
     same(forgot.memory[0] @ keys[2], values[2])
-    assert (forgot.memory[0] @ keys[:2].T).abs().max() < 1e-6, "forgetting clears what was written before, not what is written now"
+    assert (forgot.memory[0] @ keys[:2].T).abs().max() < 1e-6, (
+        "forgetting clears what was written before, not what is written now"
+    )
     half = written([[never, 0.0, always], [never, 0.0, never]], keys[:2], torch.stack((values[0], values[1])))
     same(half.memory[0] @ keys[0], 1.5 * values[0])  # momentum one half: the surprise goes on for half as much
     same(half.momentum[0] @ keys[0], 0.5 * values[0])
@@ -262,10 +349,13 @@ def test_a_query_finds_its_value_and_a_mean_does_not():
     memory = written([[-50.0, -50.0, 50.0]] * 6, keys, values).memory[0]
     assert ((keys @ memory.T) @ values.T).argmax(1).tolist() == list(range(6))
     mean = ExponentialMemory(24, 24, 0.99, 6).weights[5] @ values
-    assert F.cosine_similarity(keys @ memory.T, values).mean() > 0.9 > 0.6 > F.cosine_similarity(mean[None], values).mean()
+    assert (
+        F.cosine_similarity(keys @ memory.T, values).mean() > 0.9 > 0.6 > F.cosine_similarity(mean[None], values).mean()
+    )
 
 
 # --- halting by position
+
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 def test_a_position_that_is_done_keeps_its_state(training):
@@ -276,7 +366,9 @@ def test_a_position_that_is_done_keeps_its_state(training):
     assert ran[0].all() and (ran[:-1] >= ran[1:]).all() and 0 < ran[1].float().mean() < 1
     for step in range(1, 3):
         done = ~ran[step]
-        assert torch.equal(ran[step], ran[step - 1] & (out["halting"][step - 1] <= 0)), "a threshold of one half is a logit of zero"
+        assert torch.equal(ran[step], ran[step - 1] & (out["halting"][step - 1] <= 0)), (
+            "a threshold of one half is a logit of zero"
+        )
         for name, shift in (("y", 1), ("halting", 0)):
             assert torch.equal(out[name][step + shift][done], out[name][step + shift - 1][done]), name
             assert (out[name][step + shift][~done] != out[name][step + shift - 1][~done]).any(-1).all(), name
@@ -315,6 +407,7 @@ def test_the_threshold_decides(threshold, steps):
 
 # --- gradients
 
+
 def losses(model: MemoryModel, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     "Of the answers, by step, and of halting."
     out = model({"inputs": text[:, :-1]})
@@ -337,8 +430,14 @@ def test_deep_supervision_cuts_between_the_steps():
     for step in range(4):
         model = made(split=False, threshold=None).train()
         losses(model, texts())[0][step].backward()
-        reached.append({name.partition(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-                       | {name for name, p in model.named_parameters() if name.startswith("trm.begin") and p.grad is not None and p.grad.any()})
+        reached.append(
+            {name.partition(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+            | {
+                name
+                for name, p in model.named_parameters()
+                if name.startswith("trm.begin") and p.grad is not None and p.grad.any()
+            }
+        )
     assert "blocks" in reached[0] and "trm.begin_y.weight" in reached[0] and "halt_head" not in reached[0]
     assert {"blocks", "memory", "gate", "trm.begin_z.weight"} <= reached[1]
     for late in reached[2:]:
@@ -352,6 +451,7 @@ def test_logits_are_made_where_they_are_wanted():
 
 
 # --- the decoder
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_decoder_gives_what_the_whole_text_gives(kind):
@@ -391,9 +491,23 @@ def test_rows_that_stop_at_different_times_are_those_of_each_alone():
     together = write(model, prompts, 8, stop=[3, 5])
     assert together == [write(model, [prompt], 8, stop=[3, 5])[0] for prompt in prompts]
     for prompt, one in zip(prompts, together):
-        assert 1 <= len(one.ids) <= 8 and len(one.steps) == len(prompt) + len(one.ids) - 1 and all(1 <= steps <= 3 for steps in one.steps)
+        assert (
+            1 <= len(one.ids) <= 8
+            and len(one.steps) == len(prompt) + len(one.ids) - 1
+            and all(1 <= steps <= 3 for steps in one.steps)
+        )
         assert not {3, 5} & set(one.ids[:-1])
-    drawn = [list(map(int, torch.stack(list(stream(MemoryDecoder(model), torch.tensor([[1, 2]]), 9, Sampling(temperature=1.5), seeded(7)))))) for _ in range(2)]
+    drawn = [
+        list(
+            map(
+                int,
+                torch.stack(
+                    list(stream(MemoryDecoder(model), torch.tensor([[1, 2]]), 9, Sampling(temperature=1.5), seeded(7)))
+                ),
+            )
+        )
+        for _ in range(2)
+    ]
     assert drawn[0] == drawn[1] and len(drawn[0]) == 9
     assert len(write(model, [[1] * 10], 50)[0].ids) == S - 10 + 1  # the last one is never fed
     for wrong in ([[]], [[1] * S]):
@@ -402,6 +516,7 @@ def test_rows_that_stop_at_different_times_are_those_of_each_alone():
 
 
 # --- attention, configuration, checkpoints
+
 
 def test_attention_across_is_torchs_own():
     ours, theirs = CrossAttention(12, 3), torch.nn.MultiheadAttention(12, 3, batch_first=True)
@@ -415,9 +530,16 @@ def test_attention_across_is_torchs_own():
     same(ours(x, ours.remember(f), seen), theirs(x, f, f, attn_mask=~seen, need_weights=False)[0])
 
 
-@pytest.mark.parametrize("change, message", [({"num_heads": 5}, "not a multiple of num_heads 5"), ({"trm_heads": 3}, "not a multiple of trm_heads 3"),
-                                             ({"threshold": 1.0}, "less than 1"),
-                                             ({"hidden_size": 33, "num_heads": 3, "trm_heads": 3, "positions": "sine"}, "allowed: an even one"), ({"memory": "lstm"}, "'ema', 'titans' or 'none'")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"num_heads": 5}, "not a multiple of num_heads 5"),
+        ({"trm_heads": 3}, "not a multiple of trm_heads 3"),
+        ({"threshold": 1.0}, "less than 1"),
+        ({"hidden_size": 33, "num_heads": 3, "trm_heads": 3, "positions": "sine"}, "allowed: an even one"),
+        ({"memory": "lstm"}, "'ema', 'titans' or 'none'"),
+    ],
+)
 def test_an_architecture_that_cannot_be(change, message):
     with pytest.raises(ValueError, match=message):
         MemoryArch(**ARCH | change)
@@ -433,10 +555,13 @@ def test_checkpoints_are_read_strictly(tmp_path):
     assert tokenizer == words and not again.training and meta["config"] == json.loads(json.dumps(about))
     with torch.no_grad():
         assert torch.equal(again({"inputs": texts()})["logits"], model.eval()({"inputs": texts()})["logits"])
-    for name, change, message in (("system", {"system": "dialogue"}, "is this a checkpoint of hrm memory"),
-                                  ("arch", {"arch": about["arch"] | {"depth": 3}}, "depth: unknown key"),
-                                  ("size", {"vocab_size": 3}, "config.vocab_size: found 3; allowed: at least 9 ids"), ("none", {"vocab_size": None}, "vocab_size"),
-                                  ("words", {"tokenizer": words.to_dict() | {"words": 5}}, "words")):
+    for name, change, message in (
+        ("system", {"system": "dialogue"}, "is this a checkpoint of hrm memory"),
+        ("arch", {"arch": about["arch"] | {"depth": 3}}, "depth: unknown key"),
+        ("size", {"vocab_size": 3}, "config.vocab_size: found 3; allowed: at least 9 ids"),
+        ("none", {"vocab_size": None}, "vocab_size"),
+        ("words", {"tokenizer": words.to_dict() | {"words": 5}}, "words"),
+    ):
         checkpoint.write(tmp_path / name, model.state_dict(), {"config": about | change})
         with pytest.raises(ConfigError, match=message):
             load(tmp_path / name)
@@ -444,11 +569,27 @@ def test_checkpoints_are_read_strictly(tmp_path):
 
 # --- the comparison of memories
 
+
 def recall(**change) -> RecallConfig:
     arch = ARCH | dict(layers=1, window=2, steps=1, micro_steps=1, cross_window=1, threshold=None)
-    return RecallConfig(**dict(seeds=2, pairs=3, keys=6, values=4, batch_size=8, held_out=24, arch=MemoryArch(**arch), optim=OptimConfig(name="adamw", lr=3e-3),
-                               loop=LoopConfig(steps=5, evaluate_every=5, log_every=1, checkpoint_seconds=0.0, compile="off", best="accuracy"),
-                               variants={"mean": {}, "Titans": {"memory": "titans", "chunk": 2}}, device="cpu") | change)
+    return RecallConfig(
+        **dict(
+            seeds=2,
+            pairs=3,
+            keys=6,
+            values=4,
+            batch_size=8,
+            held_out=24,
+            arch=MemoryArch(**arch),
+            optim=OptimConfig(name="adamw", lr=3e-3),
+            loop=LoopConfig(
+                steps=5, evaluate_every=5, log_every=1, checkpoint_seconds=0.0, compile="off", best="accuracy"
+            ),
+            variants={"mean": {}, "Titans": {"memory": "titans", "chunk": 2}},
+            device="cpu",
+        )
+        | change
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -459,9 +600,18 @@ def test_questions_that_only_a_memory_can_answer(pairs, more, values, seed):
     best = []
     for ids, labels, distance in zip(*(rows[name].tolist() for name in ("inputs", "labels", "distance"))):
         facts = dict(zip(ids[0 : 2 * pairs : 2], ids[1 : 2 * pairs : 2]))
-        assert len(facts) == pairs and ids[2 * pairs] == config.keys + config.values and labels[: 2 * pairs + 1] == [-100] * (2 * pairs + 1)
-        assert sorted(ids[2 * pairs + 1 :]) == sorted(facts) and labels[2 * pairs + 1 :] == [facts[key] for key in ids[2 * pairs + 1 :]]
-        assert all(ids[place - distance[place]] == ids[place] and place - distance[place] < 2 * pairs for place in range(2 * pairs + 1, len(ids)))
+        assert (
+            len(facts) == pairs
+            and ids[2 * pairs] == config.keys + config.values
+            and labels[: 2 * pairs + 1] == [-100] * (2 * pairs + 1)
+        )
+        assert sorted(ids[2 * pairs + 1 :]) == sorted(facts) and labels[2 * pairs + 1 :] == [
+            facts[key] for key in ids[2 * pairs + 1 :]
+        ]
+        assert all(
+            ids[place - distance[place]] == ids[place] and place - distance[place] < 2 * pairs
+            for place in range(2 * pairs + 1, len(ids))
+        )
         assert min(distance[2 * pairs + 1 :]) >= 3, "outside of what attention passes on"
         best.append(Counter(facts.values()).most_common(1)[0][1] / pairs)
     assert recall_chance(rows) == pytest.approx(np.mean(best))
@@ -495,25 +645,43 @@ def test_a_comparison_that_was_stopped_goes_on(tmp_path, monkeypatch):
         compare_memories(recall(), tmp_path / "broken", Options(tmp_path / "b", progress=False))
     broken = compare_memories(recall(), tmp_path / "broken", Options(tmp_path / "b", progress=False))
     pd.testing.assert_frame_equal(broken.drop(columns="seconds"), whole.drop(columns="seconds"))
-    assert len(calls) < 10 + 4 * 6 and list(whole.variant) == ["mean", "mean", "Titans", "Titans"] and not list((tmp_path / "b").glob("[!.]*"))
+    assert (
+        len(calls) < 10 + 4 * 6
+        and list(whole.variant) == ["mean", "mean", "Titans", "Titans"]
+        and not list((tmp_path / "b").glob("[!.]*"))
+    )
     same_weights = whole.groupby("variant").parameters.nunique()
     assert (same_weights == 1).all() and whole.accuracy.between(0, 1).all()
 
 
 def test_differences_are_paired_by_seed_and_corrected():
     from scipy import stats
+
     draw = np.random.default_rng(0)
     luck = draw.normal(0, 5, 6)  # of a seed, the same for all
     groups = {name: luck + draw.normal(shift, 1, 6) for name, shift in (("a", 0), ("b", 3), ("c", 0.1))}
-    rows = pd.DataFrame([{"optimizer": name, "seed": seed, "loss": value} for name, values in groups.items() for seed, value in enumerate(values)])
+    rows = pd.DataFrame(
+        [
+            {"optimizer": name, "seed": seed, "loss": value}
+            for name, values in groups.items()
+            for seed, value in enumerate(values)
+        ]
+    )
     frame = against_the_first(rows.sample(frac=1, random_state=1).sort_values("optimizer"), "loss")
     p = [stats.ttest_rel(groups[name], groups["a"]).pvalue for name in "bc"]
     assert p[0] < p[1] and frame.p.iloc[1:].tolist() == pytest.approx([2 * p[0], max(p[1], 2 * p[0])])
-    assert frame["mean"].tolist() == pytest.approx([values.mean() for values in groups.values()]) and frame.difference.iloc[0] is None
+    assert (
+        frame["mean"].tolist() == pytest.approx([values.mean() for values in groups.values()])
+        and frame.difference.iloc[0] is None
+    )
     gap = groups["b"] - groups["a"]
     assert frame.difference.iloc[1].value == pytest.approx(gap.mean())
     assert frame.difference.iloc[1].high - gap.mean() == pytest.approx(stats.t.ppf(0.975, 5) * gap.std(ddof=1) / 6**0.5)
-    flat = against_the_first(pd.DataFrame({"optimizer": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "loss": [1.0, 1.5, 2.0, 2.5]}), "loss")
-    assert flat.difference.tolist() == [None, None] and flat.p.iloc[1] == 1.0, "without any spread there is nothing to test"
+    flat = against_the_first(
+        pd.DataFrame({"optimizer": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "loss": [1.0, 1.5, 2.0, 2.5]}), "loss"
+    )
+    assert flat.difference.tolist() == [None, None] and flat.p.iloc[1] == 1.0, (
+        "without any spread there is nothing to test"
+    )
     with pytest.raises(ValueError, match="1 runs are missing"):
         against_the_first(rows.iloc[1:], "loss")

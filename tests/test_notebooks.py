@@ -1,4 +1,5 @@
 "The library notebooks run from top to bottom: each of their checks holds."
+
 import re
 
 from copies import BIN, ROOT, shell

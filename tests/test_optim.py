@@ -1,4 +1,5 @@
 "Optimizers of core: the slow filter, Muon on any shape, query-key clipping; without them, what was there before."
+
 import io
 import json
 import os
@@ -29,7 +30,12 @@ class Reader(nn.Module):
         super().__init__()
         seed = torch.Generator().manual_seed(0)
         self.embed, self.attention = nn.Embedding(7, 16), Attention(16, 2, causal=True, generator=seed)
-        self.wide, self.tall, self.norm, self.head = nn.Linear(16, 40), nn.Linear(40, 16), nn.LayerNorm(16), nn.Linear(16, 7)
+        self.wide, self.tall, self.norm, self.head = (
+            nn.Linear(16, 40),
+            nn.Linear(40, 16),
+            nn.LayerNorm(16),
+            nn.Linear(16, 7),
+        )
         with torch.no_grad():
             for p in self.parameters():
                 p.copy_(torch.randn(p.shape, generator=seed) * 0.1)
@@ -47,7 +53,11 @@ def grads(model: nn.Module, step: int) -> None:
 
 
 def config(name: str, **change) -> OptimConfig:
-    return OptimConfig(**{"name": name, "lr": 0.01, "weight_decay": 0.1} | ({"grokfast_lambda": 0.3} if "grokfast" in name else {}) | change)
+    return OptimConfig(
+        **{"name": name, "lr": 0.01, "weight_decay": 0.1}
+        | ({"grokfast_lambda": 0.3} if "grokfast" in name else {})
+        | change
+    )
 
 
 def equal(ours: nn.Module, theirs: nn.Module) -> bool:
@@ -55,6 +65,7 @@ def equal(ours: nn.Module, theirs: nn.Module) -> bool:
 
 
 # --- the slow filter
+
 
 @settings(max_examples=12, deadline=None)
 @given(st.floats(0.5, 0.97), st.floats(0.1, 5), st.floats(-3, 3).filter(lambda g: abs(g) > 1e-2))
@@ -77,7 +88,7 @@ def test_what_stays_is_amplified_and_what_alternates_is_not(alpha, strength, g):
 
 def test_grokfast_is_adamw_on_the_filtered_gradient_bit_for_bit():
     ours, theirs = Reader(), Reader()
-    optimizer, = build(ours, config("grokfast", grokfast_alpha=0.9, grokfast_lambda=2.0))
+    (optimizer,) = build(ours, config("grokfast", grokfast_alpha=0.9, grokfast_lambda=2.0))
     adamw = torch.optim.AdamW(theirs.parameters(), lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
     slow = [torch.zeros_like(p) for p in theirs.parameters()]
     for step in range(6):
@@ -91,7 +102,7 @@ def test_grokfast_is_adamw_on_the_filtered_gradient_bit_for_bit():
 
 def test_mugrokfast_gives_both_parts_the_same_filtered_gradient():
     ours, theirs = Reader(), Reader()
-    optimizer, = build(ours, config("mugrokfast", grokfast_lambda=0.5))
+    (optimizer,) = build(ours, config("mugrokfast", grokfast_lambda=0.5))
     muon, adamw = build(theirs, config("muon"))
     slow = [torch.zeros_like(p) for p in theirs.parameters()]
     for step in range(4):
@@ -105,30 +116,62 @@ def test_mugrokfast_gives_both_parts_the_same_filtered_gradient():
     parts = [{names[id(p)] for group in inner.param_groups for p in group["params"]} for inner in optimizer.inner]
     assert [type(inner) for inner in optimizer.inner] == [torch.optim.Muon, torch.optim.AdamW]
     assert parts[0] == {"attention.qkv_proj.weight", "attention.o_proj.weight", "wide.weight", "tall.weight"}
-    assert parts[1] == {"embed.weight", "wide.bias", "tall.bias", "norm.weight", "norm.bias", "head.weight", "head.bias"}
+    assert parts[1] == {
+        "embed.weight",
+        "wide.bias",
+        "tall.bias",
+        "norm.weight",
+        "norm.bias",
+        "head.weight",
+        "head.bias",
+    }
 
 
 def test_embeddings_heads_norms_and_biases_of_the_memory_model_stay_with_adamw():
-    arch = MemoryArch(hidden_size=32, layers=1, num_heads=2, expansion=4.0, memory_size=8, trm_heads=2, persistent=2, memory="titans")
+    arch = MemoryArch(
+        hidden_size=32, layers=1, num_heads=2, expansion=4.0, memory_size=8, trm_heads=2, persistent=2, memory="titans"
+    )
     model = MemoryModel(MemoryConfig(vocab_size=9, seq_len=8, arch=arch))
     (optimizer,) = build(model, config("mugrokfast"))
     names = {id(p): name for name, p in model.named_parameters()}
     muon, adamw = ({names[id(p)] for group in inner.param_groups for p in group["params"]} for inner in optimizer.inner)
-    assert {"embed_tokens.embedding_weight", "embed_pos.embedding_weight", "embed_persistent", "halt_head.weight", "norm.weight"} <= adamw
-    assert all(name.endswith("weight") and "norm" not in name for name in muon) and {"trm.z_mlp.0.weight", "memory.qkv.weight"} <= muon
+    assert {
+        "embed_tokens.embedding_weight",
+        "embed_pos.embedding_weight",
+        "embed_persistent",
+        "halt_head.weight",
+        "norm.weight",
+    } <= adamw
+    assert (
+        all(name.endswith("weight") and "norm" not in name for name in muon)
+        and {"trm.z_mlp.0.weight", "memory.qkv.weight"} <= muon
+    )
     assert muon | adamw == set(names.values())
 
 
-@pytest.mark.parametrize("name, kinds", [("adam_atan2", [AdamATan2]), ("adamw", [torch.optim.AdamW]), ("adam", [torch.optim.Adam]),
-                                         ("muon", [torch.optim.Muon, torch.optim.AdamW])])
+@pytest.mark.parametrize(
+    "name, kinds",
+    [
+        ("adam_atan2", [AdamATan2]),
+        ("adamw", [torch.optim.AdamW]),
+        ("adam", [torch.optim.Adam]),
+        ("muon", [torch.optim.Muon, torch.optim.AdamW]),
+    ],
+)
 def test_without_filter_and_clip_nothing_is_in_between(name, kinds):
     ours, theirs = Reader(), Reader()
     optimizers = build(ours, config(name))
     assert [type(optimizer) for optimizer in optimizers] == kinds
     own = dict(lr=0.01, weight_decay=0.1)
-    hidden = [p for n, p in theirs.named_parameters() if name == "muon" and p.ndim == 2 and "embed" not in n and "head" not in n]
+    hidden = [
+        p
+        for n, p in theirs.named_parameters()
+        if name == "muon" and p.ndim == 2 and "embed" not in n and "head" not in n
+    ]
     others = [p for p in theirs.parameters() if not any(p is h for h in hidden)]
-    expected = ([torch.optim.Muon(hidden, adjust_lr_fn="match_rms_adamw", **own)] if hidden else []) + [kinds[-1](others, betas=(0.9, 0.95), **own)]
+    expected = ([torch.optim.Muon(hidden, adjust_lr_fn="match_rms_adamw", **own)] if hidden else []) + [
+        kinds[-1](others, betas=(0.9, 0.95), **own)
+    ]
     for step in range(4):
         grads(ours, step), grads(theirs, step)
         for optimizer in (*optimizers, *expected):
@@ -140,7 +183,7 @@ def test_without_filter_and_clip_nothing_is_in_between(name, kinds):
 @pytest.mark.parametrize("shape", [(64, 320), (320, 64), (8, 512), (48, 40)])
 def test_muon_orthogonalises_matrices_of_any_shape(shape):
     w = nn.Parameter(torch.zeros(shape))
-    optimizer, = build(nn.ParameterDict({"w": w, "bias": nn.Parameter(torch.zeros(1))}), config("mugrokfast", lr=1.0))
+    (optimizer,) = build(nn.ParameterDict({"w": w, "bias": nn.Parameter(torch.zeros(1))}), config("mugrokfast", lr=1.0))
     w.grad = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 1e3
     before = torch.linalg.svdvals(w.grad)
     optimizer.step()
@@ -151,15 +194,26 @@ def test_muon_orthogonalises_matrices_of_any_shape(shape):
 
 # --- query-key clipping
 
+
 def largest(attention: nn.Module, x: torch.Tensor) -> torch.Tensor:
     "[H] largest logit of each head, from all pairs."
     with torch.no_grad():
-        query, key = (attention._project(x, None)[:2] if hasattr(attention, "qkv_proj") else
-                      (attention.q_proj(x).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2), attention.remember(x)[0]))
+        query, key = (
+            attention._project(x, None)[:2]
+            if hasattr(attention, "qkv_proj")
+            else (
+                attention.q_proj(x).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2),
+                attention.remember(x)[0],
+            )
+        )
         return (query @ key.mT).abs().amax((0, 2, 3)) / query.shape[-1] ** 0.5
 
 
-@pytest.mark.parametrize("make", [lambda: Attention(24, 3, generator=torch.Generator().manual_seed(0)), lambda: CrossAttention(24, 3)], ids=["self", "cross"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Attention(24, 3, generator=torch.Generator().manual_seed(0)), lambda: CrossAttention(24, 3)],
+    ids=["self", "cross"],
+)
 def test_no_logit_is_above_the_bound_afterwards_and_each_clip_counts(make):
     torch.manual_seed(0)
     attention, x = make(), torch.randn(4, 11, 24, generator=torch.Generator().manual_seed(1))
@@ -169,15 +223,26 @@ def test_no_logit_is_above_the_bound_afterwards_and_each_clip_counts(make):
         if loud.bias is not None:
             loud.bias.normal_()
     kept = {name: p.detach().clone() for name, p in attention.named_parameters()}
-    clip, run = QKClip(attention, 30.0), lambda: attention(x) if hasattr(attention, "qkv_proj") else attention(x, attention.remember(x), None)
+    clip, run = (
+        QKClip(attention, 30.0),
+        lambda: attention(x) if hasattr(attention, "qkv_proj") else attention(x, attention.remember(x), None),
+    )
     assert largest(attention, x)[1] > 30 > largest(attention, x)[[0, 2]].max()
     run(), run()
     clip.step()
     assert clip.count == 1 and largest(attention, x).max() <= 30.001
-    changed = {name: (p != kept[name]).reshape(len(p), -1).any(1).nonzero().flatten().tolist() for name, p in attention.named_parameters()}
+    changed = {
+        name: (p != kept[name]).reshape(len(p), -1).any(1).nonzero().flatten().tolist()
+        for name, p in attention.named_parameters()
+    }
     head = list(range(8, 16))
-    assert changed.get("qkv_proj.weight", head + list(range(32, 40))) == head + list(range(32, 40)), "queries and keys of that head alone"
-    assert changed.get("q_proj.weight", head) == changed.get("kv_proj.weight", head) == head and changed["o_proj.weight"] == []
+    assert changed.get("qkv_proj.weight", head + list(range(32, 40))) == head + list(range(32, 40)), (
+        "queries and keys of that head alone"
+    )
+    assert (
+        changed.get("q_proj.weight", head) == changed.get("kv_proj.weight", head) == head
+        and changed["o_proj.weight"] == []
+    )
     clip.step()
     run()
     clip.step()
@@ -186,7 +251,7 @@ def test_no_logit_is_above_the_bound_afterwards_and_each_clip_counts(make):
 
 def test_the_clip_looks_at_training_alone():
     model, ids = Reader(), torch.arange(6)[None]
-    optimizer, = build(model, config("adamw", lr=1e-9, weight_decay=0.0, qk_clip=1e-6))
+    (optimizer,) = build(model, config("adamw", lr=1e-9, weight_decay=0.0, qk_clip=1e-6))
     before = model.attention.qkv_proj.weight.detach().clone()
     model.eval()(ids)
     with torch.no_grad():
@@ -207,6 +272,7 @@ def test_the_clip_looks_at_training_alone():
 
 
 # --- in the loop
+
 
 class Copy(Task):
     "The token before, from the text."
@@ -231,7 +297,9 @@ class Copy(Task):
         self.place = state["place"]
 
 
-LOOP = LoopConfig(steps=9, evaluate_every=9, log_every=1, checkpoint_seconds=1e6, compile="off", best="loss", best_mode="min")
+LOOP = LoopConfig(
+    steps=9, evaluate_every=9, log_every=1, checkpoint_seconds=1e6, compile="off", best="loss", best_mode="min"
+)
 FULL = dict(clip=1.0, warmup=3, schedule="cosine", lr_min_ratio=0.1, ema=0.5, qk_clip=0.01, grokfast_lambda=0.5)
 
 
@@ -241,15 +309,28 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(tmp_path, name):
     whole = fit(Copy(optim), LOOP, tmp_path / "whole", tmp_path / "a", "one", {}, progress=False, keep=True)
     for at in (2, 5):
         with pytest.raises(Stopped):
-            fit(Copy(optim), LOOP, tmp_path / "broken", tmp_path / "b", "one", {}, progress=False,
-                watch=lambda step, row: os.kill(os.getpid(), signal.SIGTERM) if step == at else None)
+            fit(
+                Copy(optim),
+                LOOP,
+                tmp_path / "broken",
+                tmp_path / "b",
+                "one",
+                {},
+                progress=False,
+                watch=lambda step, row: os.kill(os.getpid(), signal.SIGTERM) if step == at else None,
+            )
     broken = fit(Copy(optim), LOOP, tmp_path / "broken", tmp_path / "b", "one", {}, progress=False, keep=True)
     ours, theirs = (load_file(result.folder / "final" / "model.safetensors") for result in (broken, whole))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    logs = [[json.loads(line) for line in (result.folder / "log.jsonl").read_text().splitlines()] for result in (broken, whole)]
+    logs = [
+        [json.loads(line) for line in (result.folder / "log.jsonl").read_text().splitlines()]
+        for result in (broken, whole)
+    ]
     assert logs[0] == logs[1] and logs[0][-2]["loss"] < logs[0][0]["loss"]
     state = [read(result.state / "latest").state()["groups"][0]["optimizers"][0] for result in (broken, whole)]
-    assert state[0]["clipped"] == state[1]["clipped"] > 0 and len(state[0]["inner"]) == (2 if name == "mugrokfast" else 1)
+    assert state[0]["clipped"] == state[1]["clipped"] > 0 and len(state[0]["inner"]) == (
+        2 if name == "mugrokfast" else 1
+    )
     assert all(torch.equal(a, b) for a, b in zip(state[0]["slow"], state[1]["slow"], strict=True))
 
 
@@ -258,14 +339,22 @@ def test_a_schedule_acts_behind_the_filter(tmp_path):
     for warmup in (0, 4):
         optim = config("grokfast", lr=1e-3, weight_decay=0.0, warmup=warmup)
         task, before = Copy(optim), Reader()
-        fit(task, LoopConfig(**LOOP.model_dump() | {"steps": 1, "evaluate_every": 1}), tmp_path / f"{warmup}", tmp_path / "r", f"{warmup}", {}, progress=False)
+        fit(
+            task,
+            LoopConfig(**LOOP.model_dump() | {"steps": 1, "evaluate_every": 1}),
+            tmp_path / f"{warmup}",
+            tmp_path / "r",
+            f"{warmup}",
+            {},
+            progress=False,
+        )
         moved.append((task.model.head.weight - before.head.weight).abs().max().item())
     assert moved[0] == pytest.approx(1e-3, rel=1e-3) and moved[1] == pytest.approx(2.5e-4, rel=1e-3)
 
 
 def test_its_state_goes_through_a_file_and_another_optimizer():
     ours, theirs = Reader(), Reader()
-    one, = build(ours, config("mugrokfast", qk_clip=9.0))
+    (one,) = build(ours, config("mugrokfast", qk_clip=9.0))
     for step in range(3):
         grads(ours, step)
         one.step()
@@ -273,7 +362,7 @@ def test_its_state_goes_through_a_file_and_another_optimizer():
     torch.save(one.state_dict(), raw)
     raw.seek(0)
     theirs.load_state_dict(ours.state_dict())
-    two, = build(theirs, config("mugrokfast", qk_clip=9.0))
+    (two,) = build(theirs, config("mugrokfast", qk_clip=9.0))
     two.load_state_dict(torch.load(raw, weights_only=True))
     assert two.param_groups[0] is two.inner[0].param_groups[0], "a rate that is set here still acts there"
     for step in range(3, 6):
@@ -284,8 +373,16 @@ def test_its_state_goes_through_a_file_and_another_optimizer():
         build(Reader(), config("grokfast"))[0].load_state_dict(one.state_dict())
 
 
-@pytest.mark.parametrize("values", [{"name": "grokfast", "grokfast_lambda": 0.0}, {"name": "muon", "grokfast_lambda": 0.3}, {"name": "mugrokfast", "grokfast_lambda": -1.0},
-                                    {"name": "adamw", "qk_clip": 0.0}, {"name": "grokfast", "grokfast_lambda": 1.0, "grokfast_alpha": 1.0}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"name": "grokfast", "grokfast_lambda": 0.0},
+        {"name": "muon", "grokfast_lambda": 0.3},
+        {"name": "mugrokfast", "grokfast_lambda": -1.0},
+        {"name": "adamw", "qk_clip": 0.0},
+        {"name": "grokfast", "grokfast_lambda": 1.0, "grokfast_alpha": 1.0},
+    ],
+)
 def test_settings_that_cannot_be(values):
     with pytest.raises(ValueError, match="allowed: above 0 with grokfast|greater than|less than"):
         OptimConfig(lr=1e-3, **values)

@@ -2,6 +2,7 @@
 
 `HRM_WRITE_GOLDEN=1 pytest tests/test_params.py -k golden` writes the stored values again.
 """
+
 import copy
 import json
 import os
@@ -26,8 +27,12 @@ GOLDEN = ROOT / "tests" / "golden" / "params.json"
 def values(path: Path = ROOT / "params.yaml") -> dict[str, dict]:
     "Every section of every profile, merged, by names such as laptop.sudoku.train."
     params = load_params(path)
-    return {f"{profile}.{system}.{verb}": merged(params, profile, f"{system}.{verb}", path)
-            for profile, systems in params["profiles"].items() for system in systems for verb in systems[system]}
+    return {
+        f"{profile}.{system}.{verb}": merged(params, profile, f"{system}.{verb}", path)
+        for profile, systems in params["profiles"].items()
+        for system in systems
+        for verb in systems[system]
+    }
 
 
 def test_golden_values():
@@ -51,6 +56,7 @@ def test_an_anchor_stays_in_its_profile():
 
 
 # DVC rewrites params.yaml for an experiment: `dvc exp run -S key=value`
+
 
 @pytest.fixture
 def written(tmp_path) -> Path:
@@ -89,20 +95,41 @@ def test_every_number_can_be_changed_and_all_else_stays(written):
     assert len(changes) > 1400 and load_params(written) == expected
 
 
-@pytest.mark.parametrize("change, reached", [
-    ("profiles.smoke.sudoku.data.sets.easy9.train=12", {"smoke.sudoku.data": {"sets": {"easy9": {"train": 12}}}}),  # the overlay has it
-    ("++profiles.smoke.sudoku.data.sets={4x4: {train: 12}}", {"smoke.sudoku.data": {"sets": {"4x4": {"train": 12}}}}),
-    ("++profiles.smoke.sudoku.data.seed=3", {"smoke.sudoku.data": {"seed": 3}}),                # the overlay lacks it
-    ("++profiles.gpu.dialogue.data.seed=3", {"gpu.dialogue.data": {"seed": 3}}),                # the overlay is {}
-    ("++profiles.smoke.routing.data.seed=3", {"smoke.routing.data": {"seed": 3}}),
-    ("++profiles.smoke.memory.train.runs.speed.optim.lr=0.5", {"smoke.memory.train": {"runs": {"speed": {"optim": {"lr": 0.5}}}}}),
-    ("profiles.laptop.sudoku.data.seed=8", {f"{profile}.sudoku.data": {"seed": 8} for profile in ("laptop", "smoke", "gpu")}),
-    ("~profiles.smoke.sudoku.evaluate.segments", {"smoke.sudoku.evaluate": {"segments": 12}}),  # back to laptop's
-    ("profiles.gpu.checkpoints.train.runs.v9.loop.compile=null", {"gpu.checkpoints.train": {"runs": {"v9": {"loop": {"compile": None}}}}}),
-])
+@pytest.mark.parametrize(
+    "change, reached",
+    [
+        (
+            "profiles.smoke.sudoku.data.sets.easy9.train=12",
+            {"smoke.sudoku.data": {"sets": {"easy9": {"train": 12}}}},
+        ),  # the overlay has it
+        (
+            "++profiles.smoke.sudoku.data.sets={4x4: {train: 12}}",
+            {"smoke.sudoku.data": {"sets": {"4x4": {"train": 12}}}},
+        ),
+        ("++profiles.smoke.sudoku.data.seed=3", {"smoke.sudoku.data": {"seed": 3}}),  # the overlay lacks it
+        ("++profiles.gpu.dialogue.data.seed=3", {"gpu.dialogue.data": {"seed": 3}}),  # the overlay is {}
+        ("++profiles.smoke.routing.data.seed=3", {"smoke.routing.data": {"seed": 3}}),
+        (
+            "++profiles.smoke.memory.train.runs.speed.optim.lr=0.5",
+            {"smoke.memory.train": {"runs": {"speed": {"optim": {"lr": 0.5}}}}},
+        ),
+        (
+            "profiles.laptop.sudoku.data.seed=8",
+            {f"{profile}.sudoku.data": {"seed": 8} for profile in ("laptop", "smoke", "gpu")},
+        ),
+        ("~profiles.smoke.sudoku.evaluate.segments", {"smoke.sudoku.evaluate": {"segments": 12}}),  # back to laptop's
+        (
+            "profiles.gpu.checkpoints.train.runs.v9.loop.compile=null",
+            {"gpu.checkpoints.train": {"runs": {"v9": {"loop": {"compile": None}}}}},
+        ),
+    ],
+)
 def test_an_experiment_reaches_both_profiles(written, change, reached):
     def laid(old, new):
-        return {**old, **{key: laid(old[key], value) if isinstance(value, dict) else value for key, value in new.items()}}
+        return {
+            **old,
+            **{key: laid(old[key], value) if isinstance(value, dict) else value for key, value in new.items()},
+        }
 
     before = values()
     apply_overrides(written, [change])
@@ -162,7 +189,9 @@ def test_dvc_watches_and_changes_both_profiles(tmp_path):
     dvc("exp", "run", "--quiet", "-S", "++profiles.smoke.toy.train.sets={4x4: {train: 12}}", "toy_train@smoke")
     assert told("smoke") == {"seed": 4, "steps": 7, "sets": {"4x4": {"train": 12}}}
     refused = dvc("exp", "run", "-S", "profiles.smoke.toy.train.steps=3", ok=False)
-    assert refused.returncode and "Could not override 'profiles.smoke.toy.train.steps'" in refused.stderr + refused.stdout
+    assert (
+        refused.returncode and "Could not override 'profiles.smoke.toy.train.steps'" in refused.stderr + refused.stdout
+    )
     (tmp_path / "params.yaml").write_text(PARAMS.replace("  smoke: {toy: {train: {}}}", "  smoke: {toy: {}}"))
     refused = dvc("repro", "toy_train@smoke", ok=False)
     assert refused.returncode and "profiles.smoke.toy.train" in refused.stderr

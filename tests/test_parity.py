@@ -2,6 +2,7 @@
 
 `HRM_PARITY_DIR` names the folder of the fixtures (default: `parity` in the shared data); one test per file.
 """
+
 import json
 import os
 from pathlib import Path
@@ -104,9 +105,23 @@ def test_real_state_dict_of_the_official_classes():
 
     state = torch.load(shared("data/checkpoints/hrm_cpu_model.pth"), map_location="cpu", weights_only=True)
     state = state.get("model_state_dict", state)
-    config = dict(batch_size=1, seq_len=36, vocab_size=12, num_puzzle_identifiers=2, puzzle_emb_ndim=32, H_cycles=2, L_cycles=2,
-                  H_layers=1, L_layers=1, hidden_size=64, expansion=2, num_heads=4, pos_encodings="rope", halt_max_steps=6,
-                  halt_exploration_prob=0.1)
+    config = dict(
+        batch_size=1,
+        seq_len=36,
+        vocab_size=12,
+        num_puzzle_identifiers=2,
+        puzzle_emb_ndim=32,
+        H_cycles=2,
+        L_cycles=2,
+        H_layers=1,
+        L_layers=1,
+        hidden_size=64,
+        expansion=2,
+        num_heads=4,
+        pos_encodings="rope",
+        halt_max_steps=6,
+        halt_exploration_prob=0.1,
+    )
     model = load_official(state, config)
     ids = torch.zeros(2, 36, dtype=torch.long)
     with torch.no_grad():

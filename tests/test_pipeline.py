@@ -1,4 +1,5 @@
 "The whole pipeline at the smoke profile, in clean copies: it runs, runs once, gives the same bytes twice, and can be shared."
+
 import filecmp
 import json
 import re
@@ -11,7 +12,7 @@ from copies import commit, copy_project, environment, shell
 
 DVC = (sys.executable, "-m", "dvc")
 SMOKE = (*DVC, "repro", "--glob", "*@smoke")
-MACHINE = {"timings.json"}        # files that say how long something took
+MACHINE = {"timings.json"}  # files that say how long something took
 MACHINE_STAGES = {"environment", "machine_benchmark", "machine_guide"}  # stages that say what this machine is
 
 
@@ -19,8 +20,17 @@ MACHINE_STAGES = {"environment", "machine_benchmark", "machine_guide"}  # stages
 def twins(tmp_path_factory) -> tuple[Path, Path]:
     "Two clean copies in folders of different names, both reproduced at the smoke profile, at the same time."
     copies = [copy_project(tmp_path_factory.mktemp(name) / name) for name in ("first", "second_one")]
-    runs = [subprocess.Popen([*SMOKE], cwd=copy, env=environment(OMP_NUM_THREADS="1"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                             text=True) for copy in copies]
+    runs = [
+        subprocess.Popen(
+            [*SMOKE],
+            cwd=copy,
+            env=environment(OMP_NUM_THREADS="1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for copy in copies
+    ]
     printed = [run.communicate()[0] for run in runs]
     for run, text in zip(runs, printed):
         assert run.returncode == 0, text[-6000:]
@@ -107,8 +117,14 @@ def test_experiment_changes_one_number(twins):
     assert len(shown.splitlines()) >= 3, printed.stdout  # head, workspace, at least one experiment
     assert "seed: 1" in (twins[0] / "params.yaml").read_text()
     changed = results(twins[0])
-    same = [n for n, path in results(twins[1]).items() if n.startswith("data/smoke/sudoku/data") and path.suffix == ".npy"
-            and n in changed and filecmp.cmp(path, changed[n], shallow=False)]
+    same = [
+        n
+        for n, path in results(twins[1]).items()
+        if n.startswith("data/smoke/sudoku/data")
+        and path.suffix == ".npy"
+        and n in changed
+        and filecmp.cmp(path, changed[n], shallow=False)
+    ]
     assert not [name for name in same if "inputs" in name], "another seed, yet the same puzzles"
     shell("git", "checkout", "-q", "--", "params.yaml", "dvc.lock", cwd=twins[0])
     shell(*DVC, "checkout", "--force", "--allow-missing", cwd=twins[0])
@@ -121,7 +137,10 @@ def test_push_and_pull_through_a_folder(twins, tmp_path):
     clone = tmp_path / "clone"
     shell("git", "clone", "-q", twins[0], clone, cwd=tmp_path)
     shell(*DVC, "pull", "sudoku_data@smoke", "sudoku_train@smoke", "--allow-missing", cwd=clone)
-    mine, theirs = ({n: path for n, path in results(project).items() if n.startswith("data/smoke/sudoku/")} for project in (twins[0], clone))
+    mine, theirs = (
+        {n: path for n, path in results(project).items() if n.startswith("data/smoke/sudoku/")}
+        for project in (twins[0], clone)
+    )
     assert mine and set(mine) == set(theirs)
     assert all(filecmp.cmp(mine[name], theirs[name], shallow=False) for name in mine)
 

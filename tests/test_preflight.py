@@ -1,4 +1,5 @@
 "The hardware table and the findings about machines that are not here, from records of what they say of themselves."
+
 import json
 import subprocess
 import sys
@@ -16,7 +17,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 RECORDS = Path(__file__).parent / "machines"
-SPARE = {"place", "system", "Python", "processor", "torch", "driver", "GPU", "precision", "TF32", "attention", "compile", "memory", "disk", "shared memory", "folder"}
+SPARE = {
+    "place",
+    "system",
+    "Python",
+    "processor",
+    "torch",
+    "driver",
+    "GPU",
+    "precision",
+    "TF32",
+    "attention",
+    "compile",
+    "memory",
+    "disk",
+    "shared memory",
+    "folder",
+}
 
 
 def recorded(name: str, **changes) -> Bench:
@@ -38,8 +55,13 @@ def wrong(bench: Bench) -> dict[str, str]:
 def test_a_sound_card():
     found = findings(recorded("rtx5090"))
     assert set(found) == SPARE | {"GPU code", "GPU memory", "NVML"} and {f.state for f in found.values()} == {"ok"}
-    assert found["GPU"].text == "NVIDIA GeForce RTX 5090, compute capability 12.0" and found["GPU code"].text == "runs sm_120"
-    assert found["attention"].text == "float32: efficient, bfloat16: flash" and found["precision"].text.startswith("bfloat16")
+    assert (
+        found["GPU"].text == "NVIDIA GeForce RTX 5090, compute capability 12.0"
+        and found["GPU code"].text == "runs sm_120"
+    )
+    assert found["attention"].text == "float32: efficient, bfloat16: flash" and found["precision"].text.startswith(
+        "bfloat16"
+    )
     assert found["TF32"].text == "off for float32 products (highest)"
 
 
@@ -56,7 +78,9 @@ def test_spark_in_nvidias_container():
     found = findings(bench)
     assert wrong(bench) == {"shared memory": "error"} and "--ipc=host" in found["shared memory"].hint
     assert found["GPU code"].text == "runs sm_120; torch's warning that 12.1 is too new can be ignored"
-    assert "no memory figure from it" in found["NVML"].text and found["GPU memory"].text.startswith("119.7 GiB shared with the processor")
+    assert "no memory figure from it" in found["NVML"].text and found["GPU memory"].text.startswith(
+        "119.7 GiB shared with the processor"
+    )
     assert found["TF32"].text == "on for float32 products (TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1; stages set it to 0)"
     assert found["place"].text == "in a container" and "/usr/local/cuda/bin/ptxas" in found["compile"].text
     assert wrong(recorded("gb10_container", ptxas=None, shm_gib=16.0)) == {"compile": "error"}
@@ -65,7 +89,10 @@ def test_spark_in_nvidias_container():
 def test_a_wheel_without_code_for_the_card():
     found = findings(recorded("wheel_without_blackwell"))
     assert wrong(recorded("wheel_without_blackwell")) == {"GPU code": "error", "NVML": "note"}
-    assert "no code for capability 12.0" in found["GPU code"].text and found["GPU code"].hint == "In a fresh environment: pip install -r requirements.lock"
+    assert (
+        "no code for capability 12.0" in found["GPU code"].text
+        and found["GPU code"].hint == "In a fresh environment: pip install -r requirements.lock"
+    )
     older = findings(recorded("wheel_without_blackwell", driver="570.124.06"))["GPU code"]
     assert "torch==2.10.*" in older.hint
 
@@ -87,14 +114,31 @@ def test_two_cards_and_an_assembler_that_knows_neither():
     assert wrong(recorded("b300_two", triton="3.7.1")) == {}
 
 
-@pytest.mark.parametrize("change, name", [({"disk_gb": 0.5}, "disk"), ({"writable": False}, "folder"), ({"python": [3, 10]}, "Python"), ({"shm_gib": 0.0625}, "shared memory")])
+@pytest.mark.parametrize(
+    "change, name",
+    [
+        ({"disk_gb": 0.5}, "disk"),
+        ({"writable": False}, "folder"),
+        ({"python": [3, 10]}, "Python"),
+        ({"shm_gib": 0.0625}, "shared memory"),
+    ],
+)
 def test_room(change, name):
     assert wrong(recorded("rtx5090", **change)) == {name: "error"}
 
 
 def thor(**changes) -> Bench:
-    gpu = {"name": "NVIDIA Thor", "capability": [11, 0], "memory_gib": 122.8, "memory_from": "torch", "bf16": True, "nvml": "ok"}
-    return recorded("gb10_container", **({"gpus": [gpu], "shm_gib": 16.0, "ptxas": None, "ptxas_runs": False} | changes))
+    gpu = {
+        "name": "NVIDIA Thor",
+        "capability": [11, 0],
+        "memory_gib": 122.8,
+        "memory_from": "torch",
+        "bf16": True,
+        "nvml": "ok",
+    }
+    return recorded(
+        "gb10_container", **({"gpus": [gpu], "shm_gib": 16.0, "ptxas": None, "ptxas_runs": False} | changes)
+    )
 
 
 def test_the_torch_that_is_advised_is_one_that_helps():
@@ -129,29 +173,44 @@ def test_an_old_driver_is_not_answered_with_an_older_image():
 def two_gpus(monkeypatch):
     "torch sees a GB10 first and an older card second; the driver's library counts the other way round."
     import torch
+
     current, cards = [0], [("NVIDIA GB10", 12, 1, "aaaa"), ("NVIDIA Tesla T4", 7, 5, "bbbb")]
     told = {"GPU-aaaa": 119 * 2**30, "GPU-bbbb": 15 * 2**30}
     free = SimpleNamespace(total=120 * 2**30)
 
     class device:
-        def __init__(self, index): self.index = index
-        def __enter__(self): current.append(self.index)
-        def __exit__(self, *_): current.pop()
+        def __init__(self, index):
+            self.index = index
 
-    facts = lambda i: SimpleNamespace(name=cards[i][0], major=cards[i][1], minor=cards[i][2], uuid=cards[i][3], total_memory=free.total)
+        def __enter__(self):
+            current.append(self.index)
+
+        def __exit__(self, *_):
+            current.pop()
+
+    facts = lambda i: SimpleNamespace(
+        name=cards[i][0], major=cards[i][1], minor=cards[i][2], uuid=cards[i][3], total_memory=free.total
+    )
     monkeypatch.setattr(torch.cuda, "get_device_properties", facts)
     monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (0, free.total))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: cards[current[-1]][1] >= 8)
-    library = SimpleNamespace(nvmlInit=lambda: None, NVMLError=RuntimeError, nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
-                              nvmlDeviceGetHandleByIndex=lambda i: ["GPU-bbbb", "GPU-aaaa"][i],
-                              nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(total=told[handle]))
+    library = SimpleNamespace(
+        nvmlInit=lambda: None,
+        NVMLError=RuntimeError,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetHandleByIndex=lambda i: ["GPU-bbbb", "GPU-aaaa"][i],
+        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(total=told[handle]),
+    )
     monkeypatch.setitem(sys.modules, "pynvml", library)
     return SimpleNamespace(told=told, torch=free)
 
 
 def test_each_gpu_has_its_own_memory_and_types(two_gpus):
-    assert [(gpu.memory_gib, gpu.memory_from, gpu.bf16) for gpu in map(_gpu, (0, 1))] == [(119.0, "driver library", True), (15.0, "driver library", False)]
+    assert [(gpu.memory_gib, gpu.memory_from, gpu.bf16) for gpu in map(_gpu, (0, 1))] == [
+        (119.0, "driver library", True),
+        (15.0, "driver library", False),
+    ]
 
 
 def test_an_answer_of_nothing_is_no_answer(two_gpus, monkeypatch):
@@ -168,7 +227,22 @@ def test_a_record_that_is_none_is_refused():
     with pytest.raises(ConfigError, match="unknown key"):
         recorded("rtx5090", colour="green")
     with pytest.raises(ConfigError, match="capability"):
-        validate(json.loads((RECORDS / "rtx5090.json").read_text()) | {"gpus": [{"name": "x", "capability": "12.0", "memory_gib": 1.0, "memory_from": "torch", "bf16": True, "nvml": "ok"}]}, Bench)
+        validate(
+            json.loads((RECORDS / "rtx5090.json").read_text())
+            | {
+                "gpus": [
+                    {
+                        "name": "x",
+                        "capability": "12.0",
+                        "memory_gib": 1.0,
+                        "memory_from": "torch",
+                        "bf16": True,
+                        "nvml": "ok",
+                    }
+                ]
+            },
+            Bench,
+        )
 
 
 def test_this_machine_describes_itself():
@@ -178,7 +252,9 @@ def test_this_machine_describes_itself():
 
 
 def test_doctor_as_json_and_its_exit_code():
-    done = subprocess.run([Path(sys.executable).parent / "hrm", "doctor", "--json"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [Path(sys.executable).parent / "hrm", "doctor", "--json"], cwd=ROOT, capture_output=True, text=True
+    )
     told = json.loads(done.stdout)
     assert validate(told["bench"], Bench).torch == told["machine"]["torch"]
     assert done.returncode == int("error" in {f["state"] for f in told["findings"]})
@@ -205,9 +281,14 @@ def test_judging_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
-@pytest.mark.parametrize("text, version", [
-    ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build", "580.95.05"),
-    ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.10  Wed Jan 15", "570.86.10"), ("nothing of the kind", None)])
+@pytest.mark.parametrize(
+    "text, version",
+    [
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build", "580.95.05"),
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.10  Wed Jan 15", "570.86.10"),
+        ("nothing of the kind", None),
+    ],
+)
 def test_driver_version(text, version, tmp_path, monkeypatch):
     (tmp_path / "version").write_text(text + "\nGCC version: 12.2.0\n")
     monkeypatch.setattr("hrm.machine.preflight.DRIVER_FILE", tmp_path / "version")
@@ -219,7 +300,11 @@ def test_driver_version(text, version, tmp_path, monkeypatch):
 NUMBERS = [(7, 5), (8, 0), (8, 6), (9, 0), (10, 0), (10, 3), (11, 0), (12, 0), (12, 1)]
 
 
-@given(st.sampled_from(NUMBERS), st.lists(st.sampled_from(NUMBERS), max_size=6), st.lists(st.sampled_from(NUMBERS), max_size=2))
+@given(
+    st.sampled_from(NUMBERS),
+    st.lists(st.sampled_from(NUMBERS), max_size=6),
+    st.lists(st.sampled_from(NUMBERS), max_size=2),
+)
 def test_same_major_rule_by_brute_force(card, binaries, sources):
     entries = tuple(f"sm_{a}{b}" for a, b in binaries) + tuple(f"compute_{a}{b}" for a, b in sources)
     exact = sorted(n for n in binaries if n[0] == card[0] and n[1] <= card[1])
@@ -234,7 +319,10 @@ def test_other_makers_names_serve_nothing():
 
 
 def test_every_card_is_found_by_its_own_name_and_served_by_its_install_line():
-    wheels = {"x86_64": ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"), "aarch64": ("sm_80", "sm_90", "sm_100", "sm_110", "sm_120")}
+    wheels = {
+        "x86_64": ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"),
+        "aarch64": ("sm_80", "sm_90", "sm_100", "sm_110", "sm_120"),
+    }
     for card in CARDS:
         assert find_card(f"NVIDIA {card.name}") is card
         arch = "aarch64" if card.unified or card.name.startswith("GB") else "x86_64"
@@ -242,10 +330,19 @@ def test_every_card_is_found_by_its_own_name_and_served_by_its_install_line():
         assert driver_for("13.0", card) == 580 and card.driver in (570, 575, 580)
 
 
-@pytest.mark.parametrize("name, row", [
-    ("NVIDIA GeForce RTX 5060", (19.2, 8, 448)), ("NVIDIA GeForce RTX 5060 Ti", (23.7, 16, 448)), ("NVIDIA GeForce RTX 5050", (13.2, 8, 320)),
-    ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", (126.0, 96, 1792)), ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", None),
-    ("NVIDIA RTX PRO 6000 Blackwell Server Edition", None), ("NVIDIA GeForce RTX 5090 Laptop GPU", None), ("NVIDIA GeForce RTX 5090 D", None)])
+@pytest.mark.parametrize(
+    "name, row",
+    [
+        ("NVIDIA GeForce RTX 5060", (19.2, 8, 448)),
+        ("NVIDIA GeForce RTX 5060 Ti", (23.7, 16, 448)),
+        ("NVIDIA GeForce RTX 5050", (13.2, 8, 320)),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", (126.0, 96, 1792)),
+        ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", None),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", None),
+        ("NVIDIA GeForce RTX 5090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 5090 D", None),
+    ],
+)
 def test_a_card_has_its_own_rates_or_none(name, row):
     card = find_card(name)
     assert (card and (card.fp32, card.memory, card.bandwidth)) == row
@@ -266,8 +363,10 @@ def test_troubles_are_all_told():
 
 # The benchmark's arithmetic
 
+
 def test_rates_from_a_known_clock(monkeypatch):
     import torch
+
     ticks = iter(range(1000))
     monkeypatch.setattr("hrm.machine.benchmark.time.perf_counter", lambda: next(ticks) / 1.0)
     cpu = torch.device("cpu")
@@ -277,15 +376,27 @@ def test_rates_from_a_known_clock(monkeypatch):
 
 
 def test_against_the_data_sheet():
-    rows = {row["what"]: row for row in against({"fp32": 50.0, "bf16": 100.0, "copy": 896.0}, find_card("NVIDIA GeForce RTX 5090"))}
+    rows = {
+        row["what"]: row
+        for row in against({"fp32": 50.0, "bf16": 100.0, "copy": 896.0}, find_card("NVIDIA GeForce RTX 5090"))
+    }
     assert rows["copy"]["share"] == 0.5 and rows["copy"]["unit"] == "GB/s" and rows["bf16"]["ceiling"] == 209.5
 
 
 def test_attention_and_the_step_have_ceilings_too():
-    measured, kinds = {"flash, bfloat16": 41.9, "step, 64 boards": 10.48, "copy": 896.0, "unknown": 1.0}, {"flash, bfloat16": "bf16", "step, 64 boards": "fp32"}
+    measured, kinds = (
+        {"flash, bfloat16": 41.9, "step, 64 boards": 10.48, "copy": 896.0, "unknown": 1.0},
+        {"flash, bfloat16": "bf16", "step, 64 boards": "fp32"},
+    )
     rows = {row["what"]: row for row in against(measured, find_card("NVIDIA GeForce RTX 5090"), kinds)}
-    assert rows["flash, bfloat16"]["share"] == pytest.approx(0.2) and rows["step, 64 boards"]["share"] == pytest.approx(0.1, rel=1e-3)
-    assert rows["step, 64 boards"]["unit"] == "TFLOP/s" and rows["copy"]["ceiling"] == 1792 and rows["unknown"]["share"] is None
+    assert rows["flash, bfloat16"]["share"] == pytest.approx(0.2) and rows["step, 64 boards"]["share"] == pytest.approx(
+        0.1, rel=1e-3
+    )
+    assert (
+        rows["step, 64 boards"]["unit"] == "TFLOP/s"
+        and rows["copy"]["ceiling"] == 1792
+        and rows["unknown"]["share"] is None
+    )
     assert all(row["ceiling"] is None for row in against(measured, None, kinds))
     kept = json.loads((ROOT / "nbs/chapters/30_machine_benchmark.ipynb").read_text())["cells"][-1]["source"]
     assert '"against": [*rows, *attended, *stepped]' in "".join(kept)

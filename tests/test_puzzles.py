@@ -1,4 +1,5 @@
 "What grid puzzles share: the official folder for any kind of them, marks, and what a run in segments records."
+
 import json
 
 import numpy as np
@@ -17,8 +18,18 @@ from hrm.puzzles.train import PuzzleRunConfig
 
 KINDS = {"shared": Kind("squares", {4: 6}, "4", 1), "own": Kind("squares", {4: 6}, "4", 0, identified=True)}
 KEYS = ("inputs", "labels", "identifiers", "groups")
-ARCH = dict(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1, expansion=2, pos_encodings="rope", halt_max_steps=3,
-            puzzle_emb_ndim=32)
+ARCH = dict(
+    hidden_size=32,
+    num_heads=2,
+    H_layers=1,
+    L_layers=1,
+    H_cycles=1,
+    L_cycles=1,
+    expansion=2,
+    pos_encodings="rope",
+    halt_max_steps=3,
+    puzzle_emb_ndim=32,
+)
 
 
 def examples(kind: str, seed: int = 0) -> Examples:
@@ -30,13 +41,19 @@ def examples(kind: str, seed: int = 0) -> Examples:
             rows += [(number, group)] * (rng.integers(1, 4) if kind == "own" else 1)
     identifiers, groups = (np.array(column) for column in zip(*rows))
     grids = rng.integers(KINDS[kind].lowest, 6, (2, len(rows), 4)).astype(np.uint8)
-    return Examples(*grids, identifiers.astype(np.int32), groups, ["<blank>", *(f"p{n}" for n in range(1, identifiers.max() + 1))])
+    return Examples(
+        *grids, identifiers.astype(np.int32), groups, ["<blank>", *(f"p{n}" for n in range(1, identifiers.max() + 1))]
+    )
 
 
 @given(kind=st.sampled_from(list(KINDS)), seed=st.integers(0, 10_000))
 @settings(max_examples=25, deadline=None)
 def test_what_is_written_is_read(tmp_path_factory, kind, seed):
-    folder, data, stars = tmp_path_factory.mktemp("part"), examples(kind, seed), np.random.default_rng(seed).integers(0, 5, 40)
+    folder, data, stars = (
+        tmp_path_factory.mktemp("part"),
+        examples(kind, seed),
+        np.random.default_rng(seed).integers(0, 5, 40),
+    )
     at = write_part(data, KINDS[kind], folder, "test", {"stars": stars[: len(data)]}, {"words": ["a"] * len(data)})
     again, more = read_part(at, KINDS[kind], {"stars": -1, "moons": 7})
     assert all(np.array_equal(getattr(again, key), getattr(data, key)) for key in KEYS) and again.names == data.names
@@ -56,18 +73,39 @@ def test_several_sets_are_read_as_one(tmp_path, kind):
     meta = json.loads((at / "dataset.json").read_text())
     (at / "dataset.json").write_text(json.dumps(meta | {"sets": ["all", "more"]}))
     both, _ = read_part(at, KINDS[kind])
-    assert np.array_equal(both.inputs, np.concatenate([data.inputs] * 2)) and np.array_equal(both.identifiers, np.tile(data.identifiers, 2))
+    assert np.array_equal(both.inputs, np.concatenate([data.inputs] * 2)) and np.array_equal(
+        both.identifiers, np.tile(data.identifiers, 2)
+    )
     assert both.groups.tolist() == [*data.groups, *data.groups + 3]
 
 
-@pytest.mark.parametrize("file, make, said", [
-    ("dataset.json", lambda p: p.write_text(p.read_text().replace('"seq_len": 4', '"seq_len": 4.0')), "seq_len is 4.0; allowed for squares is 4"),
-    ("dataset.json", lambda p: p.write_text(p.read_text().replace('"pad_id": 0', '"pad_id": true')), "pad_id is True"),
-    ("dataset.json", lambda p: p.write_text(p.read_text().replace('"ignore_label_id": 0', '"ignore_label_id": 1')), "ignore_label_id is 1"),
-    ("all__inputs.npy", lambda p: np.save(p, np.where(np.load(p) > 0, 9, 9)), "all__inputs.npy:0: token 9 to 9; allowed are 0 to 5"),
-    ("all__stars.npy", lambda p: np.save(p, np.arange(3)), "3 entries; allowed are"),
-    ("all__puzzle_identifiers.npy", lambda p: np.save(p, np.load(p)[1:]), "identifiers up to"),
-])
+@pytest.mark.parametrize(
+    "file, make, said",
+    [
+        (
+            "dataset.json",
+            lambda p: p.write_text(p.read_text().replace('"seq_len": 4', '"seq_len": 4.0')),
+            "seq_len is 4.0; allowed for squares is 4",
+        ),
+        (
+            "dataset.json",
+            lambda p: p.write_text(p.read_text().replace('"pad_id": 0', '"pad_id": true')),
+            "pad_id is True",
+        ),
+        (
+            "dataset.json",
+            lambda p: p.write_text(p.read_text().replace('"ignore_label_id": 0', '"ignore_label_id": 1')),
+            "ignore_label_id is 1",
+        ),
+        (
+            "all__inputs.npy",
+            lambda p: np.save(p, np.where(np.load(p) > 0, 9, 9)),
+            "all__inputs.npy:0: token 9 to 9; allowed are 0 to 5",
+        ),
+        ("all__stars.npy", lambda p: np.save(p, np.arange(3)), "3 entries; allowed are"),
+        ("all__puzzle_identifiers.npy", lambda p: np.save(p, np.load(p)[1:]), "identifiers up to"),
+    ],
+)
 def test_broken_parts_are_named(tmp_path, file, make, said):
     data = examples("own")
     at = write_part(data, KINDS["own"], tmp_path, "test", {"stars": np.zeros(len(data), int)})

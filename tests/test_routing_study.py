@@ -1,4 +1,5 @@
 "Sweeps of the routers, their statistics, and trouble made on purpose."
+
 import itertools
 import json
 import multiprocessing
@@ -28,25 +29,76 @@ from hrm.routing import sweep as sweeps
 from hrm.routing.data import DataConfig, SetConfig, build as build_data, draw
 from hrm.routing.model import build, losses
 from hrm.routing.study import compare, effects, family, forest, from_summaries, read_tables, versus
-from hrm.routing.sweep import COLUMNS, FACTORS, GridConfig, Job, SweepConfig, change_of, grid, grid_jobs, one_at_a_time, settings_of, work
+from hrm.routing.sweep import (
+    COLUMNS,
+    FACTORS,
+    GridConfig,
+    Job,
+    SweepConfig,
+    change_of,
+    grid,
+    grid_jobs,
+    one_at_a_time,
+    settings_of,
+    work,
+)
 from hrm.routing.train import RunConfig, run
 from hrm.routing.trouble import SYMPTOMS, Meter, TroubleConfig, findings, footprint, restlessness, trouble_jobs
 
-LEVELS = {"iters": [0, 1, 2, 4, 8, 12], "T": [2, 3, 4, 6, 8], "topk": [None, 1, 2, 4, 8], "lr_ctl": [5e-5, 1e-4, 2e-4, 5e-4],
-          "ent_reg": [0.0, 5e-4, 1e-3, 2e-3, 5e-3], "use_act": [False, True]}
+LEVELS = {
+    "iters": [0, 1, 2, 4, 8, 12],
+    "T": [2, 3, 4, 6, 8],
+    "topk": [None, 1, 2, 4, 8],
+    "lr_ctl": [5e-5, 1e-4, 2e-4, 5e-4],
+    "ent_reg": [0.0, 5e-4, 1e-3, 2e-3, 5e-3],
+    "use_act": [False, True],
+}
 HOME = {"iters": 8, "T": 4, "topk": None, "lr_ctl": 1e-4, "ent_reg": 1e-3, "use_act": False}
 ADAM = {"name": "adamw", "lr": 3e-3, "betas": [0.9, 0.98], "weight_decay": 0.01, "clip": 1.0}
-BASE = {"set": "main", "encoder": ADAM, "controller": ADAM | {"lr": 1e-3, "clip": 0.5}, "other": ADAM, "epochs": 2, "evaluate_every": 1, "batch_size": 16,
-        "arch": {"width": 16, "heads": 4, "expansion": 2, "controller": "hrm", "iters": 2, "T": 1, "topk": None, "cache_heads": True},
-        "deep_supervision": True, "temp_init": 2.0, "temp_min": 0.7, "temp_decay": 0.5, "entropy_reg": 1e-3, "entropy_decay_epochs": 1,
-        "controller_warmup_epochs": 0, "ponder_tau": 0.01, "device": "cpu"}
+BASE = {
+    "set": "main",
+    "encoder": ADAM,
+    "controller": ADAM | {"lr": 1e-3, "clip": 0.5},
+    "other": ADAM,
+    "epochs": 2,
+    "evaluate_every": 1,
+    "batch_size": 16,
+    "arch": {
+        "width": 16,
+        "heads": 4,
+        "expansion": 2,
+        "controller": "hrm",
+        "iters": 2,
+        "T": 1,
+        "topk": None,
+        "cache_heads": True,
+    },
+    "deep_supervision": True,
+    "temp_init": 2.0,
+    "temp_min": 0.7,
+    "temp_decay": 0.5,
+    "entropy_reg": 1e-3,
+    "entropy_decay_epochs": 1,
+    "controller_warmup_epochs": 0,
+    "ponder_tau": 0.01,
+    "device": "cpu",
+}
 MEASURED = ["config_id", "seed", "status", "kendall", "loss", "routing_entropy", "tflop"]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("routing")
-    build_data(DataConfig(seed=0, sets={"main": SetConfig(length=6, mask_rate=0.5, train=64, dev=16, test=16), "long": SetConfig(length=9, mask_rate=0.5, test=8)}), folder)
+    build_data(
+        DataConfig(
+            seed=0,
+            sets={
+                "main": SetConfig(length=6, mask_rate=0.5, train=64, dev=16, test=16),
+                "long": SetConfig(length=9, mask_rate=0.5, test=8),
+            },
+        ),
+        folder,
+    )
     return folder
 
 
@@ -60,6 +112,7 @@ def seeds(config_id, change, count=2, **more):
 
 
 # --- what is swept
+
 
 def test_the_checklists_levels_one_at_a_time():
     assert sum(map(len, LEVELS.values())) == 27
@@ -83,20 +136,42 @@ def test_the_grid_holds_one_of_each_kind():
     rates, bonuses, tops = 4, 5, 3
     fixed = {1: 1, 2: 1, 4: 1, 8: 3, 12: 4}  # iterations -> periods in range, or one where none is
     assert len(found) == 1 + rates * bonuses * tops * (sum(fixed.values()) + len(fixed))
-    config = validate({"seeds": 2, "base": BASE, "factors": LEVELS, "shift": {"controllers": ["hrm"], "seeds": 1, "tests": ["long"]},
-                       "low_data": {"controllers": ["hrm"], "seeds": 1, "sizes": [32], "tests": ["long"]}, "document": {}, "resamples": 10, "seed": 0}, SweepConfig)
+    config = validate(
+        {
+            "seeds": 2,
+            "base": BASE,
+            "factors": LEVELS,
+            "shift": {"controllers": ["hrm"], "seeds": 1, "tests": ["long"]},
+            "low_data": {"controllers": ["hrm"], "seeds": 1, "sizes": [32], "tests": ["long"]},
+            "document": {},
+            "resamples": 10,
+            "seed": 0,
+        },
+        SweepConfig,
+    )
     parts = [grid_jobs(config, GridConfig(part=part, parts=7, seeds=2)) for part in range(7)]
-    assert len({job.config_id for part in parts for job in part}) == len(found) and sum(map(len, parts)) == 2 * len(found)
+    assert len({job.config_id for part in parts for job in part}) == len(found) and sum(map(len, parts)) == 2 * len(
+        found
+    )
 
 
-@pytest.mark.parametrize("same", [({"topk": None}, {"topk": 4}, {"topk": 8}), ({"T": 3, "use_act": True, "iters": 4}, {"T": 2, "use_act": True, "iters": 4}),
-                                  ({"iters": 2, "T": 2}, {"iters": 2, "T": 6}), ({"iters": 0, "T": 2, "topk": 1}, {"iters": 0, "T": 3, "use_act": True})])
+@pytest.mark.parametrize(
+    "same",
+    [
+        ({"topk": None}, {"topk": 4}, {"topk": 8}),
+        ({"T": 3, "use_act": True, "iters": 4}, {"T": 2, "use_act": True, "iters": 4}),
+        ({"iters": 2, "T": 2}, {"iters": 2, "T": 6}),
+        ({"iters": 0, "T": 2, "topk": 1}, {"iters": 0, "T": 3, "use_act": True}),
+    ],
+)
 def test_what_the_grid_leaves_out_is_the_same_model(same, base):
     lists, found = draw(8, 7, 0.5, np.random.default_rng(0)), []
     for settings in same:
         model = build(base.varied(change_of(settings)).arch, seeded(0), pick("cpu"))
         said = model(lists["values"], lists["visible"])
-        found.append((losses(said, lists["ranks"])["rank"][-1].item() if settings.get("iters", 1) else said["rank"].shape))
+        found.append(
+            (losses(said, lists["ranks"])["rank"][-1].item() if settings.get("iters", 1) else said["rank"].shape)
+        )
     assert len(set(found)) == 1
 
 
@@ -111,8 +186,14 @@ def test_the_profiles_ask_for_the_checklist(profile):
     scale = 10 if profile == "laptop" else 1
     assert config.factors == LEVELS | {"lr_ctl": pytest.approx([scale * rate for rate in LEVELS["lr_ctl"]])}
     assert config.seeds >= 5 and config.shift.seeds >= 5
-    assert {"length_16", "length_20", "length_24", "hidden_20", "hidden_80", "main"} <= set(config.shift.tests) and set(config.shift.controllers) == {"none", "classical", "hrm", "hrm_act"}
-    assert profile == "laptop" or config.low_data.sizes == (500, 1000, 2000, 5000, 10000) and config.base.varied(config.low_data.change).epochs == 50
+    assert {"length_16", "length_20", "length_24", "hidden_20", "hidden_80", "main"} <= set(config.shift.tests) and set(
+        config.shift.controllers
+    ) == {"none", "classical", "hrm", "hrm_act"}
+    assert (
+        profile == "laptop"
+        or config.low_data.sizes == (500, 1000, 2000, 5000, 10000)
+        and config.base.varied(config.low_data.change).epochs == 50
+    )
     trouble = section(profile, "routing.trouble", TroubleConfig)
     assert sorted(case.symptom for case in trouble.cases) == sorted(SYMPTOMS)
     for case in trouble.cases:  # with one head there is no gradient, and no knob of a controller's learning can matter
@@ -122,24 +203,41 @@ def test_the_profiles_ask_for_the_checklist(profile):
 
 def test_the_parts_of_the_grid_can_be_queued():
     from hrm.tools.sweep import SweepConfig as Queue, check
+
     for profile in ("smoke", "laptop", "gpu"):
         trials = check(section(profile, "routing.queue", Queue), profile)
         assert len({one["part"] for one in trials}) == len(trials) > 1
     assert sorted(one["part"] for one in trials) == list(range(64)) and {one["parts"] for one in trials} == {64}
 
 
-@pytest.mark.parametrize("change,says", [({"factors": {"T": []}}, "factors.T: found no levels"), ({"factors": {"depth": [1]}}, "depth missing or unknown"),
-                                         ({"document": {"arch": {"widht": 8}}}, "did you mean width"), ({"shift": {"controllers": []}}, "shift.controllers: found []"),
-                                         ({"seeds": 1}, "seeds: found 1")])
+@pytest.mark.parametrize(
+    "change,says",
+    [
+        ({"factors": {"T": []}}, "factors.T: found no levels"),
+        ({"factors": {"depth": [1]}}, "depth missing or unknown"),
+        ({"document": {"arch": {"widht": 8}}}, "did you mean width"),
+        ({"shift": {"controllers": []}}, "shift.controllers: found []"),
+        ({"seeds": 1}, "seeds: found 1"),
+    ],
+)
 def test_a_wrong_section_is_refused(change, says):
-    values = {"seeds": 2, "base": BASE, "factors": LEVELS, "shift": {"controllers": ["hrm"], "seeds": 1, "tests": ["long"]}, "document": {}, "resamples": 10, "seed": 0,
-              "low_data": {"controllers": ["hrm"], "seeds": 1, "sizes": [32], "tests": ["long"]}}
+    values = {
+        "seeds": 2,
+        "base": BASE,
+        "factors": LEVELS,
+        "shift": {"controllers": ["hrm"], "seeds": 1, "tests": ["long"]},
+        "document": {},
+        "resamples": 10,
+        "seed": 0,
+        "low_data": {"controllers": ["hrm"], "seeds": 1, "sizes": [32], "tests": ["long"]},
+    }
     with pytest.raises(ConfigError) as error:
         validate(changed(values, change), SweepConfig)
     assert says in str(error.value)
 
 
 # --- running
+
 
 def test_a_broken_run_is_a_row_and_the_rest_goes_on(data, base, tmp_path, monkeypatch):
     def breaks(name, config, seed, *args, **kwargs):
@@ -148,15 +246,26 @@ def test_a_broken_run_is_a_row_and_the_rest_goes_on(data, base, tmp_path, monkey
         return run(name, config, seed, *args, **kwargs)
 
     monkeypatch.setattr(sweeps, "run", breaks)
-    todo = seeds("iters=1", {"arch": {"iters": 1}}) + seeds("T=0", {"arch": {"T": 0}}, 1) + seeds("set", {"set": "nowhere"}, 1) + seeds("base", {}, 1, tests=("long",))
+    todo = (
+        seeds("iters=1", {"arch": {"iters": 1}})
+        + seeds("T=0", {"arch": {"T": 0}}, 1)
+        + seeds("set", {"set": "nowhere"}, 1)
+        + seeds("base", {}, 1, tests=("long",))
+    )
     frame = work(todo, base, data, tmp_path / "table.csv", Options(tmp_path / "resume", progress=False))
     assert frame.status.tolist() == ["failed", "done", "failed", "failed", "done"]
-    assert frame.error[0] == "RuntimeError: the card is gone" and "arch.T: found 0; allowed: greater than 0" in frame.error[2] and "no such lists" in frame.error[3]
+    assert (
+        frame.error[0] == "RuntimeError: the card is gone"
+        and "arch.T: found 0; allowed: greater than 0" in frame.error[2]
+        and "no such lists" in frame.error[3]
+    )
     assert 0 < frame.tests[4]["long"]["loss"] < 10
     lines = (tmp_path / "table.csv").read_text().splitlines()
     assert lines[0] == ",".join(COLUMNS) and len(lines) == 6
-    assert lines[0] == ("config_id,seed,iters,T,topk,lr_ctl,ent_reg,use_act,train_time_s,tokens_per_s,peak_mem_gb,kendall,perfect,accuracy,routing_entropy,"
-                        "head_concentration,n_H_updates,status,error")
+    assert lines[0] == (
+        "config_id,seed,iters,T,topk,lr_ctl,ent_reg,use_act,train_time_s,tokens_per_s,peak_mem_gb,kendall,perfect,accuracy,routing_entropy,"
+        "head_concentration,n_H_updates,status,error"
+    )
     table = read_tables([tmp_path / "table.csv"])
     assert table["T"].tolist() == [1, 1, 0, 1, 1] and table.topk.isna().all() and table.kendall.isna().sum() == 3
     assert (table.loc[table.status == "done", ["train_time_s", "tokens_per_s", "peak_mem_gb"]] > 0).all(axis=None)
@@ -166,7 +275,13 @@ def test_a_broken_run_is_a_row_and_the_rest_goes_on(data, base, tmp_path, monkey
 def test_a_missing_test_set_is_told_before_anything_is_trained(data, base, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeps, "run", lambda *args, **kwargs: pytest.fail("trained"))
     with pytest.raises(ConfigError, match="lang/test.safetensors: no such lists"):
-        work(seeds("base", {}) + seeds("other", {}, tests=("main", "lang")), base, data, tmp_path / "table.csv", Options(tmp_path / "resume", progress=False))
+        work(
+            seeds("base", {}) + seeds("other", {}, tests=("main", "lang")),
+            base,
+            data,
+            tmp_path / "table.csv",
+            Options(tmp_path / "resume", progress=False),
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -176,29 +291,78 @@ def test_the_chapter_goes_on_where_a_whole_study_broke(tmp_path, monkeypatch, br
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.setenv("HRM_ROOT", str(tmp_path))
     build_data(section("smoke", "routing.data", DataConfig), tmp_path / "data" / "smoke" / "routing" / "data")
-    names = ("loss", "greedy_tau", "accuracy", "routing_entropy", "routing_entropy_std", "head_concentration", "top1_share", "n_H_updates", "perfect", "tflop", "train_time_s", "tokens_per_s", "peak_mem_gb")
+    names = (
+        "loss",
+        "greedy_tau",
+        "accuracy",
+        "routing_entropy",
+        "routing_entropy_std",
+        "head_concentration",
+        "top1_share",
+        "n_H_updates",
+        "perfect",
+        "tflop",
+        "train_time_s",
+        "tokens_per_s",
+        "peak_mem_gb",
+    )
 
     def outcome(job, base, *more):
-        row = {"study": job.study, "config_id": job.config_id, "seed": job.seed} | settings_of(changed(base.model_dump(), job.change))
+        row = {"study": job.study, "config_id": job.config_id, "seed": job.seed} | settings_of(
+            changed(base.model_dump(), job.change)
+        )
         if job.study in broken:
             return row | {"status": "failed", "error": "RuntimeError: gone"}
         tau = 0.4 + 0.01 * job.seed + 0.001 * len(job.config_id)
-        return row | dict.fromkeys(names, tau) | {"kendall": tau, "tests": {name: {"tau": tau, "loss": 3.0} for name in job.tests}, "status": "done", "error": ""}
+        return (
+            row
+            | dict.fromkeys(names, tau)
+            | {
+                "kendall": tau,
+                "tests": {name: {"tau": tau, "loss": 3.0} for name in job.tests},
+                "status": "done",
+                "error": "",
+            }
+        )
 
     monkeypatch.setattr(sweeps, "outcome", outcome)
     cells = json.loads((ROOT / "nbs" / "chapters" / "53_routing_sweep.ipynb").read_text())["cells"]
     exec("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"), {})
     report = tmp_path / "reports" / "smoke" / "routing_sweep"
     rows = json.loads((report / "metrics.json").read_text())["rows"]
-    assert {row["study"] for row in rows if row["status"] == "failed"} == set(broken) and len(json.loads((report / "claims.json").read_text())) == 7
+    assert {row["study"] for row in rows if row["status"] == "failed"} == set(broken) and len(
+        json.loads((report / "claims.json").read_text())
+    ) == 7
 
 
 def test_rows_say_what_the_run_says(data, base, tmp_path):
-    frame = work(seeds("act", {"arch": {"controller": "hrm_act"}}, 1), base, data, None, Options(tmp_path / "resume", progress=False))
-    alone = run("alone", base.varied({"arch": {"controller": "hrm_act"}}), 0, data, tmp_path / "out", Options(tmp_path / "again", progress=False)).metrics["held_out"]
+    frame = work(
+        seeds("act", {"arch": {"controller": "hrm_act"}}, 1),
+        base,
+        data,
+        None,
+        Options(tmp_path / "resume", progress=False),
+    )
+    alone = run(
+        "alone",
+        base.varied({"arch": {"controller": "hrm_act"}}),
+        0,
+        data,
+        tmp_path / "out",
+        Options(tmp_path / "again", progress=False),
+    ).metrics["held_out"]
     row = frame.iloc[0]
-    assert (row.kendall, row.perfect, row.accuracy, row.loss) == (alone["tau"], alone["perfect_visible"], alone["accuracy"], alone["loss"])
-    assert (row.routing_entropy, row.head_concentration, row.n_H_updates) == (alone["routing_entropy"], alone["head_concentration"], alone["n_H_updates"])
+    assert (row.kendall, row.perfect, row.accuracy, row.loss) == (
+        alone["tau"],
+        alone["perfect_visible"],
+        alone["accuracy"],
+        alone["loss"],
+    )
+    assert (row.routing_entropy, row.head_concentration, row.n_H_updates) == (
+        alone["routing_entropy"],
+        alone["head_concentration"],
+        alone["n_H_updates"],
+    )
     assert row.use_act and 1 / 4 <= row.head_concentration <= 1 and 0 < row.routing_entropy <= np.log(4) + 1e-6
 
 
@@ -213,7 +377,11 @@ def test_a_killed_sweep_goes_on_with_the_same_rows(data, base, tmp_path, monkeyp
     process = multiprocessing.get_context("fork").Process(target=_sweep, args=(todo, base, data, tmp_path / "cut"))
     process.start()
     table, end = tmp_path / "cut" / "table.csv", time.monotonic() + 120
-    while not (table.is_file() and len(table.read_text().splitlines()) > 2) and time.monotonic() < end and process.is_alive():
+    while (
+        not (table.is_file() and len(table.read_text().splitlines()) > 2)
+        and time.monotonic() < end
+        and process.is_alive()
+    ):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
@@ -228,7 +396,9 @@ def test_a_killed_sweep_goes_on_with_the_same_rows(data, base, tmp_path, monkeyp
     assert {file.suffix for file in (tmp_path / "cut" / "resume" / "rows").glob("*/*")} == {".json"}
     calls.clear()
     again = work(todo, base, data, table, Options(tmp_path / "cut" / "resume", progress=False))
-    assert calls == [] and again[MEASURED].equals(frame[MEASURED]), "of a sweep that is complete nothing is trained again"
+    assert calls == [] and again[MEASURED].equals(frame[MEASURED]), (
+        "of a sweep that is complete nothing is trained again"
+    )
 
 
 @pytest.mark.parametrize("place", ["table.csv", "resume/rows"])
@@ -258,7 +428,9 @@ def test_a_table_stays_until_the_next_one_is_complete(data, base, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(sweeps, "run", stops)
         with pytest.raises(Stopped):
-            work(seeds("topk=1", {"arch": {"topk": 1}}), base, data, table, Options(tmp_path / "resume", progress=False))
+            work(
+                seeds("topk=1", {"arch": {"topk": 1}}), base, data, table, Options(tmp_path / "resume", progress=False)
+            )
     assert table.read_bytes() == before and len(partial.read_text().splitlines()) == 2
     work(todo[:1], base, data, table, Options(tmp_path / "resume", progress=False))
     assert len(table.read_text().splitlines()) == 2 and not partial.exists()
@@ -279,25 +451,42 @@ def test_a_stop_stops_and_other_lists_or_recipes_share_no_rows(data, base, tmp_p
     assert len(list((tmp_path / "rows").glob("*/*.json"))) == 1
     work(seeds("base", {}, 1), base, data, None, Options(tmp_path, progress=False))
     assert len(names) == 2  # the kept row is its own
-    work(seeds("base", {}, 1), base.model_copy(update={"epochs": 1, "evaluate_every": 1}), data, None, Options(tmp_path, progress=False))
+    work(
+        seeds("base", {}, 1),
+        base.model_copy(update={"epochs": 1, "evaluate_every": 1}),
+        data,
+        None,
+        Options(tmp_path, progress=False),
+    )
     assert len(names) == 3  # and not this recipe's
 
 
 # --- statistics
 
+
 def test_compare_is_scipys():
     rng = np.random.default_rng(0)
     for n in (2, 5, 9):
         a, b = rng.normal(0.3, 1, n), rng.normal(0, 2, n)
-        found, paired, apart = compare(a, b, rng), scipy_stats.ttest_rel(a, b), scipy_stats.ttest_ind(a, b, equal_var=False)
-        assert (found["p"], found["p_welch"], found["t"], found["df"]) == pytest.approx((paired.pvalue, apart.pvalue, apart.statistic, apart.df))
+        found, paired, apart = (
+            compare(a, b, rng),
+            scipy_stats.ttest_rel(a, b),
+            scipy_stats.ttest_ind(a, b, equal_var=False),
+        )
+        assert (found["p"], found["p_welch"], found["t"], found["df"]) == pytest.approx(
+            (paired.pvalue, apart.pvalue, apart.statistic, apart.df)
+        )
         low, high = paired.confidence_interval(0.95)
         assert (found["difference"].low, found["difference"].high) == pytest.approx((low, high))
         pooled = np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2)
-        assert abs(found["g"]) < abs((a - b).mean() / pooled) and np.sign(found["g"]) == np.sign(found["t"]) == np.sign(found["difference"].value)
+        assert abs(found["g"]) < abs((a - b).mean() / pooled) and np.sign(found["g"]) == np.sign(found["t"]) == np.sign(
+            found["difference"].value
+        )
         assert found["bootstrap"].low <= found["difference"].value <= found["bootstrap"].high
         back = compare(b, a, rng)
-        assert (back["t"], back["g"], back["difference"].value) == pytest.approx((-found["t"], -found["g"], -found["difference"].value))
+        assert (back["t"], back["g"], back["difference"].value) == pytest.approx(
+            (-found["t"], -found["g"], -found["difference"].value)
+        )
     with pytest.raises(ValueError, match="two or more"):
         compare([1.0], [2.0], rng)
 
@@ -306,7 +495,10 @@ def test_a_family_is_adjusted_together():
     rng = np.random.default_rng(1)
     rows = [compare(rng.normal(shift, 1, 5), rng.normal(0, 1, 5), rng) for shift in (0, 0, 3, 8)]
     found = family(rows)
-    assert found.p_holm.tolist() == pytest.approx(holm([row["p"] for row in rows]).tolist()) and (found.p_holm >= found.p).all()
+    assert (
+        found.p_holm.tolist() == pytest.approx(holm([row["p"] for row in rows]).tolist())
+        and (found.p_holm >= found.p).all()
+    )
     assert found.p_welch_holm.tolist() == pytest.approx(holm([row["p_welch"] for row in rows]).tolist())
     assert len(family([])) == 0
 
@@ -325,20 +517,54 @@ def table_of(shifts, count=5):
     rows = []
     for number, (name, (settings, shift)) in enumerate(shifts.items()):
         rng = np.random.default_rng(number)
-        rows += [dict.fromkeys(COLUMNS) | HOME | settings | {"config_id": name, "seed": seed, "status": "done", "kendall": 0.4 + 0.1 * seed + shift + rng.normal(0, 0.002)} for seed in range(count)]
+        rows += [
+            dict.fromkeys(COLUMNS)
+            | HOME
+            | settings
+            | {
+                "config_id": name,
+                "seed": seed,
+                "status": "done",
+                "kendall": 0.4 + 0.1 * seed + shift + rng.normal(0, 0.002),
+            }
+            for seed in range(count)
+        ]
     return pd.DataFrame(rows)
 
 
-SHIFTS = {"base": ({}, 0.0), "iters=2": ({"iters": 2}, -0.2), "iters=16, T=4": ({"iters": 16}, 0.1), "iters=16, T=8": ({"iters": 16, "T": 8}, 0.13),
-          "topk=1": ({"topk": 1}, 0.0), "use_act=True": ({"use_act": True}, 0.02)}
+SHIFTS = {
+    "base": ({}, 0.0),
+    "iters=2": ({"iters": 2}, -0.2),
+    "iters=16, T=4": ({"iters": 16}, 0.1),
+    "iters=16, T=8": ({"iters": 16, "T": 8}, 0.13),
+    "topk=1": ({"topk": 1}, 0.0),
+    "use_act=True": ({"use_act": True}, 0.02),
+}
 
 
 def test_effects_are_found_against_the_right_reference():
     table = table_of(SHIFTS)
     found = effects(table, np.random.default_rng(0)).set_index("config_id")
-    assert found.against.to_dict() == {"iters=2": "base", "iters=16, T=4": "base", "iters=16, T=8": "iters=16, T=4", "topk=1": "base", "use_act=True": "base"}
-    assert {name: round(row.difference.value, 2) for name, row in found.iterrows()} == {"iters=2": -0.2, "iters=16, T=4": 0.1, "iters=16, T=8": 0.03, "topk=1": 0.0, "use_act=True": 0.02}
-    assert set(found.index[found.p_holm < 0.05]) == {"iters=2", "iters=16, T=4", "iters=16, T=8", "use_act=True"}  # paired: seeds differ by far more
+    assert found.against.to_dict() == {
+        "iters=2": "base",
+        "iters=16, T=4": "base",
+        "iters=16, T=8": "iters=16, T=4",
+        "topk=1": "base",
+        "use_act=True": "base",
+    }
+    assert {name: round(row.difference.value, 2) for name, row in found.iterrows()} == {
+        "iters=2": -0.2,
+        "iters=16, T=4": 0.1,
+        "iters=16, T=8": 0.03,
+        "topk=1": 0.0,
+        "use_act=True": 0.02,
+    }
+    assert set(found.index[found.p_holm < 0.05]) == {
+        "iters=2",
+        "iters=16, T=4",
+        "iters=16, T=8",
+        "use_act=True",
+    }  # paired: seeds differ by far more
     assert (found.p_welch_holm > 0.05).sum() >= 3
     shuffled = effects(table.sample(frac=1, random_state=0), np.random.default_rng(0)).set_index("config_id")
     assert shuffled.p[found.index].tolist() == pytest.approx(found.p.tolist())
@@ -359,7 +585,12 @@ def test_failed_and_missing_runs_are_left_out_of_pairs():
 
 
 def test_versus_compares_within_each_set():
-    rows = [{"controller": c, "seed": s, "set": d, "tau": 0.5 + 0.1 * s + (0.05 + 0.001 * s) * (c == "hrm") * (d == "long")} for c in ("none", "hrm", "classical") for s in range(5) for d in ("main", "long")]
+    rows = [
+        {"controller": c, "seed": s, "set": d, "tau": 0.5 + 0.1 * s + (0.05 + 0.001 * s) * (c == "hrm") * (d == "long")}
+        for c in ("none", "hrm", "classical")
+        for s in range(5)
+        for d in ("main", "long")
+    ]
     found = versus(pd.DataFrame(rows), "none", np.random.default_rng(0)).set_index(["set", "controller"])
     assert len(found) == 4 and found.p_holm["long", "hrm"] < 0.001 and (found.p.drop(("long", "hrm")) == 1).all()
 
@@ -367,14 +598,27 @@ def test_versus_compares_within_each_set():
 def test_the_documents_significance_is_none():
     half = np.sqrt(3) / 1.96
     found = from_summaries((0.1083, 0.0028 * half, 3), (0.0913, 0.0174 * half, 3))
-    assert found["p"] == pytest.approx(0.193, abs=0.001) and found["d"] == pytest.approx(1.54, abs=0.01) and found["t"] > 0
+    assert (
+        found["p"] == pytest.approx(0.193, abs=0.001) and found["d"] == pytest.approx(1.54, abs=0.01) and found["t"] > 0
+    )
     a, b = np.random.default_rng(0).normal(size=(2, 7))
     same = from_summaries((a.mean(), a.std(ddof=1), 7), (b.mean(), b.std(ddof=1), 7))
-    assert (same["t"], same["p"]) == pytest.approx((scipy_stats.ttest_ind(a, b, equal_var=False).statistic, scipy_stats.ttest_ind(a, b, equal_var=False).pvalue))
+    assert (same["t"], same["p"]) == pytest.approx(
+        (scipy_stats.ttest_ind(a, b, equal_var=False).statistic, scipy_stats.ttest_ind(a, b, equal_var=False).pvalue)
+    )
 
 
-@pytest.mark.parametrize("text,says", [("config_id,seed\nbase,0\n", "line 1: column iters, T"), ("", "cannot be read"),
-                                       (",".join(COLUMNS) + "\nbase,0,8,4,,1e-4,1e-3,False,1,1,1,high,1,1,1,1,1,done,\n", "line 2: kendall: found 'high'")])
+@pytest.mark.parametrize(
+    "text,says",
+    [
+        ("config_id,seed\nbase,0\n", "line 1: column iters, T"),
+        ("", "cannot be read"),
+        (
+            ",".join(COLUMNS) + "\nbase,0,8,4,,1e-4,1e-3,False,1,1,1,high,1,1,1,1,1,done,\n",
+            "line 2: kendall: found 'high'",
+        ),
+    ],
+)
 def test_reading_a_table_says_what_is_wrong(tmp_path, text, says):
     (tmp_path / "table.csv").write_text(text)
     with pytest.raises(ConfigError) as error:
@@ -386,24 +630,34 @@ def test_parts_of_a_sweep_are_read_together(tmp_path):
     table = table_of(SHIFTS)
     table[:12].to_csv(tmp_path / "a.csv", index=False)
     table[10:].to_csv(tmp_path / "b.csv", index=False)
-    (tmp_path / "metrics.json").write_text(json.dumps({"rows": json.loads(table.drop(columns="train_time_s").to_json(orient="records"))}))
+    (tmp_path / "metrics.json").write_text(
+        json.dumps({"rows": json.loads(table.drop(columns="train_time_s").to_json(orient="records"))})
+    )
     both, alone = read_tables([tmp_path / "a.csv", tmp_path / "b.csv"]), read_tables([tmp_path / "metrics.json"])
     for one in (both, alone):
-        assert effects(one, np.random.default_rng(0)).p.tolist() == pytest.approx(effects(table, np.random.default_rng(0)).p.tolist())
+        assert effects(one, np.random.default_rng(0)).p.tolist() == pytest.approx(
+            effects(table, np.random.default_rng(0)).p.tolist()
+        )
 
 
 def test_the_study_from_a_terminal(tmp_path):
     from hrm.tools.cli import main
     from hrm.tools.commands.routing import app
+
     table_of(SHIFTS).to_csv(tmp_path / "table.csv", index=False)
-    said = CliRunner().invoke(app, ["study", str(tmp_path / "table.csv"), "--resamples", "50", "--out", str(tmp_path / "out")])
+    said = CliRunner().invoke(
+        app, ["study", str(tmp_path / "table.csv"), "--resamples", "50", "--out", str(tmp_path / "out")]
+    )
     assert said.exit_code == 0 and "kendall: 4 of 5 comparisons at p < 0.05 after Holm" in said.output
-    assert (tmp_path / "out" / "forest.png").read_bytes()[:4] == b"\x89PNG" and len(pd.read_csv(tmp_path / "out" / "effects.csv")) == 5
+    assert (tmp_path / "out" / "forest.png").read_bytes()[:4] == b"\x89PNG" and len(
+        pd.read_csv(tmp_path / "out" / "effects.csv")
+    ) == 5
     assert main(["routing", "study", str(tmp_path / "nothing.csv")]) == 2
     assert main(["routing", "sweep", "--study", "everything"]) == 2
 
 
 # --- trouble
+
 
 def test_rest_and_unrest():
     alphas = np.zeros((9, 3, 2, 4))
@@ -432,7 +686,9 @@ def test_the_meter_counts_bytes_and_launches():
 
 def test_checkpointing_saves_bytes_and_costs_arithmetic_for_the_same_gradient(base):
     long = base.varied({"arch": {"iters": 12, "cache_heads": False}, "deep_supervision": False})
-    plain, again = (footprint(long.varied({"arch": {"checkpointing": one}}), np.random.default_rng(0)) for one in (False, True))
+    plain, again = (
+        footprint(long.varied({"arch": {"checkpointing": one}}), np.random.default_rng(0)) for one in (False, True)
+    )
     assert again["peak_bytes"] < plain["peak_bytes"] / 2 and 1.2 < again["flop"] / plain["flop"] < 1.4
     lists, grads = draw(8, 7, 0.5, np.random.default_rng(0)), []
     for one in (False, True):
@@ -446,19 +702,42 @@ def test_trouble_is_made_and_measured(data, tmp_path):
     "Two symptoms that a handful of steps produces for certain: a softmax so warm that it is flat, and one so cold that it is a choice."
     small = section("smoke", "routing.trouble", TroubleConfig)
     cases = [case.model_dump() for case in small.cases]
-    sick = {"uniform alphas": {"temp_init": 1000.0, "temp_min": 1000.0}, "one-head collapse": {"temp_init": 1e-3, "temp_min": 1e-3}}
-    knob = {"uniform alphas": {"temp_init": 0.05, "temp_min": 0.05}, "one-head collapse": {"temp_init": 0.9, "temp_min": 0.9}}
+    sick = {
+        "uniform alphas": {"temp_init": 1000.0, "temp_min": 1000.0},
+        "one-head collapse": {"temp_init": 1e-3, "temp_min": 1e-3},
+    }
+    knob = {
+        "uniform alphas": {"temp_init": 0.05, "temp_min": 0.05},
+        "one-head collapse": {"temp_init": 0.9, "temp_min": 0.9},
+    }
     for case in cases:
         if case["symptom"] in sick:
             case |= {"sick": sick[case["symptom"]], "knobs": {"knob": knob[case["symptom"]]}}
-    config = validate({"seeds": 2, "base": changed(BASE, {"epochs": 3}), "long": "long", "cases": cases, "repeats": 1, "compile": False, "resamples": 20, "seed": 0}, TroubleConfig)
+    config = validate(
+        {
+            "seeds": 2,
+            "base": changed(BASE, {"epochs": 3}),
+            "long": "long",
+            "cases": cases,
+            "repeats": 1,
+            "compile": False,
+            "resamples": 20,
+            "seed": 0,
+        },
+        TroubleConfig,
+    )
     todo = trouble_jobs(config)
-    assert all(job.traced for job in todo) and {job.study for job in todo} == {"healthy", *SYMPTOMS} - {"out of memory", "slow"}
+    assert all(job.traced for job in todo) and {job.study for job in todo} == {"healthy", *SYMPTOMS} - {
+        "out of memory",
+        "slow",
+    }
     frame = work(todo, config.base, data, None, Options(tmp_path, progress=False))
     found = findings(config, frame, np.random.default_rng(0)).set_index(["symptom", "recipe"])
     assert found.value["uniform alphas", "sick"] > 0.9999 > 0.98 > found.value["uniform alphas", "knob"]
     assert found.value["one-head collapse", "sick"] > 0.99 > 0.7 > found.value["one-head collapse", "knob"]
-    assert (found.value["out of memory"].iloc[1:] < found.value["out of memory"].iloc[0]).all() and (found.value["slow"].iloc[1:] < found.value["slow"].iloc[0]).all()
+    assert (found.value["out of memory"].iloc[1:] < found.value["out of memory"].iloc[0]).all() and (
+        found.value["slow"].iloc[1:] < found.value["slow"].iloc[0]
+    ).all()
     broken = frame.assign(status=["failed", *frame.status[1:]], error="RuntimeError: gone")
     with pytest.raises(ValueError, match="healthy, none: RuntimeError: gone"):
         findings(config, broken, np.random.default_rng(0))

@@ -1,4 +1,5 @@
 "The rules of the house, read from the files: nothing here runs a model."
+
 import ast
 import configparser
 import copy
@@ -24,8 +25,11 @@ from ruamel.yaml import YAML
 
 SYSTEMS = {"puzzles", "sudoku", "maze", "arc", "machine", "dialogue", "routing", "text", "memory", "checkpoints"}
 ON_PUZZLES = {"sudoku", "maze", "arc"}
-NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb")
-                   if not any(part.startswith((".", "_")) for part in path.relative_to(ROOT).parts))
+NOTEBOOKS = sorted(
+    path
+    for path in (ROOT / "nbs").rglob("*.ipynb")
+    if not any(part.startswith((".", "_")) for part in path.relative_to(ROOT).parts)
+)
 LIBRARY = [path for path in NOTEBOOKS if path.parent not in (ROOT / "nbs", ROOT / "nbs" / "chapters")]
 CHAPTERS = [path for path in NOTEBOOKS if path.parent.name == "chapters"]
 MODULES = sorted(path for path in (ROOT / "hrm").rglob("*.py") if "__pycache__" not in path.parts)
@@ -49,18 +53,28 @@ def directives(source: str) -> list[str]:
 
 def exported(path: Path) -> list[str]:
     "The sources of the cells that go into the package."
-    return [cell["source"] for cell in cells(path, "code") if {d.split()[0] for d in directives(cell["source"]) if d} & {"export", "exports", "exporti"}]
+    return [
+        cell["source"]
+        for cell in cells(path, "code")
+        if {d.split()[0] for d in directives(cell["source"]) if d} & {"export", "exports", "exporti"}
+    ]
 
 
 def tracked() -> list[Path]:
     "The text files that are, or are about to be, in git."
-    listing = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     if listing.returncode:
         pytest.skip("not a git repository: there is no list of the files that belong to it")
     return [ROOT / n for n in listing.stdout.split("\0") if n and (ROOT / n).is_file()]
 
 
 # Notebooks and what is made of them
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
@@ -79,10 +93,19 @@ def made(tmp_path_factory) -> Path:
 
 def differing(folder: str, pattern: str, made: Path) -> list[str]:
     "Files of a folder that are not the same here and there."
+
     def named(top):
-        return {p.relative_to(top) for p in (top / folder).rglob(pattern) if not {"__pycache__", ".ipynb_checkpoints"} & set(p.parts)}
-    return sorted(str(p) for p in named(ROOT) | named(made)
-                  if not ((ROOT / p).is_file() and (made / p).is_file() and filecmp.cmp(ROOT / p, made / p, shallow=False)))
+        return {
+            p.relative_to(top)
+            for p in (top / folder).rglob(pattern)
+            if not {"__pycache__", ".ipynb_checkpoints"} & set(p.parts)
+        }
+
+    return sorted(
+        str(p)
+        for p in named(ROOT) | named(made)
+        if not ((ROOT / p).is_file() and (made / p).is_file() and filecmp.cmp(ROOT / p, made / p, shallow=False))
+    )
 
 
 def test_export_leaves_no_difference(made):
@@ -93,10 +116,32 @@ def test_notebooks_are_clean(made):
     assert differing("nbs", "*.ipynb", made) == [], "run `make notebooks`"
 
 
+def test_notebooks_and_tests_are_formatted():
+    printed = shell(BIN / "ruff", "format", "--check", "--quiet", cwd=ROOT, ok=False)
+    assert printed.stdout + printed.stderr == "", "run `ruff format`"
+
+
+def test_library_lines_fit():
+    "What a formatter cannot break: texts and comments. Chapters follow as they are touched."
+    long = [
+        f"{name(path)}: {line.strip()[:80]}"
+        for path in LIBRARY
+        for cell in cells(path, "code")
+        for line in cell["source"].splitlines()
+        if len(line) > 120
+    ]
+    assert long == [], "lines of more than 120 characters"
+
+
 def test_one_notebook_is_one_module():
     targets = Counter()
     for path in LIBRARY:
-        named = [d.split()[1] for cell in cells(path, "code") for d in directives(cell["source"]) if d.startswith("default_exp")]
+        named = [
+            d.split()[1]
+            for cell in cells(path, "code")
+            for d in directives(cell["source"])
+            if d.startswith("default_exp")
+        ]
         assert len(named) == 1, name(path)
         targets[named[0]] += 1
     assert [target for target, n in targets.items() if n > 1] == []
@@ -139,6 +184,7 @@ def test_library_notebook_reads_as_prose_with_code(path):
 
 # One way down
 
+
 def package_of(path: Path) -> str:
     "The package in which a module's relative imports are meant."
     parts = path.relative_to(ROOT).with_suffix("").parts
@@ -161,8 +207,12 @@ def test_systems_stand_on_core_and_on_nothing_beside_them():
     assert {room(path) for path in MODULES} - {None} <= SYSTEMS | {"core", "tools"}
     below = {system: {"core", system} | ({"puzzles"} if system in ON_PUZZLES else set()) for system in SYSTEMS}
     below |= {"core": {"core"}, "tools": {"core", "tools", *SYSTEMS}, None: set()}
-    assert [f"{name(path)} imports {name(other)}" for path in MODULES for other in sorted(modules_imported(path))
-            if room(other) is not None and room(other) not in below[room(path)]] == []
+    assert [
+        f"{name(path)} imports {name(other)}"
+        for path in MODULES
+        for other in sorted(modules_imported(path))
+        if room(other) is not None and room(other) not in below[room(path)]
+    ] == []
 
 
 def test_no_circle_of_files():
@@ -175,7 +225,9 @@ def test_no_circle_of_files():
 
 def notebook_of(path: Path) -> Path | None:
     "The notebook from which a module is made; None for one that is written by nbdev."
-    source = re.search(r"^# AUTOGENERATED! DO NOT EDIT! File to edit: (\S+?\.ipynb)", path.read_text(encoding="utf-8"), re.M)
+    source = re.search(
+        r"^# AUTOGENERATED! DO NOT EDIT! File to edit: (\S+?\.ipynb)", path.read_text(encoding="utf-8"), re.M
+    )
     return (path.parent / source[1]).resolve() if source else None
 
 
@@ -212,6 +264,7 @@ def test_chapters_export_nothing_and_import_no_tools():
 
 # The pipeline
 
+
 def paths(entries: list) -> list[str]:
     "The paths of deps, outs, metrics or plots, without what is said about them."
     return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
@@ -237,7 +290,9 @@ def test_a_stage_depends_on_its_closure_its_data_and_its_parameters():
         deps = block["deps"]
         if stage == "code":
             rooms = {path.name for path in (root() / "hrm").iterdir() if (path / "__init__.py").is_file()}
-            assert sorted(deps) == sorted(["nbs/chapters", "hrm/__init__.py", *(f"hrm/{one}" for one in rooms - {"tools"})])
+            assert sorted(deps) == sorted(
+                ["nbs/chapters", "hrm/__init__.py", *(f"hrm/{one}" for one in rooms - {"tools"})]
+            )
             continue
         assert closure_file(stage).relative_to(root()).as_posix() in deps, stage
         assert [dep for dep in deps if not dep.startswith(("data/", "reports/"))] == [], stage
@@ -256,7 +311,11 @@ def test_a_chapter_reads_only_reports_that_its_stage_depends_on():
 
 def test_metrics_and_plots_of_every_stage_are_listed():
     document = YAML(typ="safe", pure=True).load((root() / "dvc.yaml").read_text())
-    listed = {name: props for entry in document["plots"] for name, props in (entry.items() if isinstance(entry, dict) else [(entry, None)])}
+    listed = {
+        name: props
+        for entry in document["plots"]
+        for name, props in (entry.items() if isinstance(entry, dict) else [(entry, None)])
+    }
     curve = {"x": "step", "y": "loss", "title": "Training loss"}
     assert all(props == (curve if path.endswith(".csv") else None) for path, props in listed.items())
     stages = [stage for stage, block in document["stages"].items() if "matrix" in block]
@@ -288,11 +347,18 @@ def commands_read() -> dict[str | None, str]:
     for path in MODULES:
         if room(path) != "tools":
             continue
-        module, tree = ".".join(path.relative_to(ROOT).with_suffix("").parts), ast.parse(path.read_text(encoding="utf-8"))
+        module, tree = (
+            ".".join(path.relative_to(ROOT).with_suffix("").parts),
+            ast.parse(path.read_text(encoding="utf-8")),
+        )
         origin = {node.name: module for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
-                base = importlib.util.resolve_name("." * node.level + (node.module or ""), package_of(path)) if node.level else node.module
+                base = (
+                    importlib.util.resolve_name("." * node.level + (node.module or ""), package_of(path))
+                    if node.level
+                    else node.module
+                )
                 origin |= {alias.asname or alias.name: base for alias in node.names}
         for called, node in calls(tree):
             if called == "section" and len(node.args) == 3 and ast.unparse(node.args[2]) in origin:
@@ -332,13 +398,28 @@ NAMED = {  # section -> where names stand in it: `{}` the keys of a mapping, `[]
     "sudoku.data": ("sets{}",),
     "sudoku.train": ("runs{}", "runs.*.set"),
     "dialogue.train": ("runs{}", "runs.*.set", "runs.*.after", "runs.*.weights"),
-    "dialogue.ablate": ("base.set", "base.after", "base.weights", "variants{}", "variants.*.set", "options{}", "options.*.set",
-                        "options.*.after", "options.*.weights"),
+    "dialogue.ablate": (
+        "base.set",
+        "base.after",
+        "base.weights",
+        "variants{}",
+        "variants.*.set",
+        "options{}",
+        "options.*.set",
+        "options.*.after",
+        "options.*.weights",
+    ),
     "routing.data": ("sets{}",),
     "routing.train": ("runs{}", "runs.*.set", "base.set"),
     "routing.evaluate": ("lengths.*",),
-    "routing.sweep": ("base.set", "shift.tests[]", "shift.change.set", "low_data.tests[]", "low_data.change.set",
-                      "document.set"),
+    "routing.sweep": (
+        "base.set",
+        "shift.tests[]",
+        "shift.change.set",
+        "low_data.tests[]",
+        "low_data.change.set",
+        "document.set",
+    ),
     "routing.queue": ("stage",),
     "routing.trouble": ("base.set", "long"),
     "text.train": ("runs{}", "runs.*.books[]"),
@@ -420,17 +501,23 @@ def test_a_plain_repro_runs_smoke_and_laptop_without_tracking():
 
 # The package's own settings
 
+
 def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def test_settings_ini_agrees():
     import hrm
+
     reader = configparser.ConfigParser()
     reader.read(ROOT / "settings.ini")
     ini, pyproject = reader["DEFAULT"], project()
     package, nbdev = pyproject["project"], pyproject["tool"]["nbdev"]
-    assert (ini["lib_name"], ini["description"], ini["version"]) == (package["name"], package["description"], hrm.__version__)
+    assert (ini["lib_name"], ini["description"], ini["version"]) == (
+        package["name"],
+        package["description"],
+        hrm.__version__,
+    )
     assert f">={ini['min_python']}" == package["requires-python"]
     assert ini["keywords"].split() == package["keywords"]
     assert ini["author"] == package["authors"][0]["name"]
@@ -447,7 +534,10 @@ def test_settings_ini_agrees():
 def test_the_lock_pins_everything_the_package_asks_for():
     def plain(text):
         return re.match(r"[\w.-]+", text)[0].lower().replace("_", "-").replace(".", "-")
-    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+
+    lines = [
+        line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")
+    ]
     assert [line for line in lines if not re.fullmatch(r"[\w.-]+==\S+( ; .+)?", line)] == []
     assert "torch==2.13.0" in lines
     package = project()["project"]
@@ -464,9 +554,24 @@ def test_make_help_has_one_line_for_each_word():
 
 # What may not stand anywhere
 
-WORDS = re.compile("|".join(("/wo" + "rk/", "/fa" + "rm/", "/opt/" + "wheels", "/ho" + "me/", "/ro" + "ot/", r"pypi\." + "org",
-                             "files.python" + "hosted", "registry." + "npmjs", "deb." + "debian.org", r"\bTO" + r"DO\b", r"\bFIX" + r"ME\b",
-                             r"\bXX" + r"X\b")))
+WORDS = re.compile(
+    "|".join(
+        (
+            "/wo" + "rk/",
+            "/fa" + "rm/",
+            "/opt/" + "wheels",
+            "/ho" + "me/",
+            "/ro" + "ot/",
+            r"pypi\." + "org",
+            "files.python" + "hosted",
+            "registry." + "npmjs",
+            "deb." + "debian.org",
+            r"\bTO" + r"DO\b",
+            r"\bFIX" + r"ME\b",
+            r"\bXX" + r"X\b",
+        )
+    )
+)
 
 
 def test_no_machine_paths_registry_hosts_or_to_do_marks():
@@ -483,8 +588,16 @@ def test_no_machine_paths_registry_hosts_or_to_do_marks():
 
 def test_line_ends_are_those_of_unix():
     tracked()  # skips without git
-    listing = subprocess.run(["git", "ls-files", "--eol"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert [line for line in listing if re.search(r"[iw]/(crlf|mixed)", line) or "attr/" in line and not re.search(r"attr/(-text|text=auto eol=lf)", line)] == []
+    listing = subprocess.run(
+        ["git", "ls-files", "--eol"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert [
+        line
+        for line in listing
+        if re.search(r"[iw]/(crlf|mixed)", line)
+        or "attr/" in line
+        and not re.search(r"attr/(-text|text=auto eol=lf)", line)
+    ] == []
 
 
 def test_no_large_files():
@@ -499,8 +612,14 @@ def calls(tree: ast.AST) -> list[tuple[str, ast.Call]]:
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_nothing_runs_what_a_file_says(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    loaded = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    loaded |= {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
+    loaded = {
+        alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    }
+    loaded |= {
+        (node.module or "").split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and not node.level
+    }
     assert not loaded & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
     for called, node in calls(tree):
         options = {k.arg: ast.unparse(k.value) for k in node.keywords}
@@ -517,13 +636,19 @@ def test_no_stubs(path):
     for node in ast.walk(tree):
         if isinstance(node, ast.Raise) and node.exc is not None:
             assert "NotImplementedError" not in ast.unparse(node.exc), f"line {node.lineno}"
-        assert not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and node.value.value is ...), f"line {node.lineno}"
+        assert not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and node.value.value is ...), (
+            f"line {node.lineno}"
+        )
 
 
 def test_public_functions_have_a_docstring():
     bare = []
     for path in MODULES:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and not ast.get_docstring(node):
+            if (
+                isinstance(node, (ast.FunctionDef, ast.ClassDef))
+                and not node.name.startswith("_")
+                and not ast.get_docstring(node)
+            ):
                 bare.append(f"{name(path)}: {node.name}")
     assert bare == []

@@ -1,4 +1,5 @@
 "The site: every link holds, nothing is fetched from elsewhere, and a real browser shows it in light and in dark."
+
 import functools
 import json
 import re
@@ -24,12 +25,19 @@ from hrm.tools.pages import SiteLinks, anchor, page_name, relink, site_link
 from hrm.tools.site import chapter_page, executed_chapter, machine_text
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--no-first-run"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 
 
 class Reader(HTMLParser):
     "What a page offers to links, and what it asks for."
+
     FETCHED = {("script", "src"), ("img", "src"), ("source", "src"), ("iframe", "src"), ("link", "href")}
 
     def __init__(self, text):
@@ -82,16 +90,25 @@ def test_no_link_anchor_or_picture_is_missing(site):
                 continue
             path = unquote(parts.path).lstrip("/") or "index.html"
             fragment = unquote(parts.fragment)
-            if not (site.html / path).is_file() or (fragment and path in site.pages and fragment not in site.pages[path].ids):
+            if not (site.html / path).is_file() or (
+                fragment and path in site.pages and fragment not in site.pages[path].ids
+            ):
                 broken.append(f"{name}: {target}")
     assert not broken
 
 
 def test_no_page_asks_for_anything_from_elsewhere(site):
-    outside = [f"{name}: {target}" for name, page in site.pages.items() for target in page.fetched
-               if urlsplit(target).netloc or urlsplit(target).scheme not in ("", "data")]
+    outside = [
+        f"{name}: {target}"
+        for name, page in site.pages.items()
+        for target in page.fetched
+        if urlsplit(target).netloc or urlsplit(target).scheme not in ("", "data")
+    ]
     for sheet in site.html.rglob("*.css"):
-        outside += [f"{sheet.name}: {found}" for found in re.findall(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//[^)'\"]*", sheet.read_text())]
+        outside += [
+            f"{sheet.name}: {found}"
+            for found in re.findall(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//[^)'\"]*", sheet.read_text())
+        ]
     assert not outside
 
 
@@ -111,9 +128,18 @@ def test_api_tables_show_parameters_and_source(site):
 def test_the_site_can_be_served(site):
     "`--serve` shows what is built, on this machine alone, until it is told to stop."
     line = [sys.executable, "-m", "hrm.tools.site", "--serve", "--port", "0"]
-    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it, and so would the server
-    with subprocess.Popen(line, cwd=site.project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                          preexec_fn=heard) as server:
+    heard = lambda: signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # a test run in the background ignores it, and so would the server
+    with subprocess.Popen(
+        line,
+        cwd=site.project,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=heard,
+    ) as server:
         try:
             address = re.search(r"http://127\.0\.0\.1:\d+", server.stdout.readline())[0]
             with urlopen(f"{address}/core/config.html", timeout=20) as reply:
@@ -129,7 +155,9 @@ def test_the_site_can_be_served(site):
 
 
 def test_readme_is_what_the_front_page_says(site):
-    assert (site.project / "README.md").read_text() == (ROOT / "README.md").read_text(), "run: python -m hrm.tools.site --readme"
+    assert (site.project / "README.md").read_text() == (ROOT / "README.md").read_text(), (
+        "run: python -m hrm.tools.site --readme"
+    )
 
 
 def test_readme_links_lead_to_files():
@@ -174,6 +202,7 @@ def test_documented_fields_and_parameters():
 
     class Settings(BaseModel):
         "A section."
+
         rate: float  # learning rate
         steps: int = 3  # how many
 
@@ -184,8 +213,11 @@ def test_documented_fields_and_parameters():
     ) -> bool:  # whether
         "Do it."
 
-    assert parameter_rows(work) == [["`a`", "`int`", "", "[B, S] first | second"],
-                                    ["`b`", "`list[str] | None`", "`None`", "a < b"], ["returns", "`bool`", "", "whether"]]
+    assert parameter_rows(work) == [
+        ["`a`", "`int`", "", "[B, S] first | second"],
+        ["`b`", "`list[str] | None`", "`None`", "a < b"],
+        ["returns", "`bool`", "", "whether"],
+    ]
     assert parameter_rows(Settings)[1][:3] == ["`steps`", "`int`", "`3`"]
     text = api_markdown(work, "work")
     assert "work(a, *, b=None)" in text and r"first \| second" in text and r"a \< b" in text
@@ -195,20 +227,35 @@ def chapter(folder, cells):
     "A notebook file of (id, tags, source, outputs)."
     folder.parent.mkdir(parents=True, exist_ok=True)
     layout = [{"cell_type": "markdown", "id": "t", "metadata": {}, "source": "# Toy\n\n> For a test"}]
-    layout += [{"cell_type": "code", "id": i, "metadata": {"tags": tags}, "source": source, "outputs": outputs, "execution_count": None}
-               for i, tags, source, outputs in cells]
+    layout += [
+        {
+            "cell_type": "code",
+            "id": i,
+            "metadata": {"tags": tags},
+            "source": source,
+            "outputs": outputs,
+            "execution_count": None,
+        }
+        for i, tags, source, outputs in cells
+    ]
     kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "python3"}}
     folder.write_text(json.dumps({"cells": layout, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
     return folder
 
 
 def test_an_executed_chapter_lies_over_its_source(tmp_path):
-    source = chapter(tmp_path / "nbs/chapters/05_toy.ipynb", [("p", ["parameters"], 'profile = "smoke"', []), ("w", [], "work()", [])])
+    source = chapter(
+        tmp_path / "nbs/chapters/05_toy.ipynb",
+        [("p", ["parameters"], 'profile = "smoke"', []), ("w", [], "work()", [])],
+    )
     assert "has not been run" in chapter_page(source, tmp_path).cells[1]["source"]
 
     stream = [{"output_type": "stream", "name": "stdout", "text": "done"}]
-    ran = [("p", ["parameters"], 'profile = "smoke"', []), ("i", ["injected-parameters"], '# Parameters\nprofile = "{}"\n', []),
-           ("w", [], "work()", stream)]
+    ran = [
+        ("p", ["parameters"], 'profile = "smoke"', []),
+        ("i", ["injected-parameters"], '# Parameters\nprofile = "{}"\n', []),
+        ("w", [], "work()", stream),
+    ]
     for profile in ("smoke", "gpu", "laptop"):
         cells = [(i, tags, text.format(profile), outputs) for i, tags, text, outputs in ran]
         copy = chapter(tmp_path / "reports" / profile / "toy" / "toy.ipynb", cells)
@@ -270,16 +317,22 @@ def visits(site, browser, address):
         requests.clear()
         complaints.clear()
         tab.goto(f"{address}/{name}", wait_until="load")
-        tab.wait_for_function("window.MathJax === undefined || (window.MathJax.startup && window.MathJax.startup.promise"
-                              " && window.MathJax.startup.promise.then(() => true))")
-        seen[name] = SimpleNamespace(requests=list(requests), complaints=list(complaints), **tab.evaluate("""() => ({
+        tab.wait_for_function(
+            "window.MathJax === undefined || (window.MathJax.startup && window.MathJax.startup.promise"
+            " && window.MathJax.startup.promise.then(() => true))"
+        )
+        seen[name] = SimpleNamespace(
+            requests=list(requests),
+            complaints=list(complaints),
+            **tab.evaluate("""() => ({
             title: document.querySelector("h1")?.innerText ?? "",
             formulas: document.querySelectorAll(".math").length,
             drawn: document.querySelectorAll("mjx-container svg").length,
             formula_errors: document.querySelectorAll("mjx-merror, [data-mjx-error]").length,
             pictures: [...document.images].map(i => [i.getAttribute("src"), i.complete && i.naturalWidth > 0,
                                                      getComputedStyle(i).backgroundColor]),
-            wide: document.documentElement.scrollWidth - document.documentElement.clientWidth})"""))
+            wide: document.documentElement.scrollWidth - document.documentElement.clientWidth})"""),
+        )
     tab.close()
     return seen
 
@@ -302,11 +355,14 @@ def test_mathematics_is_drawn(visits):
 
 def test_figures_are_drawn_without_a_card_behind_them(visits, site):
     from PIL import Image
+
     shown = [(name, *picture) for name, visit in visits.items() for picture in visit.pictures]
     assert shown and all(drawn for _, _, drawn, _ in shown)
     for name, source, _, background in shown:
         assert background == "rgba(0, 0, 0, 0)", name
-        if source.endswith(".png") and name != "core/plots.html":  # that one pastes a figure onto both backgrounds to compare
+        if (
+            source.endswith(".png") and name != "core/plots.html"
+        ):  # that one pastes a figure onto both backgrounds to compare
             with Image.open(site.html / Path(name).parent / source) as picture:
                 assert picture.convert("RGBA").getpixel((0, 0))[3] == 0, f"{name}: {source} is not transparent"
 

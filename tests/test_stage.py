@@ -1,4 +1,5 @@
 "A stage that is stopped, killed or orphaned: what it leaves and what it does not."
+
 import json
 import os
 import random
@@ -35,17 +36,32 @@ except KeyboardInterrupt:
 @pytest.fixture
 def project(tmp_path) -> Path:
     "A project of one chapter that works for a minute and saves when it is interrupted; an editor wrote a kernel of its own into it."
-    cells = [("markdown", [], "# A long chapter"), ("code", ["parameters"], 'profile = "smoke"'), ("code", [], CHAPTER),
-             ("code", [], 'Path("later").touch()')]
-    filled = [{"cell_type": kind, "id": f"c{i}", "metadata": {"tags": tags}, "source": source,
-               **({"outputs": [], "execution_count": None} if kind == "code" else {})} for i, (kind, tags, source) in enumerate(cells)]
+    cells = [
+        ("markdown", [], "# A long chapter"),
+        ("code", ["parameters"], 'profile = "smoke"'),
+        ("code", [], CHAPTER),
+        ("code", [], 'Path("later").touch()'),
+    ]
+    filled = [
+        {
+            "cell_type": kind,
+            "id": f"c{i}",
+            "metadata": {"tags": tags},
+            "source": source,
+            **({"outputs": [], "execution_count": None} if kind == "code" else {}),
+        }
+        for i, (kind, tags, source) in enumerate(cells)
+    ]
     kernel = {"kernelspec": {"name": "somebodys-own", "language": "julia", "display_name": "Nobody else has it"}}
     (tmp_path / "nbs/chapters").mkdir(parents=True)
     (tmp_path / "nbs/chapters/01_long.ipynb").write_text(
-        json.dumps({"cells": filled, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+        json.dumps({"cells": filled, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
+    )
     (tmp_path / "params.yaml").write_text("run: [smoke]\nprofiles: {smoke: {}}\n")
-    (tmp_path / "dvc.yaml").write_text("stages:\n  long:\n    cmd: python -m hrm.tools.stage run long smoke\n"
-                                       "    outs:\n    - reports/smoke/long: {cache: false}\n")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n  long:\n    cmd: python -m hrm.tools.stage run long smoke\n"
+        "    outs:\n    - reports/smoke/long: {cache: false}\n"
+    )
     return tmp_path
 
 
@@ -75,7 +91,11 @@ def running(project: Path) -> list[int]:
     "Processes that still work in the project's folder."
     found = []
     for process in psutil.process_iter(["cwd", "status"]):
-        if process.info["cwd"] and Path(process.info["cwd"]) == project.resolve() and process.info["status"] != psutil.STATUS_ZOMBIE:
+        if (
+            process.info["cwd"]
+            and Path(process.info["cwd"]) == project.resolve()
+            and process.info["status"] != psutil.STATUS_ZOMBIE
+        ):
             found.append(process.pid)
     return found
 
@@ -170,8 +190,10 @@ def test_a_kernels_sockets_go_with_the_run(project):
     folders = lambda: list(Path(tempfile.gettempdir()).glob(f"hrm-kernel-{process.pid}-*"))
     for number in (signal.SIGKILL, signal.SIGTERM):
         (project / "kernel.pid").unlink(missing_ok=True)
-        killed, process = folders() if number == signal.SIGTERM else [], start(
-            project, sys.executable, "-m", "hrm.tools.stage", "run", "long", "smoke")
+        killed, process = (
+            folders() if number == signal.SIGTERM else [],
+            start(project, sys.executable, "-m", "hrm.tools.stage", "run", "long", "smoke"),
+        )
         assert len(folders()) == 1 and not any(path.exists() for path in killed), "a killed stage's folder is cleared"
         process.send_signal(number)
         process.wait(30)
@@ -181,8 +203,11 @@ def test_a_kernels_sockets_go_with_the_run(project):
 
 
 def test_wrong_names_are_told_before_anything_starts(project):
-    for words, told in [(("run", "short", "smoke"), "allowed: long"), (("run", "long", "lapdog"), "allowed: smoke"),
-                        (("run", "long"), "needs profile")]:
+    for words, told in [
+        (("run", "short", "smoke"), "allowed: long"),
+        (("run", "long", "lapdog"), "allowed: smoke"),
+        (("run", "long"), "needs profile"),
+    ]:
         done = shell(sys.executable, "-m", "hrm.tools.stage", *words, cwd=project, ok=False)
         assert done.returncode == 2 and told in done.stderr and len(done.stderr.splitlines()) == 1
 
@@ -192,7 +217,10 @@ def test_a_stage_chooses_its_kernel_itself(project):
     chapter.write_text(chapter.read_text().replace("range(600)", "range(1)"))
     shell(sys.executable, "-m", "hrm.tools.stage", "run", "long", "smoke", cwd=project)
     stored = json.loads((project / "reports/smoke/long/long.ipynb").read_text())["metadata"]
-    assert stored == {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
+    assert stored == {
+        "kernelspec": {"display_name": "python3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
 
 
 # dvc.lock
@@ -207,15 +235,28 @@ def written_lock() -> bytes:
     def files(paths, run):
         for path in sorted(path if isinstance(path, str) else next(iter(path)) for path in paths):
             folder = "." not in path.rsplit("/", 1)[-1].replace("${item.run}", "")
-            yield {"path": path.replace("${item.run}", run), "hash": "md5", "md5": f"{draw.getrandbits(128):032x}" + ".dir" * folder,
-                   "size": draw.randrange(10**6)} | ({"nfiles": draw.randrange(30)} if folder else {})
+            yield {
+                "path": path.replace("${item.run}", run),
+                "hash": "md5",
+                "md5": f"{draw.getrandbits(128):032x}" + ".dir" * folder,
+                "size": draw.randrange(10**6),
+            } | ({"nfiles": draw.randrange(30)} if folder else {})
 
-    for name, run in [("code", ""), *((name, run) for run in ("smoke", "laptop") for name in blocks if "matrix" in blocks[name])]:
+    for name, run in [
+        ("code", ""),
+        *((name, run) for run in ("smoke", "laptop") for name in blocks if "matrix" in blocks[name]),
+    ]:
         block = blocks[name]
-        params = {key.replace("${item.run}", run): {"seed": 0, "runs": {"one": {"steps": 800}}} for key in block.get("params", [])}
+        params = {
+            key.replace("${item.run}", run): {"seed": 0, "runs": {"one": {"steps": 800}}}
+            for key in block.get("params", [])
+        }
         stages[f"{name}@{run}" if run else name] = {
-            "cmd": block["cmd"].replace("${item.run}", run), "deps": list(files(block["deps"], run)),
-            **({"params": {"params.yaml": params}} if params else {}), "outs": list(files(block["outs"], run))}
+            "cmd": block["cmd"].replace("${item.run}", run),
+            "deps": list(files(block["deps"], run)),
+            **({"params": {"params.yaml": params}} if params else {}),
+            "outs": list(files(block["outs"], run)),
+        }
     text = StringIO()
     YAML().dump({"schema": "2.0", "stages": stages}, text)
     return text.getvalue().encode()
@@ -242,9 +283,21 @@ def cuts() -> list[int]:
     headers = [found.start() for found in re.finditer(r"^  \S+:$", text, re.M)]
     lines = [found.end() for found in re.finditer("\n", text)]
     last = [place for place in lines if place > headers[-1]]
-    return sorted({0, 1, text.index("stages:"), headers[0], *draw.sample(range(len(LOCK)), 15), *draw.sample(lines, 15),
-                   *range(8192, len(LOCK), 8192), *draw.sample(headers, 6), *draw.sample(last[:-1], 12),
-                   *last[-6:-1], len(LOCK) - 1})
+    return sorted(
+        {
+            0,
+            1,
+            text.index("stages:"),
+            headers[0],
+            *draw.sample(range(len(LOCK)), 15),
+            *draw.sample(lines, 15),
+            *range(8192, len(LOCK), 8192),
+            *draw.sample(headers, 6),
+            *draw.sample(last[:-1], 12),
+            *last[-6:-1],
+            len(LOCK) - 1,
+        }
+    )
 
 
 def test_every_part_of_a_lock_file_is_restored(locked, capfd):
@@ -254,10 +307,13 @@ def test_every_part_of_a_lock_file_is_restored(locked, capfd):
         for end in cuts():
             (locked / "dvc.lock").write_bytes(text[:end])
             lock.keep_lock(seconds=0)
-            assert (locked / "dvc.lock").read_bytes() == LOCK, (end, text[max(0, end - 80):end])
+            assert (locked / "dvc.lock").read_bytes() == LOCK, (end, text[max(0, end - 80) : end])
             told = capfd.readouterr().err
             assert told.startswith("dvc.lock: torn, it ") or told.startswith("dvc.lock: torn, the entry of "), told
-            assert told.endswith("; restored from data/.partial/dvc.lock; what was torn is beside it\n") and told.count("\n") == 1
+            assert (
+                told.endswith("; restored from data/.partial/dvc.lock; what was torn is beside it\n")
+                and told.count("\n") == 1
+            )
 
 
 def test_a_new_stage_that_was_cut_is_not_kept(locked):
@@ -269,7 +325,7 @@ def test_a_new_stage_that_was_cut_is_not_kept(locked):
     for end in (*lines[:3], *lines[3:-6:8], *lines[-6:]):
         (locked / "dvc.lock").write_bytes(LOCK[:end])
         lock.keep_lock(seconds=0)
-        assert (locked / "dvc.lock").read_bytes() == LOCK[:header], LOCK[end - 80:end]
+        assert (locked / "dvc.lock").read_bytes() == LOCK[:header], LOCK[end - 80 : end]
 
 
 def test_what_somebody_wanted_is_left_alone(locked, capfd):
@@ -287,13 +343,13 @@ def test_what_somebody_wanted_is_left_alone(locked, capfd):
         assert (locked / "dvc.lock").read_bytes() == (locked / "data/.partial/dvc.lock").read_bytes() == text
     (locked / "dvc.lock").unlink()  # to forget everything
     lock.keep_lock(seconds=0)
-    (locked / "dvc.lock").write_bytes(LOCK[:LOCK.index(b"  environment@smoke:")])
+    (locked / "dvc.lock").write_bytes(LOCK[: LOCK.index(b"  environment@smoke:")])
     lock.keep_lock(seconds=0)
     assert (locked / "dvc.lock").stat().st_size < 2000 and capfd.readouterr().err == ""
 
 
 def test_what_git_has_committed_is_whole_and_the_last_resort(locked, capfd):
-    older = LOCK[:LOCK.rindex(b"\n  memory_evaluate@laptop:") + 1]
+    older = LOCK[: LOCK.rindex(b"\n  memory_evaluate@laptop:") + 1]
     (locked / "dvc.lock").write_bytes(older)
     shell("git", "init", "-q", cwd=locked)
     commit(locked, "An older one")
@@ -314,9 +370,11 @@ def test_what_git_has_committed_is_whole_and_the_last_resort(locked, capfd):
 
 def test_a_file_that_is_just_being_written_is_waited_for(locked, capfd):
     newer = re.sub(rb"(?<=md5: )[0-9a-f]{32}", b"0" * 32, LOCK, count=1)
-    writer = ("import sys, time\nwith open('dvc.lock', 'wb', buffering=0) as file:\n    print(flush=True)\n"
-              "    data = sys.stdin.buffer.read()\n    for i in range(0, len(data), 40_000):\n"
-              "        file.write(data[i:i + 40_000])\n        time.sleep(0.2)\n")
+    writer = (
+        "import sys, time\nwith open('dvc.lock', 'wb', buffering=0) as file:\n    print(flush=True)\n"
+        "    data = sys.stdin.buffer.read()\n    for i in range(0, len(data), 40_000):\n"
+        "        file.write(data[i:i + 40_000])\n        time.sleep(0.2)\n"
+    )
     line = [sys.executable, "-c", writer]
     writing = subprocess.Popen(line, cwd=locked, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     writing.stdout.readline()
@@ -329,19 +387,25 @@ def test_a_file_that_is_just_being_written_is_waited_for(locked, capfd):
 
 def test_dvc_goes_on_after_its_files_were_torn(tmp_path):
     (tmp_path / "params.yaml").touch()
-    (tmp_path / "dvc.yaml").write_text("stages:\n" + "".join(
-        f"  {name}:\n    cmd: echo {name} >> {name}\n    deps: [{dep}]\n    outs:\n    - {name}: {{cache: false}}\n"
-        for dep, name in (("params.yaml", "a"), ("a", "b"), ("b", "c"))))
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n"
+        + "".join(
+            f"  {name}:\n    cmd: echo {name} >> {name}\n    deps: [{dep}]\n    outs:\n    - {name}: {{cache: false}}\n"
+            for dep, name in (("params.yaml", "a"), ("a", "b"), ("b", "c"))
+        )
+    )
     dvc, lock = (sys.executable, "-m", "dvc"), (sys.executable, "-m", "hrm.tools.stage", "lock")
     shell(*dvc, "init", "--no-scm", "-q", cwd=tmp_path)
     assert shell(*dvc, "repro", cwd=tmp_path).stdout.count("Running stage") == 3
     assert shell(*lock, cwd=tmp_path).stderr == ""
     whole = (tmp_path / "dvc.lock").read_bytes()
-    (tmp_path / "dvc.lock").write_bytes(whole[:whole.index(b"  b:")])
+    (tmp_path / "dvc.lock").write_bytes(whole[: whole.index(b"  b:")])
     (tmp_path / ".dvc/tmp/rwlock").write_text('{"write": {"a": {"pi')
     told = shell(*lock, cwd=tmp_path).stderr.splitlines()
-    assert told == ["dvc.lock: torn, it ends after a, 1 of 3 stages; restored from data/.partial/dvc.lock; what was torn is beside it",
-                    ".dvc/tmp/rwlock: torn, a DVC was ended while it wrote; removed"]
+    assert told == [
+        "dvc.lock: torn, it ends after a, 1 of 3 stages; restored from data/.partial/dvc.lock; what was torn is beside it",
+        ".dvc/tmp/rwlock: torn, a DVC was ended while it wrote; removed",
+    ]
     assert "Running stage" not in shell(*dvc, "repro", cwd=tmp_path).stdout
     assert (tmp_path / "dvc.lock").read_bytes() == whole
 
@@ -356,7 +420,7 @@ def test_a_stage_restores_the_lock_file_below_a_running_dvc(project):
     shell(sys.executable, "-m", "dvc", "repro", "a", "b", cwd=project)
     shell(sys.executable, "-m", "hrm.tools.stage", "lock", cwd=project)
     whole = (project / "dvc.lock").read_bytes()
-    (project / "dvc.lock").write_bytes(whole[:whole.index(b"  b:")])
+    (project / "dvc.lock").write_bytes(whole[: whole.index(b"  b:")])
     done = shell(sys.executable, "-m", "dvc", "repro", "long", cwd=project)
     assert "it ends after a, 1 of 2 stages; restored" in done.stderr
     assert list(lock.entries((project / "dvc.lock").read_text())) == ["a", "b", "long"]

@@ -1,4 +1,5 @@
 "What makes a stage stale, told by DVC itself, and what a new stage touches."
+
 import json
 import shutil
 import sys
@@ -22,9 +23,15 @@ def project(tmp_path_factory) -> Path:
     for name in ("params.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, folder)
     blocks = pipeline()
-    stages = {"code": blocks["code"]} | {stage: {
-        "cmd": f"mkdir -p out && date > out/{stage}", "deps": [dep for dep in block["deps"] if dep.startswith("data/code/")],
-        "outs": [f"out/{stage}"]} for stage, block in blocks.items() if stage != "code"}
+    stages = {"code": blocks["code"]} | {
+        stage: {
+            "cmd": f"mkdir -p out && date > out/{stage}",
+            "deps": [dep for dep in block["deps"] if dep.startswith("data/code/")],
+            "outs": [f"out/{stage}"],
+        }
+        for stage, block in blocks.items()
+        if stage != "code"
+    }
     (folder / "dvc.yaml").write_text(json.dumps({"stages": stages}))
     shell(*DVC, "init", "--no-scm", "-q", cwd=folder)
     shell(*DVC, "repro", "-q", cwd=folder)
@@ -48,9 +55,16 @@ def changed(folder: Path, file: str, old: str, new: str) -> None:
 def test_a_docstring_makes_nothing_stale(project):
     before = {path: path.stat().st_mtime_ns for path in (project / "data/code").iterdir()}
     assert len(before) == len(pipeline()) - 1
-    changed(project, "hrm/core/config.py", '"The names of the profiles, in the file\'s order."', '"The profiles\' names, in order."  # as written')
+    changed(
+        project,
+        "hrm/core/config.py",
+        '"The names of the profiles, in the file\'s order."',
+        '"The profiles\' names, in order."  # as written',
+    )
     shell(sys.executable, "-m", "hrm.tools.stage", "code", cwd=project)
-    assert {path: path.stat().st_mtime_ns for path in (project / "data/code").iterdir()} == before, "untouched, not written again"
+    assert {path: path.stat().st_mtime_ns for path in (project / "data/code").iterdir()} == before, (
+        "untouched, not written again"
+    )
     assert stale(project) == set()
 
 
@@ -98,16 +112,27 @@ CELLS = (
     'stage, config = Stage("toy_train", profile), section(profile, "toy.train", BenchmarkConfig)\n'
     'write_atomic(stage.data / "toy.txt", "trained")\nstage.metrics({"exact": 0.5})\nstage.timings({"seconds": 60, "tflop": 1})\n'
     'stage.claims([Claim("S1-9999", "a toy trains", "works", "0.5", "make repro")])\n'
-    'stage.figures({"toy.exact": {"value": 0.5, "unit": "share"}})')
+    'stage.figures({"toy.exact": {"value": 0.5, "unit": "share"}})',
+)
 
 
 def add_toy(project: Path) -> None:
     "A new stage: its chapter, its section of each profile, its block in dvc.yaml."
-    code = [{"cell_type": "code", "id": f"c{i}", "metadata": {"tags": ["parameters"]} if i == 0 else {}, "source": source, "outputs": [],
-             "execution_count": None} for i, source in enumerate(('profile = "smoke"', *CELLS))]
+    code = [
+        {
+            "cell_type": "code",
+            "id": f"c{i}",
+            "metadata": {"tags": ["parameters"]} if i == 0 else {},
+            "source": source,
+            "outputs": [],
+            "execution_count": None,
+        }
+        for i, source in enumerate(('profile = "smoke"', *CELLS))
+    ]
     title = {"cell_type": "markdown", "id": "title", "metadata": {}, "source": "# A toy\n\n> It trains"}
-    (project / "nbs/chapters/85_toy_train.ipynb").write_text(json.dumps(
-        {"cells": [title, *code], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    (project / "nbs/chapters/85_toy_train.ipynb").write_text(
+        json.dumps({"cells": [title, *code], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    )
     yaml, file = YAML(), project / "params.yaml"
     params = yaml.load(file)
     for systems in params["profiles"].values():
@@ -127,9 +152,14 @@ def test_a_new_stage_touches_its_chapter_the_parameters_and_the_pipeline(tmp_pat
     assert sorted(changes) == ["dvc.yaml", "nbs/chapters/85_toy_train.ipynb", "params.yaml"]
     shell(*DVC, "repro", "-q", "toy_train@laptop", cwd=project)
     assert (project / "data/laptop/toy/train/toy.txt").read_text() == "trained"
-    for rule in (rules.test_one_name_all_the_way, rules.test_a_stage_depends_on_its_closure_its_data_and_its_parameters,
-                 rules.test_a_chapter_reads_only_reports_that_its_stage_depends_on, rules.test_metrics_and_plots_of_every_stage_are_listed,
-                 rules.test_chapters_take_the_profile_and_nothing_else, rules.test_every_section_of_every_profile_is_valid):
+    for rule in (
+        rules.test_one_name_all_the_way,
+        rules.test_a_stage_depends_on_its_closure_its_data_and_its_parameters,
+        rules.test_a_chapter_reads_only_reports_that_its_stage_depends_on,
+        rules.test_metrics_and_plots_of_every_stage_are_listed,
+        rules.test_chapters_take_the_profile_and_nothing_else,
+        rules.test_every_section_of_every_profile_is_valid,
+    ):
         rule()
     for file in ("figures.json", "claims.json", "timings.json"):
         assert "toy_train" in reported("laptop", file)
@@ -140,4 +170,6 @@ def test_a_new_stage_touches_its_chapter_the_parameters_and_the_pipeline(tmp_pat
     after = {file: json.loads((project / "reports" / file).read_text()) for file in before}
     assert set(after["figures.json"]) - set(before["figures.json"]) == {"toy.exact"}
     assert [row["id"] for row in after["claims.json"] if row not in before["claims.json"]] == ["S1-9999"]
-    assert after["figures.json"]["book.minutes"]["value"] == pytest.approx(before["figures.json"]["book.minutes"]["value"] + 1)
+    assert after["figures.json"]["book.minutes"]["value"] == pytest.approx(
+        before["figures.json"]["book.minutes"]["value"] + 1
+    )

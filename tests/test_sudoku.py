@@ -1,4 +1,5 @@
 """The rules of Sudoku: solver, generator, symmetries, canonical form, split."""
+
 import hashlib
 import os
 import time
@@ -15,31 +16,33 @@ from hrm.sudoku import generate as S
 from hrm.sudoku import rules as R
 from hrm.sudoku import symmetry as Y
 
-SHARED = Path(os.environ.get('HRM_SHARED', Path(__file__).resolve().parents[1] / '../shared'))
-SETS = {4: ((4, 10), 'any'), 6: ((10, 24), 'any'), 9: ((26, 55), 'any')}
+SHARED = Path(os.environ.get("HRM_SHARED", Path(__file__).resolve().parents[1] / "../shared"))
+SETS = {4: ((4, 10), "any"), 6: ((10, 24), "any"), 9: ((26, 55), "any")}
 seeds = st.integers(0, 2**32 - 1)
 
 
 def shared(name):
     "A file outside the repository, or a skip that says which."
-    if not (path := SHARED / 'data' / 'sudoku' / name).exists():
-        pytest.skip(f'{name} is not in the folder named by HRM_SHARED (default ../shared)')
+    if not (path := SHARED / "data" / "sudoku" / name).exists():
+        pytest.skip(f"{name} is not in the folder named by HRM_SHARED (default ../shared)")
     return path
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def made():
     return {n: S.generate(60, n, clues, kind, rng=n, progress=False) for n, (clues, kind) in SETS.items()}
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def fours():
     "All 4x4 solution grids, by brute force over rows."
     rows, grids = list(permutations(range(1, 5))), []
     for four in product(rows, repeat=4):
-        if any(len({row[c] for row in four}) < 4 for c in range(4)): continue
+        if any(len({row[c] for row in four}) < 4 for c in range(4)):
+            continue
         boxes = [{four[r][c], four[r][c + 1], four[r + 1][c], four[r + 1][c + 1]} for r in (0, 2) for c in (0, 2)]
-        if all(len(box) == 4 for box in boxes): grids.append(sum(four, ()))
+        if all(len(box) == 4 for box in boxes):
+            grids.append(sum(four, ()))
     return np.array(grids, np.uint8)
 
 
@@ -49,45 +52,57 @@ def solve_naive(grid):
     units, members = R.geometry(n)
     grid = [int(d) for d in grid]
     while True:
-        left = {c: set(range(1, n + 1)) - {grid[m] for u in units[c] for m in members[u]}
-                for c in range(n * n) if not grid[c]}
+        left = {
+            c: set(range(1, n + 1)) - {grid[m] for u in units[c] for m in members[u]}
+            for c in range(n * n)
+            if not grid[c]
+        }
         moves = {c: next(iter(d)) for c, d in left.items() if len(d) == 1}
         for unit in members:
             for digit in range(1, n + 1):
                 places = [c for c in unit if digit in left.get(c, ())]
-                if len(places) == 1: moves[places[0]] = digit
-        if not moves: return np.array(grid)
-        for cell, digit in moves.items(): grid[cell] = digit
+                if len(places) == 1:
+                    moves[places[0]] = digit
+        if not moves:
+            return np.array(grid)
+        for cell, digit in moves.items():
+            grid[cell] = digit
 
 
 # ------------------------------------------------------------------ solver
 
+
 def test_validity_cases():
-    cases = [line.strip().split(':') for line in shared('validity_cases.txt').read_text().splitlines() if line.strip()]
+    cases = [line.strip().split(":") for line in shared("validity_cases.txt").read_text().splitlines() if line.strip()]
     assert len(cases) == 43
     for puzzle, count, *answer in cases:
         found = S.solve(R.from_text(puzzle))
         assert found.count == min(2, int(count)), puzzle
-        if found.count == 1: assert R.to_text(found.grid) == answer[0]
-        elif found.count == 0: assert not found.grid.any()
-        else: assert R.check(R.from_text(puzzle), found.grid) == []
+        if found.count == 1:
+            assert R.to_text(found.grid) == answer[0]
+        elif found.count == 0:
+            assert not found.grid.any()
+        else:
+            assert R.check(R.from_text(puzzle), found.grid) == []
 
 
 def test_official_rows():
     import csv
-    with open(shared('known_official_rows.csv'), newline='') as file: rows = list(csv.DictReader(file))
+
+    with open(shared("known_official_rows.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
     assert len(rows) == 2
     for row in rows:
-        found = S.solve(R.from_text(row['question']))
-        assert (found.count, R.to_text(found.grid)) == (1, row['answer'])
+        found = S.solve(R.from_text(row["question"]))
+        assert (found.count, R.to_text(found.grid)) == (1, row["answer"])
         assert found.guesses > 0
 
 
 def test_every_4x4(fours):
     assert len(fours) == 288
     rng = np.random.default_rng(5)
-    puzzles = np.where(rng.random((400, 16)) < rng.uniform(.15, .6, (400, 1)), fours[rng.integers(288, size=400)], 0)
-    noise = rng.random((400, 16)) < .03  # some puzzles become contradictory
+    puzzles = np.where(rng.random((400, 16)) < rng.uniform(0.15, 0.6, (400, 1)), fours[rng.integers(288, size=400)], 0)
+    noise = rng.random((400, 16)) < 0.03  # some puzzles become contradictory
     puzzles = np.where(noise, rng.integers(1, 5, (400, 16)), puzzles).astype(np.uint8)
     counts = np.array([R.extends(puzzle, fours).sum() for puzzle in puzzles])
     assert {0, 1} < set(np.minimum(counts, 2)) and (counts > 1).any()
@@ -97,11 +112,13 @@ def test_every_4x4(fours):
 
 
 def test_solver_is_deterministic_and_refuses_nonsense():
-    grid = R.from_text('4...3.......6..8..........1....5..9..8....6...7.2........1.27..5.3....4.9........')
+    grid = R.from_text("4...3.......6..8..........1....5..9..8....6...7.2........1.27..5.3....4.9........")
     one, two = S.solve(grid), S.solve(grid)
     assert one.guesses == two.guesses > 0 and (one.grid == two.grid).all()
-    with pytest.raises(ValueError, match='allowed are 0 to 4'): S.solve(np.full(16, 5))
-    with pytest.raises(ValueError, match='allowed are 16'): S.solve(np.zeros(80, int))
+    with pytest.raises(ValueError, match="allowed are 0 to 4"):
+        S.solve(np.full(16, 5))
+    with pytest.raises(ValueError, match="allowed are 16"):
+        S.solve(np.zeros(80, int))
     assert S.solve_all(np.zeros((0, 81), int)).count.shape == (0,)
 
 
@@ -112,9 +129,18 @@ def test_complete_grid_is_its_own_solution(fours):
 
 # --------------------------------------------------------------- generator
 
-@pytest.mark.parametrize('size, clues, kind', [(9, (41, 55), 'singles'), (9, (24, 32), 'guesses'), (9, (28, 36), 'any'),
-                                               (6, (9, 20), 'singles'), (6, (9, 16), 'guesses'),
-                                               (4, (4, 9), 'singles')])
+
+@pytest.mark.parametrize(
+    "size, clues, kind",
+    [
+        (9, (41, 55), "singles"),
+        (9, (24, 32), "guesses"),
+        (9, (28, 36), "any"),
+        (6, (9, 20), "singles"),
+        (6, (9, 16), "guesses"),
+        (4, (4, 9), "singles"),
+    ],
+)
 def test_generated(size, clues, kind):
     made = S.generate(60, size, clues, kind, rng=11, progress=False)
     found = S.solve_all(made.puzzles)
@@ -124,8 +150,10 @@ def test_generated(size, clues, kind):
     assert clues[0] <= made.clues.min() and made.clues.max() <= clues[1]
     assert len({p.tobytes() for p in made.puzzles}) == 60
     singles = [(solve_naive(p) > 0).all() for p in made.puzzles]
-    if kind == 'singles': assert all(singles)
-    if kind == 'guesses': assert not any(singles) and (made.guesses > 0).all()
+    if kind == "singles":
+        assert all(singles)
+    if kind == "guesses":
+        assert not any(singles) and (made.guesses > 0).all()
     assert [guesses == 0 for guesses in made.guesses] == singles
 
 
@@ -138,12 +166,13 @@ def test_seeds():
 
 def test_golden_puzzles():
     "The bytes of a seed do not move with a refactor, nor with the number of puzzles asked for."
-    made = S.generate(3, 4, (5, 5), 'any', rng=0, progress=False)
-    assert [R.to_text(p) for p in made.puzzles] == ['..1..2.4.3..4...', '....1.3.....3.41', '2.3...4......1.4']
+    made = S.generate(3, 4, (5, 5), "any", rng=0, progress=False)
+    assert [R.to_text(p) for p in made.puzzles] == ["..1..2.4.3..4...", "....1.3.....3.41", "2.3...4......1.4"]
     made = S.generate(20, 9, rng=0, progress=False)
-    assert R.to_text(made.puzzles[0]) == ('213.5948767...21..945.17623..278...676.2.4.38'
-                                          '..45..2715..326..4.26.783951.7.458.2')
-    assert hashlib.sha256(made.puzzles.tobytes() + made.solutions.tobytes()).hexdigest()[:16] == 'cdf3780392cc7fab'
+    assert R.to_text(made.puzzles[0]) == (
+        "213.5948767...21..945.17623..278...676.2.4.38..45..2715..326..4.26.783951.7.458.2"
+    )
+    assert hashlib.sha256(made.puzzles.tobytes() + made.solutions.tobytes()).hexdigest()[:16] == "cdf3780392cc7fab"
     assert (S.generate(5, 9, rng=0, progress=False).puzzles == made.puzzles[:5]).all()
 
 
@@ -151,7 +180,7 @@ def test_no_pattern_in_the_clues():
     "No symmetry is imposed on the pattern, every cell is blank equally often, every target is met."
     made = S.generate(1500, 9, (41, 55), rng=0, progress=False)
     given = (made.puzzles > 0).reshape(-1, 9, 9)
-    assert (given == given[:, ::-1, ::-1]).all((1, 2)).mean() < .01
+    assert (given == given[:, ::-1, ::-1]).all((1, 2)).mean() < 0.01
     share, expected = given.mean(0), given.mean()
     assert np.abs(share - expected).max() < 5 * np.sqrt(expected * (1 - expected) / 1500)
     counts = np.bincount(made.clues, minlength=56)[41:]
@@ -161,11 +190,14 @@ def test_no_pattern_in_the_clues():
 
 
 def test_bad_requests():
-    with pytest.raises(ValueError, match='allowed are 4, 6, 9'): S.generate(1, 16, progress=False)
-    with pytest.raises(ValueError, match='allowed are'): S.generate(1, 9, difficulty='hard', progress=False)
-    with pytest.raises(ValueError, match='0 < low <= high < 81'): S.generate(1, 9, (50, 40), progress=False)
-    with pytest.raises(RuntimeError, match='found only'):  # no 4x4 puzzle has fewer than 4 clues
-        S.generate(2, 4, (3, 3), 'any', progress=False)
+    with pytest.raises(ValueError, match="allowed are 4, 6, 9"):
+        S.generate(1, 16, progress=False)
+    with pytest.raises(ValueError, match="allowed are"):
+        S.generate(1, 9, difficulty="hard", progress=False)
+    with pytest.raises(ValueError, match="0 < low <= high < 81"):
+        S.generate(1, 9, (50, 40), progress=False)
+    with pytest.raises(RuntimeError, match="found only"):  # no 4x4 puzzle has fewer than 4 clues
+        S.generate(2, 4, (3, 3), "any", progress=False)
     assert S.generate(0, 9, progress=False).puzzles.shape == (0, 81)
 
 
@@ -175,13 +207,14 @@ def test_speed():
     best = 0
     for seed in range(3):
         started = time.process_time()
-        S.generate(1000, 9, (41, 55), 'singles', rng=seed, progress=False)
+        S.generate(1000, 9, (41, 55), "singles", rng=seed, progress=False)
         best = max(best, 1000 / (time.process_time() - started))
-    print(f'{best:.0f} puzzles a second')
+    print(f"{best:.0f} puzzles a second")
     assert best > 2000
 
 
 # -------------------------------------------------------------- symmetries
+
 
 def draw(seed, n, batch=60):
     return Y.draw_symmetry(batch, n, torch.Generator().manual_seed(seed))
@@ -193,13 +226,13 @@ def test_symmetry(made, seed, n):
     data, drawn = made[n], draw(seed, n)
     tokens, labels = (torch.from_numpy(g.astype(np.int64) + 1) for g in (data.puzzles, data.solutions))
     moved, moved_labels = Y.apply_symmetry(tokens, drawn), Y.apply_symmetry(labels, drawn)
-    assert ((moved == 1) == Y.apply_symmetry(tokens == 1, drawn, 'cells')).all()  # blanks stay blanks
+    assert ((moved == 1) == Y.apply_symmetry(tokens == 1, drawn, "cells")).all()  # blanks stay blanks
     assert ((moved > 1).sum(1) == (tokens > 1).sum(1)).all()  # clues are preserved
     assert R.valid(moved_labels.numpy() - 1).all()
     found = S.solve_all(moved.numpy() - 1)
     assert (found.count == 1).all() and (found.grid == moved_labels.numpy() - 1).all()
     assert (Y.apply_symmetry(moved, drawn.inverse()) == tokens).all()
-    assert (Y.apply_symmetry(tokens - 1, drawn, 'digits') == moved - 1).all()
+    assert (Y.apply_symmetry(tokens - 1, drawn, "digits") == moved - 1).all()
     for row in range(0, 60, 7):  # the loop version
         renamed = [int(drawn.digits[row, tokens[row, cell]]) for cell in drawn.cells[row]]
         assert moved[row].tolist() == renamed
@@ -231,17 +264,21 @@ def test_symmetry_covers_the_group_and_is_seeded():
     places = {n: {tuple(c) for c in draw(0, n, 80000).cells.tolist()} for n in (4, 6)}
     assert len(places[4]) == 2 * 8 * 8  # transpose, rows, columns
     assert len(places[6]) == (6 * 2**3) * (2 * 6**2)  # no transpose: boxes are 2 x 3
-    with pytest.raises(ValueError, match='size 5'): Y.draw_symmetry(1, 5, torch.Generator())
+    with pytest.raises(ValueError, match="size 5"):
+        Y.draw_symmetry(1, 5, torch.Generator())
 
 
 # ---------------------------------------------------- canonical form, split
+
 
 @settings(max_examples=12, deadline=None)
 @given(seed=seeds, n=st.sampled_from([4, 6, 9]))
 def test_canonical_is_invariant(made, seed, n):
     data, drawn = made[n], draw(seed, n)
-    moved = [Y.apply_symmetry(torch.from_numpy(g.astype(np.int64)), drawn, 'digits').numpy()
-             for g in (data.puzzles, data.solutions)]
+    moved = [
+        Y.apply_symmetry(torch.from_numpy(g.astype(np.int64)), drawn, "digits").numpy()
+        for g in (data.puzzles, data.solutions)
+    ]
     assert (Y.canonical(data.puzzles, data.solutions) == Y.canonical(*moved)).all()
 
 
@@ -249,14 +286,14 @@ def test_canonical_is_an_image_and_the_least(made, fours):
     for n in (4, 6, 9):
         data = made[n]
         forms = Y.canonical(data.puzzles, data.solutions)
-        again = Y.canonical(forms[:, n * n:], forms[:, :n * n])
-        assert (forms == again).all() and R.valid(forms[:, :n * n]).all()
-        assert (S.solve_all(forms[:, n * n:]).grid == forms[:, :n * n]).all()
-        assert ((forms[:, n * n:] > 0).sum(1) == data.clues).all()
+        again = Y.canonical(forms[:, n * n :], forms[:, : n * n])
+        assert (forms == again).all() and R.valid(forms[:, : n * n]).all()
+        assert (S.solve_all(forms[:, n * n :]).grid == forms[:, : n * n]).all()
+        assert ((forms[:, n * n :] > 0).sum(1) == data.clues).all()
         drawn = draw(9, n, 60)
         for part in (data.solutions,):
-            images = Y.apply_symmetry(torch.from_numpy(part.astype(np.int64)), drawn, 'digits').numpy()
-            assert all(tuple(form) <= tuple(image) for form, image in zip(forms[:, :n * n], images))
+            images = Y.apply_symmetry(torch.from_numpy(part.astype(np.int64)), drawn, "digits").numpy()
+            assert all(tuple(form) <= tuple(image) for form, image in zip(forms[:, : n * n], images))
     assert len(np.unique(Y.canonical(fours, fours), axis=0)) == 2  # a known number
 
 
@@ -268,56 +305,66 @@ def test_canonical_against_brute_force(fours):
     assert len(cells) == 128
     rng = np.random.default_rng(1)
     for solution in fours[rng.integers(288, size=12)]:
-        puzzle = np.where(rng.random(16) < .4, solution, 0)
+        puzzle = np.where(rng.random(16) < 0.4, solution, 0)
         pairs = names[:, np.concatenate([solution[cells], puzzle[cells]], 1)].reshape(-1, 32)
         assert tuple(Y.canonical(puzzle[None], solution[None])[0]) == min(map(tuple, pairs.tolist()))
-    with pytest.raises(ValueError, match='complete'): Y.canonical(np.zeros((1, 16)), np.zeros((1, 16), int))
+    with pytest.raises(ValueError, match="complete"):
+        Y.canonical(np.zeros((1, 16)), np.zeros((1, 16), int))
 
 
 def test_canonical_tells_other_puzzles_of_one_grid_apart(made):
     solution = made[9].solutions[:1].repeat(20, 0)
-    puzzles = np.where(np.random.default_rng(0).random((20, 81)) < .6, solution, 0)
+    puzzles = np.where(np.random.default_rng(0).random((20, 81)) < 0.6, solution, 0)
     assert len(np.unique(Y.canonical(puzzles, solution), axis=0)) == 20
 
 
-@pytest.mark.parametrize('n', [4, 9])
+@pytest.mark.parametrize("n", [4, 9])
 def test_split_is_disjoint_up_to_symmetry(made, n):
     data, drawn = made[n], draw(4, n)
-    both = [np.concatenate([g, Y.apply_symmetry(torch.from_numpy(g.astype(np.int64)), drawn, 'digits').numpy()])
-            for g in (data.puzzles, data.solutions)]
+    both = [
+        np.concatenate([g, Y.apply_symmetry(torch.from_numpy(g.astype(np.int64)), drawn, "digits").numpy()])
+        for g in (data.puzzles, data.solutions)
+    ]
     train, held_out = Y.split(*both, 30, rng=1)
     assert len(held_out) == 30 and sorted([*train, *held_out]) == list(range(120))
     keys = [form.tobytes() for form in Y.canonical(*both)]
     assert not {keys[row] for row in train} & {keys[row] for row in held_out}
     assert all((held_out == row).any() == (held_out == row + 60).any() for row in range(60))
     assert (Y.split(*both, 30, rng=1)[1] == held_out).all()
-    with pytest.raises(ValueError, match='held_out'): Y.split(*both, 121)
+    with pytest.raises(ValueError, match="held_out"):
+        Y.split(*both, 121)
 
 
 def test_split_has_no_shared_hard_rows():
     "exchange hard and hard1 share 92 of 200 puzzles, as they stand."
-    files = [shared(f'exchange_{name}_200.csv').read_text().split()[1:] for name in ('hard', 'hard1')]
-    grids = [np.stack([R.from_text(line.split(',')[1]) for line in lines]) for lines in files]
+    files = [shared(f"exchange_{name}_200.csv").read_text().split()[1:] for name in ("hard", "hard1")]
+    grids = [np.stack([R.from_text(line.split(",")[1]) for line in lines]) for lines in files]
     one, two = ({form.tobytes() for form in Y.canonical(g, S.solve_all(g).grid)} for g in grids)
     assert len(one & two) >= 92
 
 
 # ------------------------------------------------------------ text, checks
 
+
 @given(st.sampled_from([4, 6, 9]), st.data())
 def test_text(n, data):
     grid = np.array(data.draw(st.lists(st.integers(0, n), min_size=n * n, max_size=n * n)), np.uint8)
     text = R.to_text(grid)
-    assert (R.from_text(text) == grid).all() and (R.from_text(text.replace('.', '0')) == grid).all()
-    flat = R.pretty(grid).replace('|', '').replace(' ', '').split('\n')
-    assert ''.join(line for line in flat if '-' not in line) == text
+    assert (R.from_text(text) == grid).all() and (R.from_text(text.replace(".", "0")) == grid).all()
+    flat = R.pretty(grid).replace("|", "").replace(" ", "").split("\n")
+    assert "".join(line for line in flat if "-" not in line) == text
 
 
 def test_text_errors():
-    for text, word in [('.' * 80, '80 cells'), ('x' + '.' * 80, "'x' at position 1"),
-                       ('7' + '.' * 35, 'allowed are 1 to 6'),
-                       ('', '0 cells'), ('٣' + '.' * 80, 'character')]:
-        with pytest.raises(ValueError, match=word): R.from_text(text)
+    for text, word in [
+        ("." * 80, "80 cells"),
+        ("x" + "." * 80, "'x' at position 1"),
+        ("7" + "." * 35, "allowed are 1 to 6"),
+        ("", "0 cells"),
+        ("٣" + "." * 80, "character"),
+    ]:
+        with pytest.raises(ValueError, match=word):
+            R.from_text(text)
 
 
 def test_check(made):
@@ -327,9 +374,9 @@ def test_check(made):
     clue = np.flatnonzero(puzzle)[0]
     wrong[clue] = wrong[clue] % 9 + 1
     found = R.check(puzzle, wrong)
-    assert f'the clue says {puzzle[clue]}' in found[0] and len(found) == 4  # and its row, column and box
-    assert R.check(puzzle, puzzle)[0].endswith('cells are blank')
-    assert 'above 9' in R.check(puzzle, solution + 5)[0] and 'cells' in R.check(puzzle, solution[:16])[0]
+    assert f"the clue says {puzzle[clue]}" in found[0] and len(found) == 4  # and its row, column and box
+    assert R.check(puzzle, puzzle)[0].endswith("cells are blank")
+    assert "above 9" in R.check(puzzle, solution + 5)[0] and "cells" in R.check(puzzle, solution[:16])[0]
     stack = np.stack([solution, wrong, puzzle])
     assert R.valid(stack).tolist() == [True, False, False]
     assert [bool(v) for v in R.valid(stack)] == [not R.check(np.zeros(81, int), g) for g in stack]
@@ -338,10 +385,11 @@ def test_check(made):
 
 def test_drawing(made):
     from matplotlib.figure import Figure
+
     for n in (4, 6, 9):
         ax = Figure().subplots()
         puzzle, solution = made[n].puzzles[0], made[n].solutions[0]
-        R.draw_grid(ax, puzzle, solution, changed=puzzle == 0, wrong=np.zeros(n * n, bool), title='t')
+        R.draw_grid(ax, puzzle, solution, changed=puzzle == 0, wrong=np.zeros(n * n, bool), title="t")
         assert [t.get_text() for t in ax.texts] == [str(d) for d in solution]
-        bold = [t.get_fontweight() == 'bold' for t in ax.texts]
+        bold = [t.get_fontweight() == "bold" for t in ax.texts]
         assert bold == (puzzle > 0).tolist() and len(ax.patches) == (puzzle == 0).sum()

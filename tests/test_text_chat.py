@@ -1,4 +1,5 @@
 "Every command changes what is said; decoding is the model's; the panels work without anybody at the screen; the commands from end to end."
+
 import json
 import re
 import time
@@ -14,7 +15,20 @@ from hrm.core.config import ConfigError
 from hrm.core.device import seeded
 from hrm.core.generate import Sampling
 from hrm.core.tokens import SPECIALS, CharacterTokenizer
-from hrm.text.chat import BARE, HELP, LIMIT, MODES, SAME, SENTENCE, UNLIMITED, Settings, TextChat, _command_of, text_loop, mode_of
+from hrm.text.chat import (
+    BARE,
+    HELP,
+    LIMIT,
+    MODES,
+    SAME,
+    SENTENCE,
+    UNLIMITED,
+    Settings,
+    TextChat,
+    _command_of,
+    text_loop,
+    mode_of,
+)
 from hrm.text.decode import QuickDecoder, quick, write_on
 from hrm.text.grammar import LANGUAGES, write
 from hrm.text.model import TextArch, TextDecoder, about, at, build
@@ -44,8 +58,24 @@ def said(session, *lines):
 
 # Writing
 
-@pytest.mark.parametrize("arch", [TINY, TINY | {"halt_max_steps": 2, "halting": "graves", "pos_encodings": "learned", "norm_weights": True, "H_layers": 2, "H_grown": 1,
-                                                "cross_entropy": "stablemax"}], ids=["plain", "everything"])
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        TINY,
+        TINY
+        | {
+            "halt_max_steps": 2,
+            "halting": "graves",
+            "pos_encodings": "learned",
+            "norm_weights": True,
+            "H_layers": 2,
+            "H_grown": 1,
+            "cross_entropy": "stablemax",
+        },
+    ],
+    ids=["plain", "everything"],
+)
 def test_the_quick_decoder_is_the_eager_one(arch):
     model = build(TextArch(**arch), 20, 10, seeded(0)).eval()
     for p in model.parameters():
@@ -81,6 +111,7 @@ def test_a_text_goes_on_beyond_the_window(made):
 
 # Commands, one after the other
 
+
 def test_each_mode_thinks_with_its_own_cycles(made):
     assert MODES == {"fast": (1, 1), "normal": (2, 2), "deep": (3, 2), "thorough": (4, 3), "extreme": (6, 4)}
     replies = {}
@@ -88,7 +119,9 @@ def test_each_mode_thinks_with_its_own_cycles(made):
         session = chat(made)
         assert f"mode {mode} {cycles[0]}x{cycles[1]}" in said(session, mode, "Ada finds ")
         ids, want = made[1].encode("Ada finds "), []
-        for step in write_on(at(made[0], *cycles), ids, 40, Sampling(temperature=0.8, top_k=50), seeded(1), range(len(SPECIALS))):
+        for step in write_on(
+            at(made[0], *cycles), ids, 40, Sampling(temperature=0.8, top_k=50), seeded(1), range(len(SPECIALS))
+        ):
             if len(want) >= SAME and set(want[-SAME:]) == {step.id}:
                 break
             want.append(step.id)
@@ -97,18 +130,44 @@ def test_each_mode_thinks_with_its_own_cycles(made):
     assert len(set(replies.values())) == len(MODES)
 
 
-@pytest.mark.parametrize("lines, changed", [(["temp 0.1"], {"temperature": 0.1}), (["/temp 2.0"], {"temperature": 2.0}), (["/top_k 3"], {"top_k": 3}),
-                                            (["unlimited"], {"limit": UNLIMITED}), (["unlimited", "unlimited"], {"limit": LIMIT}), (["/limit 7"], {"limit": 7}),
-                                            (["natural"], {"natural": True}), (["natural", "/natural"], {}), (["/debug"], {"debug": True}), (["/plain"], {"plain": True}),
-                                            (["/memory 50"], {"memory": 50}), (["batch"], {"streaming": False}), (["batch", "interactive"], {}), (["extreme"], {"mode": "extreme"})])
+@pytest.mark.parametrize(
+    "lines, changed",
+    [
+        (["temp 0.1"], {"temperature": 0.1}),
+        (["/temp 2.0"], {"temperature": 2.0}),
+        (["/top_k 3"], {"top_k": 3}),
+        (["unlimited"], {"limit": UNLIMITED}),
+        (["unlimited", "unlimited"], {"limit": LIMIT}),
+        (["/limit 7"], {"limit": 7}),
+        (["natural"], {"natural": True}),
+        (["natural", "/natural"], {}),
+        (["/debug"], {"debug": True}),
+        (["/plain"], {"plain": True}),
+        (["/memory 50"], {"memory": 50}),
+        (["batch"], {"streaming": False}),
+        (["batch", "interactive"], {}),
+        (["extreme"], {"mode": "extreme"}),
+    ],
+)
 def test_a_command_changes_its_setting_and_nothing_else(made, lines, changed):
     session = TextChat(*made, seeded(0))
     said(session, *lines)
     assert session.settings == Settings(**changed)
 
 
-@pytest.mark.parametrize("line, why", [("temp 2.5", "allowed: 0.1 to 2.0"), ("/temp warm", "allowed: a number"), ("/limit 0", "allowed: 1 or more"), ("/top_k -1", "allowed: 0 or more"),
-                                       ("/colour red", "no such command"), ("/load nowhere.json", "that /save has written"), ("/save", "its value is missing"), ("χψω", "no character of the vocabulary")])
+@pytest.mark.parametrize(
+    "line, why",
+    [
+        ("temp 2.5", "allowed: 0.1 to 2.0"),
+        ("/temp warm", "allowed: a number"),
+        ("/limit 0", "allowed: 1 or more"),
+        ("/top_k -1", "allowed: 0 or more"),
+        ("/colour red", "no such command"),
+        ("/load nowhere.json", "that /save has written"),
+        ("/save", "its value is missing"),
+        ("χψω", "no character of the vocabulary"),
+    ],
+)
 def test_what_is_wrong_is_told_and_changes_nothing(made, line, why):
     session = chat(made)
     before = session.settings
@@ -117,8 +176,10 @@ def test_what_is_wrong_is_told_and_changes_nothing(made, line, why):
 
 def test_bare_words_count_only_as_a_whole_line(made):
     assert {"fast", "normal", "deep", "extreme", "interactive", "batch", "unlimited", "natural", "status"} <= set(BARE)
-    assert [_command_of(line) for line in ("fast", "FAST", "fast horses", "temp 1.5", "temp the milk", "/memory 20", "status quo")] == [
-        ("fast", ""), ("fast", ""), None, ("temp", "1.5"), None, ("memory", "20"), None]
+    assert [
+        _command_of(line)
+        for line in ("fast", "FAST", "fast horses", "temp 1.5", "temp the milk", "/memory 20", "status quo")
+    ] == [("fast", ""), ("fast", ""), None, ("temp", "1.5"), None, ("memory", "20"), None]
     session = chat(made)
     said(session, "deep water", "quit", "never read")
     assert [turn.text for turn in session.turns] == ["deep water"] and session.settings.mode == "normal"
@@ -178,7 +239,15 @@ def test_memory_is_read_limited_and_kept_in_files(made, tmp_path):
     assert len(session.turns) == 1 and len(session.remembered()) <= 30
     session.command("memory", "0")
     assert session.turns == []
-    said(session, "/memory 400", "Ada finds ", f"/save {tmp_path / 'talk.json'}", "/reset", "deep", f"/load {tmp_path / 'talk.json'}")
+    said(
+        session,
+        "/memory 400",
+        "Ada finds ",
+        f"/save {tmp_path / 'talk.json'}",
+        "/reset",
+        "deep",
+        f"/load {tmp_path / 'talk.json'}",
+    )
     assert [turn.text for turn in session.turns] == ["Ada finds "] and session.settings.mode == "normal"
     assert said(session, "/history").count("Ada finds ") == 1
     (tmp_path / "bad.json").write_text(json.dumps({"settings": {"mode": "slow"}, "turns": []}))
@@ -190,7 +259,10 @@ def test_plain_is_fast_without_memory_and_footer(made):
     session = chat(made)
     out = said(session, "/plain", "Ada ", "Ben ")
     assert session.turns[-1].mode == "fast" and session.remembered() == "" and "characters," not in out
-    assert re.search(r"\[40 characters, [\d.]+ s, \d+ a second, normal 2x2, temperature 0.8, ended: limit\]", said(chat(made), "Ada "))
+    assert re.search(
+        r"\[40 characters, [\d.]+ s, \d+ a second, normal 2x2, temperature 0.8, ended: limit\]",
+        said(chat(made), "Ada "),
+    )
 
 
 def test_debug_shows_what_the_model_hesitates_between(made):
@@ -207,9 +279,23 @@ def test_debug_shows_what_the_model_hesitates_between(made):
 
 
 def test_status_is_one_line_about_model_and_session(made):
-    session = TextChat(*made, seeded(0), about={"step": 1200, "finished": "2031-05-04", "config": {"history": [{"books": ["alice"]}, {"books": ["alice", "glass"]}]}})
+    session = TextChat(
+        *made,
+        seeded(0),
+        about={
+            "step": 1200,
+            "finished": "2031-05-04",
+            "config": {"history": [{"books": ["alice"]}, {"books": ["alice", "glass"]}]},
+        },
+    )
     line = said(session, "status").split("\n")[0]
-    assert "books alice, glass; " in line and f"vocabulary {made[1].size}" in line and "step 1,200" in line and "2031-05-04" in line and "mode normal" in line
+    assert (
+        "books alice, glass; " in line
+        and f"vocabulary {made[1].size}" in line
+        and "step 1,200" in line
+        and "2031-05-04" in line
+        and "mode normal" in line
+    )
     for word in [line.split()[0].strip(",") for line in HELP.split("\n")]:
         assert word in said(session, "help")
 
@@ -222,6 +308,7 @@ def test_characters_that_the_model_lacks_are_left_out_and_said(made):
 
 # Panels
 
+
 def test_the_chat_panel_drives_the_session(made):
     session = chat(made, limit=12)
     panel = ChatPanel(session)
@@ -232,7 +319,9 @@ def test_the_chat_panel_drives_the_session(made):
     panel.mode.value, panel.temperature.value = "thorough", 1.5
     for name in ("natural", "unlimited", "debug", "plain"):
         panel.switches[name].value = True
-    assert session.settings == Settings(mode="thorough", temperature=1.5, limit=UNLIMITED, natural=True, debug=True, plain=True)
+    assert session.settings == Settings(
+        mode="thorough", temperature=1.5, limit=UNLIMITED, natural=True, debug=True, plain=True
+    )
     panel.line.value = "/status"
     panel.send.click()
     assert "mode thorough" in panel.footer.value
@@ -249,7 +338,11 @@ def test_stop_ends_a_reply_where_it_stands(made):
         time.sleep(0.01)
     panel.stop.click()
     panel.worker.join(20)
-    assert not panel.worker.is_alive() and len(session.turns[0].reply) < 4000 and session.turns[0].ended == "stopped by hand"
+    assert (
+        not panel.worker.is_alive()
+        and len(session.turns[0].reply) < 4000
+        and session.turns[0].ended == "stopped by hand"
+    )
 
 
 def test_the_picker_says_what_a_file_is(tmp_path):
@@ -262,7 +355,11 @@ def test_the_picker_says_what_a_file_is(tmp_path):
     assert [label for label, _ in picker.list.options] == ["..", "a.txt", "b.bin"]
     picker.list.value = tmp_path.resolve() / "in" / "a.txt"
     picker.take.click()
-    assert picker.picked.name == "a.txt" and "utf-16 (byte order mark)" in picker.says.value and "CRLF" in picker.says.value
+    assert (
+        picker.picked.name == "a.txt"
+        and "utf-16 (byte order mark)" in picker.says.value
+        and "CRLF" in picker.says.value
+    )
     picker.list.value = tmp_path.resolve() / "in" / "b.bin"
     picker.take.click()
     assert picker.picked is None and "a binary file" in picker.says.value
@@ -278,7 +375,12 @@ def test_the_form_starts_pauses_and_goes_on(tmp_path, monkeypatch):
     form.picker.list.value = tmp_path.resolve() / "book.txt"
     form.picker.take.click()
     form.epochs.value = 2
-    assert form.command()[form.command().index("--epochs") + 1] == "2" and form.command()[-4:] == ["--evaluations", "2", "--save-seconds", "60"]
+    assert form.command()[form.command().index("--epochs") + 1] == "2" and form.command()[-4:] == [
+        "--evaluations",
+        "2",
+        "--save-seconds",
+        "60",
+    ]
     form.start.click()
     deadline = time.monotonic() + 90
     while not any("steps of" in line for line in form.lines) and time.monotonic() < deadline:
@@ -291,7 +393,9 @@ def test_the_form_starts_pauses_and_goes_on(tmp_path, monkeypatch):
     form.process.wait(120)
     form.reader.join(20)
     assert form.says.value == "finished", form.lines
-    assert any("goes on" in line for line in form.lines) and any("bits per character held out" in line for line in form.lines)
+    assert any("goes on" in line for line in form.lines) and any(
+        "bits per character held out" in line for line in form.lines
+    )
     form.pause.click()
     assert form.says.value == "nothing is running"
     form.stop.click()
@@ -300,19 +404,29 @@ def test_the_form_starts_pauses_and_goes_on(tmp_path, monkeypatch):
 
 # Commands
 
+
 @pytest.fixture(scope="module")
 def saved(made, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "model"
-    checkpoint.write(folder, made[0].state_dict(), {"config": about(*made) | {"history": [{"books": ["english"]}]}, "step": 7})
+    checkpoint.write(
+        folder, made[0].state_dict(), {"config": about(*made) | {"history": [{"books": ["english"]}]}, "step": 7}
+    )
     return folder
 
 
 def test_hrm_chat_opens_a_model_of_text(saved):
     from hrm.tools.cli import app as whole
-    result = CliRunner().invoke(whole, ["chat", "--checkpoint", str(saved), "--most", "20"], input="status\nfast\nAda finds \nquit\n")
+
+    result = CliRunner().invoke(
+        whole, ["chat", "--checkpoint", str(saved), "--most", "20"], input="status\nfast\nAda finds \nquit\n"
+    )
     assert result.exit_code == 0, result.output
     assert "step 7" in result.output and "mode fast 1x1" in result.output and "[20 characters" in result.output
-    again = CliRunner().invoke(app, ["chat", str(saved), "--most", "20", "--mode", "fast", "--temperature", "1.0", "--top-k", "0"], input="Ada finds \n")
+    again = CliRunner().invoke(
+        app,
+        ["chat", str(saved), "--most", "20", "--mode", "fast", "--temperature", "1.0", "--top-k", "0"],
+        input="Ada finds \n",
+    )
     assert re.search(r"> ([^>]*)\n\[20", again.output)[1] == re.findall(r"> ([^>]*)\n\[20", result.output)[0]
     assert main(["chat", "--checkpoint", str(saved), "--system", "be kind"]) == 2
     assert main(["text", "chat", str(saved), "--temperature", "9"]) == 2
@@ -323,11 +437,33 @@ def test_data_evaluate_and_recover_from_the_command_line(saved, tmp_path, capsys
     (tmp_path / "rhyme.txt").write_bytes(TEXT.replace("\n", "\r\n").encode("utf-8-sig"))
     assert main(["text", "data", str(tmp_path / "rhyme.txt"), "--only", "--out", str(tmp_path / "books")]) == 0
     out = capsys.readouterr()
-    assert "utf-8-sig (byte order mark)" in out.err and "CRLF" in out.err and f"{len(TEXT) - round(len(TEXT) * 0.1):,} characters to train on" in out.out
+    assert (
+        "utf-8-sig (byte order mark)" in out.err
+        and "CRLF" in out.err
+        and f"{len(TEXT) - round(len(TEXT) * 0.1):,} characters to train on" in out.out
+    )
     (tmp_path / "long.txt").write_text(LONG)
-    assert main(["text", "evaluate", str(saved), "--book", str(tmp_path / "long.txt"), "--sample", "100", "--json", str(tmp_path / "r.json")]) == 0
+    assert (
+        main(
+            [
+                "text",
+                "evaluate",
+                str(saved),
+                "--book",
+                str(tmp_path / "long.txt"),
+                "--sample",
+                "100",
+                "--json",
+                str(tmp_path / "r.json"),
+            ]
+        )
+        == 0
+    )
     record = json.loads((tmp_path / "r.json").read_text())["books"]["long"]
-    assert record["bits"]["value"] > record["baselines"]["1-gram"] > record["baselines"]["6-gram"] and "6-gram" in capsys.readouterr().out
+    assert (
+        record["bits"]["value"] > record["baselines"]["1-gram"] > record["baselines"]["6-gram"]
+        and "6-gram" in capsys.readouterr().out
+    )
     assert len(record["sample"]) == 100
     assert main(["text", "recover", str(saved), str(tmp_path / "tokenizer.json")]) == 0
     assert json.loads((tmp_path / "tokenizer.json").read_text())["kind"] == "character"

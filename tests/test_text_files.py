@@ -1,4 +1,5 @@
 "Text in: encodings, frames, sizes, folders, books, windows, a vocabulary that grows, and one that was lost."
+
 import io
 import json
 import os
@@ -19,13 +20,32 @@ from hrm.text.data import DataConfig, build, draw_windows, grow, hold_out, load,
 from hrm.text.files import inspect, pieces, recover
 from hrm.text.model import TextArch, about, build as build_model
 
-FRENCH = "Où est la clé « dorée » ? Zoé la perd, Léo l’a trouvée près de l’église ; ça arrive souvent, dit-il à sa mère.\n" * 30
-GREEK = "Ada βρήκε το λευκό αυγό κοντά στη θάλασσα· το αυγό πέφτει, λέει η Ada στον πατέρα της. Πού είναι η λάμπα;\n" * 30
+FRENCH = (
+    "Où est la clé « dorée » ? Zoé la perd, Léo l’a trouvée près de l’église ; ça arrive souvent, dit-il à sa mère.\n"
+    * 30
+)
+GREEK = (
+    "Ada βρήκε το λευκό αυγό κοντά στη θάλασσα· το αυγό πέφτει, λέει η Ada στον πατέρα της. Πού είναι η λάμπα;\n" * 30
+)
 
 
-@pytest.mark.parametrize("text, encoding", [(FRENCH, "utf-8"), (FRENCH, "utf-8-sig"), (FRENCH, "utf-16"), (FRENCH, "utf-16-le"), (FRENCH, "utf-16-be"),
-                                            (FRENCH, "utf-32"), (FRENCH, "cp1252"), (FRENCH, "mac-roman"), (GREEK, "utf-16"), (GREEK, "utf-16-le"),
-                                            (GREEK, "cp1253"), (GREEK, "utf-8")])
+@pytest.mark.parametrize(
+    "text, encoding",
+    [
+        (FRENCH, "utf-8"),
+        (FRENCH, "utf-8-sig"),
+        (FRENCH, "utf-16"),
+        (FRENCH, "utf-16-le"),
+        (FRENCH, "utf-16-be"),
+        (FRENCH, "utf-32"),
+        (FRENCH, "cp1252"),
+        (FRENCH, "mac-roman"),
+        (GREEK, "utf-16"),
+        (GREEK, "utf-16-le"),
+        (GREEK, "cp1253"),
+        (GREEK, "utf-8"),
+    ],
+)
 @pytest.mark.parametrize("breaks", ["\n", "\r\n", "\r"])
 def test_any_encoding_is_found_out_and_reads_back(tmp_path, text, encoding, breaks):
     (tmp_path / "t.txt").write_bytes(text.replace("\n", breaks).encode(encoding))
@@ -44,7 +64,12 @@ def test_a_stated_encoding_overrules(tmp_path):
 
 
 @settings(max_examples=60, deadline=None)
-@given(text=st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"), include_characters="\n"), min_size=1, max_size=200), piece=st.integers(1, 9))
+@given(
+    text=st.text(
+        st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"), include_characters="\n"), min_size=1, max_size=200
+    ),
+    piece=st.integers(1, 9),
+)
 def test_pieces_of_any_size_give_the_text(text, piece, tmp_path_factory):
     file = tmp_path_factory.mktemp("p") / "t.txt"
     file.write_bytes(text.encode())
@@ -55,8 +80,11 @@ def test_pieces_of_any_size_give_the_text(text, piece, tmp_path_factory):
 
 def test_the_frame_is_found_wherever_the_pieces_end(tmp_path):
     story = "Once upon a time.\n\nThe end, my friend."
-    whole = ("Header\n*** START OF THE PROJECT GUTENBERG EBOOK A ***\n\n" + story
-             + "\n\nEnd of Project Gutenberg's A\n\n*** END OF THE PROJECT GUTENBERG EBOOK A ***\nlicence")
+    whole = (
+        "Header\n*** START OF THE PROJECT GUTENBERG EBOOK A ***\n\n"
+        + story
+        + "\n\nEnd of Project Gutenberg's A\n\n*** END OF THE PROJECT GUTENBERG EBOOK A ***\nlicence"
+    )
     (tmp_path / "t.txt").write_text(whole, encoding="utf-8")
     for piece in range(5, 70):
         with pytest.MonkeyPatch.context() as patch:
@@ -68,10 +96,18 @@ def test_the_frame_is_found_wherever_the_pieces_end(tmp_path):
     assert inspect(tmp_path / "t.txt", strip_gutenberg=False).characters == len(whole)
 
 
-@pytest.mark.parametrize("raw, encoding, why", [
-    (b"", None, "an empty file"), (b"\xef\xbb\xbf", None, "no text"), (b"\x89PNG\r\n\x1a\n" + bytes(99), None, "a binary file"),
-    (bytes(range(256)) * 40, None, "a binary file"), (b"\x01\x02\x03 abc" * 100, None, "control characters"),
-    ("é".encode("latin-1") * 100, "utf-8", "are not utf-8"), (b"abc", "utf-99", "encoding: found 'utf-99'")])
+@pytest.mark.parametrize(
+    "raw, encoding, why",
+    [
+        (b"", None, "an empty file"),
+        (b"\xef\xbb\xbf", None, "no text"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(99), None, "a binary file"),
+        (bytes(range(256)) * 40, None, "a binary file"),
+        (b"\x01\x02\x03 abc" * 100, None, "control characters"),
+        ("é".encode("latin-1") * 100, "utf-8", "are not utf-8"),
+        (b"abc", "utf-99", "encoding: found 'utf-99'"),
+    ],
+)
 def test_what_is_no_text_is_refused_with_its_reason(tmp_path, raw, encoding, why):
     (tmp_path / "bad.bin").write_bytes(raw)
     with pytest.raises(DataError, match=why):
@@ -106,7 +142,10 @@ def test_no_character_of_a_long_book_is_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "PIECE", 1000)
     text = "".join(np.random.default_rng(0).choice(list("abc é\n"), 25_000))
     (tmp_path / "long.txt").write_text(text, encoding="utf-8")
-    facts = build(DataConfig(seed=0, books=(), characters=2000, held_out=0.1, sources=(str(tmp_path / "long.txt"),)), tmp_path / "out")
+    facts = build(
+        DataConfig(seed=0, books=(), characters=2000, held_out=0.1, sources=(str(tmp_path / "long.txt"),)),
+        tmp_path / "out",
+    )
     book = load(tmp_path / "out")["long"]
     assert book.text("train") + book.text() == text
     assert facts["long"]["characters"] == {"train": 22_500, "held_out": 2_500}
@@ -117,7 +156,10 @@ def test_no_character_of_a_long_book_is_lost(tmp_path, monkeypatch):
 def test_ids_beyond_two_bytes(tmp_path):
     alphabet = [chr(i) for i in range(0x20000, 0x20000 + 65_600)]
     (tmp_path / "wide.txt").write_text("".join(alphabet) * 2, encoding="utf-8")
-    build(DataConfig(seed=0, books=(), characters=2000, held_out=0.1, sources=(str(tmp_path / "wide.txt"),)), tmp_path / "out")
+    build(
+        DataConfig(seed=0, books=(), characters=2000, held_out=0.1, sources=(str(tmp_path / "wide.txt"),)),
+        tmp_path / "out",
+    )
     book = load(tmp_path / "out")["wide"]
     assert book.train.dtype == np.uint32 and book.tokenizer.size == 65_600 + len(SPECIALS)
     assert book.text("train", 0, 65_600) == "".join(alphabet)
@@ -138,24 +180,49 @@ def test_books_are_the_same_bytes_and_two_of_a_name_are_refused(tmp_path):
         load(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("file, name", [
-    ("my book.txt", "my_book"), ("alice_in-1865.txt", "alice_in-1865"), ("Zoé & Léo.txt", "Zoé_Léo"), ("a..b.txt", "a_b"),
-    ("...txt", "book"), ("!!!.txt", "book"), ("-x.txt", "x"), ("_-_.txt", "book"), ("1.txt", "1"), (".hidden.txt", "hidden"),
-    ("Über.txt", "book_Über"), ("Война и мир.txt", "book_Война_и_мир"),
-    ("x" * 200 + ".txt", "x" * 100), ("a" + "я" * 90, "a" + "я" * 49), ("line\nbreak", "line_break"),
-    (b"\xff.txt", "book")])
+@pytest.mark.parametrize(
+    "file, name",
+    [
+        ("my book.txt", "my_book"),
+        ("alice_in-1865.txt", "alice_in-1865"),
+        ("Zoé & Léo.txt", "Zoé_Léo"),
+        ("a..b.txt", "a_b"),
+        ("...txt", "book"),
+        ("!!!.txt", "book"),
+        ("-x.txt", "x"),
+        ("_-_.txt", "book"),
+        ("1.txt", "1"),
+        (".hidden.txt", "hidden"),
+        ("Über.txt", "book_Über"),
+        ("Война и мир.txt", "book_Война_и_мир"),
+        ("x" * 200 + ".txt", "x" * 100),
+        ("a" + "я" * 90, "a" + "я" * 49),
+        ("line\nbreak", "line_break"),
+        (b"\xff.txt", "book"),
+    ],
+)
 def test_any_file_name_gives_a_name_for_a_book(tmp_path, file, name):
     path = tmp_path / os.fsdecode(file)
     path.write_text("Some words. " * 50)
     assert inspect(path).name == name == checked_name(name, "book")
 
 
-@pytest.mark.parametrize("text, why", [
-    ('{"order": ["../english"]}', 'line 1: order.0: found "../english"; allowed: a name'),
-    ('{"order": [".."]}', 'order.0: found ".."; allowed: a name'), ('{"order": ["/english"]}', 'order.0: found "/english"'),
-    ('{"order": [""]}', 'order.0: found ""'), ('{"order": [7]}', "order.0: found 7; allowed: a valid string"),
-    ('{"order": "english"}', 'order: found "english"; allowed: a valid array'), ('{"older": ["english"]}', "order: missing key"),
-    ("[]", "found [];"), ("{", "Expecting property name"), ("[" * 10**5, "recursion"), ('{"order": ["latin"]}', "latin/book.json: [Errno 2]")])
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ('{"order": ["../english"]}', 'line 1: order.0: found "../english"; allowed: a name'),
+        ('{"order": [".."]}', 'order.0: found ".."; allowed: a name'),
+        ('{"order": ["/english"]}', 'order.0: found "/english"'),
+        ('{"order": [""]}', 'order.0: found ""'),
+        ('{"order": [7]}', "order.0: found 7; allowed: a valid string"),
+        ('{"order": "english"}', 'order: found "english"; allowed: a valid array'),
+        ('{"older": ["english"]}', "order: missing key"),
+        ("[]", "found [];"),
+        ("{", "Expecting property name"),
+        ("[" * 10**5, "recursion"),
+        ('{"order": ["latin"]}', "latin/book.json: [Errno 2]"),
+    ],
+)
 def test_an_order_of_books_that_cannot_be_is_one_line(tmp_path, text, why):
     build(DataConfig(seed=0, books=("english",), characters=2000, held_out=0.1), tmp_path / "books")
     (tmp_path / "books" / "books.json").write_text(text)
@@ -164,13 +231,25 @@ def test_an_order_of_books_that_cannot_be_is_one_line(tmp_path, text, why):
     assert why in str(error.value) and str(tmp_path / "books") in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("change, why", [
-    *(({"name": wrong}, f"name: found {json.dumps(wrong)}; allowed: a name of letters")
-      for wrong in ("..", "../x", "a/b", "/abs", "", ".hidden", "a..b", "-x", "x\0")),
-    ({"name": 7}, "name: found 7; allowed: a valid string"), ({"name": None}, "name: found null"),
-    ({"characters": 5}, "characters: found 5"), ({"characters": {"train": "1800"}}, 'characters.train: found "1800"'),
-    ({"rate": "low"}, 'rate: found "low"'), ({"floor": []}, "floor: found []"),
-    ({"characters": {"train": 1, "held_out": 2}}, "'held_out': 205} ids; allowed: what book.json says, {'train': 1, ")])
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        *(
+            ({"name": wrong}, f"name: found {json.dumps(wrong)}; allowed: a name of letters")
+            for wrong in ("..", "../x", "a/b", "/abs", "", ".hidden", "a..b", "-x", "x\0")
+        ),
+        ({"name": 7}, "name: found 7; allowed: a valid string"),
+        ({"name": None}, "name: found null"),
+        ({"characters": 5}, "characters: found 5"),
+        ({"characters": {"train": "1800"}}, 'characters.train: found "1800"'),
+        ({"rate": "low"}, 'rate: found "low"'),
+        ({"floor": []}, "floor: found []"),
+        (
+            {"characters": {"train": 1, "held_out": 2}},
+            "'held_out': 205} ids; allowed: what book.json says, {'train': 1, ",
+        ),
+    ],
+)
 def test_a_book_that_says_what_cannot_be_is_one_line(tmp_path, change, why):
     build(DataConfig(seed=0, books=("english",), characters=2000, held_out=0.1), tmp_path)
     file = tmp_path / "english" / "book.json"
@@ -188,8 +267,15 @@ def test_a_book_that_says_what_cannot_be_is_one_line(tmp_path, change, why):
             load_book(file.parent)
 
 
-@pytest.mark.parametrize("changes, why", [({"books": ("latin",)}, "allowed: english, french, greek"), ({"books": ()}, "at least one book or source"),
-                                          ({"books": ("english", "english")}, "each once"), ({"held_out": 1.0}, "held_out")])
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        ({"books": ("latin",)}, "allowed: english, french, greek"),
+        ({"books": ()}, "at least one book or source"),
+        ({"books": ("english", "english")}, "each once"),
+        ({"held_out": 1.0}, "held_out"),
+    ],
+)
 def test_a_wrong_section_is_refused(changes, why):
     with pytest.raises(ValueError, match=why):
         DataConfig(**{"seed": 0, "books": ("english",), "characters": 3000, "held_out": 0.1} | changes)
@@ -220,7 +306,9 @@ def test_a_vocabulary_grows_and_never_shrinks(texts):
     for text in texts:
         own = CharacterTokenizer.train([text])
         larger = grow(known, own)
-        assert larger.tokens[: len(known.tokens)] == known.tokens and set(larger.tokens) == set(known.tokens) | set(text)
+        assert larger.tokens[: len(known.tokens)] == known.tokens and set(larger.tokens) == set(known.tokens) | set(
+            text
+        )
         assert larger.decode(translation(own, larger)[own.encode(text)]) == text
         assert larger.encode("".join(known.tokens)) == known.encode("".join(known.tokens))
         known = larger
@@ -228,7 +316,14 @@ def test_a_vocabulary_grows_and_never_shrinks(texts):
 
 def test_a_lost_vocabulary_comes_back_from_a_models_checkpoint(tmp_path):
     tokenizer = CharacterTokenizer.train(["Zoé perd la clé."])
-    model = build_model(TextArch(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1, expansion=2, halt_max_steps=1), tokenizer.size, 8, seeded(0))
+    model = build_model(
+        TextArch(
+            hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1, expansion=2, halt_max_steps=1
+        ),
+        tokenizer.size,
+        8,
+        seeded(0),
+    )
     checkpoint.write(tmp_path / "model", model.state_dict(), {"config": about(model, tokenizer), "step": 1})
     target = tmp_path / "tokenizer.json"
     target.write_text("first")
@@ -247,11 +342,18 @@ def test_a_lost_vocabulary_comes_back_from_a_models_checkpoint(tmp_path):
 
 def served(text: str, frame: bool = True):
     "An opener that gives a text as Project Gutenberg does."
-    start, end = ("\ufeffThe Project Gutenberg eBook\r\n*** START OF THE PROJECT GUTENBERG EBOOK X ***\r\n\r\n", "\r\n\r\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\r\n")
-    return lambda url: io.BytesIO(((start if frame else "") + text.replace("\n", "\r\n") + (end if frame else "")).encode("utf-8"))
+    start, end = (
+        "\ufeffThe Project Gutenberg eBook\r\n*** START OF THE PROJECT GUTENBERG EBOOK X ***\r\n\r\n",
+        "\r\n\r\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\r\n",
+    )
+    return lambda url: io.BytesIO(
+        ((start if frame else "") + text.replace("\n", "\r\n") + (end if frame else "")).encode("utf-8")
+    )
 
 
-@pytest.mark.parametrize("name, file", [("alice", "alice_in_wonderland.txt"), ("looking_glass", "through_the_looking_glass.txt")])
+@pytest.mark.parametrize(
+    "name, file", [("alice", "alice_in_wonderland.txt"), ("looking_glass", "through_the_looking_glass.txt")]
+)
 def test_the_alice_books_are_recognised_by_their_story(tmp_path, name, file):
     text = shared(f"data/text/{file}").read_text(encoding="utf-8")
     path = files.fetch(name, tmp_path, opener=served(text))

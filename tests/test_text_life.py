@@ -1,4 +1,5 @@
 "A model's life when things change or break on the way: another strategy, a stop at the worst moment, what cannot be learned; and a chat that keeps what was said."
+
 import json
 import subprocess
 import sys
@@ -31,10 +32,16 @@ from hrm.text.widgets import ChatPanel, TrainingForm
 from hrm.tools.cli import main
 from tiny import files
 
-ARCH = TextArch(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1, expansion=2, halt_max_steps=1)
+ARCH = TextArch(
+    hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1, expansion=2, halt_max_steps=1
+)
 LETTERS = CharacterTokenizer(tuple("abcdef"))
-KINDS = {"finetune": MemoryConfig(strategy="finetune"), "replay": MemoryConfig(strategy="replay", capacity=12, share=0.25),
-         "narrow": MemoryConfig(strategy="replay", capacity=5, share=0.25), "ewc": MemoryConfig(strategy="ewc", windows=3, strength=10.0)}
+KINDS = {
+    "finetune": MemoryConfig(strategy="finetune"),
+    "replay": MemoryConfig(strategy="replay", capacity=12, share=0.25),
+    "narrow": MemoryConfig(strategy="replay", capacity=5, share=0.25),
+    "ewc": MemoryConfig(strategy="ewc", windows=3, strength=10.0),
+}
 
 
 class Killed(BaseException):
@@ -47,14 +54,32 @@ def book(name: str, step: int = 1, length: int = 600) -> Book:
 
 
 def recipe(**change) -> RunConfig:
-    loop = LoopConfig(steps=4, evaluate_every=4, log_every=1, checkpoint_seconds=0.0, compile="off", best="bits", best_mode="min")
-    return RunConfig(**{"arch": ARCH, "loop": loop, "batch_size": 4, "seq_len": 16, "context": 4, "device": "cpu", "optim": OptimConfig(name="adamw", lr=3e-3)} | change)
+    loop = LoopConfig(
+        steps=4, evaluate_every=4, log_every=1, checkpoint_seconds=0.0, compile="off", best="bits", best_mode="min"
+    )
+    return RunConfig(
+        **{
+            "arch": ARCH,
+            "loop": loop,
+            "batch_size": 4,
+            "seq_len": 16,
+            "context": 4,
+            "device": "cpu",
+            "optim": OptimConfig(name="adamw", lr=3e-3),
+        }
+        | change
+    )
 
 
 def learned(home, one: Book, **change):
     "Teach a book with what differs from the recipe."
     options = {"growth": None, "memory": KINDS["finetune"], "config": recipe()} | change
-    return teach(home, one, decide(home, one, options["config"], options["growth"], options["memory"])[1], Options(progress=False))
+    return teach(
+        home,
+        one,
+        decide(home, one, options["config"], options["growth"], options["memory"])[1],
+        Options(progress=False),
+    )
 
 
 def weights(results) -> dict[str, torch.Tensor]:
@@ -62,6 +87,7 @@ def weights(results) -> dict[str, torch.Tensor]:
 
 
 # --- memory
+
 
 @pytest.mark.parametrize("first", KINDS)
 @pytest.mark.parametrize("then", KINDS)
@@ -73,7 +99,9 @@ def test_a_model_may_go_on_with_another_strategy(first, then):
     assert bool(memory.parts()) == knows  # a strategy that has kept nothing has nothing to say
     TextTask(model, [book("b", 5)], LETTERS, recipe(), seeded(1), **memory.parts()).loss(model)[0].backward()
     memory.remember(book("b", 5), model, LETTERS)
-    assert memory.books == 2 and len(memory.reservoir.rows) == ({"replay": 12, "narrow": 5}.get(then) or len(before.reservoir.rows))
+    assert memory.books == 2 and len(memory.reservoir.rows) == (
+        {"replay": 12, "narrow": 5}.get(then) or len(before.reservoir.rows)
+    )
     if then == "ewc":
         again = restore_memory(Memory(KINDS["replay"], 0), memory_state(memory))  # what was kept is carried along
         assert again.reservoir.rows.equal(before.reservoir.rows)
@@ -84,7 +112,9 @@ def test_fewer_places_keep_a_sample_of_what_was_kept():
     memory.reservoir.offer(torch.arange(400)[:, None].expand(400, 2), seeded(0))
     kept, times = {tuple(row) for row in memory.reservoir.rows.tolist()}, torch.zeros(40)
     for seed in range(400):
-        few = restore_memory(Memory(MemoryConfig(strategy="replay", capacity=10, share=0.5), seed), memory_state(memory)).reservoir
+        few = restore_memory(
+            Memory(MemoryConfig(strategy="replay", capacity=10, share=0.5), seed), memory_state(memory)
+        ).reservoir
         assert few.seen == 400 and len({tuple(row) for row in few.rows.tolist()} & kept) == 10
         times += (memory.reservoir.rows[:, 0][:, None] == few.rows[:, 0]).any(1)
     assert abs(times - 100).max() < 5 * (400 * 0.25 * 0.75) ** 0.5  # every one as often
@@ -104,12 +134,16 @@ def test_windows_may_be_offered_in_pieces(capacity, counts, seed):
 
 def test_what_is_remembered_is_the_book_in_the_models_ids():
     larger, one = CharacterTokenizer(tuple("zfedcba")), book("a", length=400)
-    model, memory = build(ARCH, larger.size, 16, seeded(0)), Memory(MemoryConfig(strategy="replay", capacity=100, share=0.5), 0)
+    model, memory = (
+        build(ARCH, larger.size, 16, seeded(0)),
+        Memory(MemoryConfig(strategy="replay", capacity=100, share=0.5), 0),
+    )
     memory.remember(one, model, larger)
     assert memory.reservoir.rows.equal(torch.as_tensor(one.ids(larger, "train"))[: 400 // 17 * 17].view(-1, 17).int())
 
 
 # --- lessons
+
 
 def test_a_lesson_that_cannot_be_learned_is_not_left_begun(tmp_path):
     with pytest.raises(DataError, match=r"too short: tiny \(16\); allowed: 17 or more"):
@@ -117,7 +151,9 @@ def test_a_lesson_that_cannot_be_learned_is_not_left_begun(tmp_path):
     with pytest.raises(ConfigError, match="growth.parameters: found 500, but a block of this model has"):
         learned(tmp_path / "m", book("a"), growth=Growth(characters=128, parameters=500))
     assert not (tmp_path / "m" / NEXT).exists() and not (tmp_path / "m" / "resume").exists()
-    assert len(learned(tmp_path / "m", book("a"), growth=Growth(characters=1000, parameters=500))) == 1  # no growth is due
+    assert (
+        len(learned(tmp_path / "m", book("a"), growth=Growth(characters=1000, parameters=500))) == 1
+    )  # no growth is due
     with pytest.raises(ValueError, match="growth.parameters: found 500"):
         GrowthConfig(seed=0, base=recipe(), growth=Growth(characters=128, parameters=500))
 
@@ -128,7 +164,7 @@ def test_a_stop_after_the_training_does_not_lose_it(tmp_path, monkeypatch):
         patch.setattr(Memory, "remember", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             learned(tmp_path / "cut", book("a"), memory=KINDS["ewc"])
-    state, = (tmp_path / "cut" / "resume").glob("[!.]*")
+    (state,) = (tmp_path / "cut" / "resume").glob("[!.]*")
     assert json.loads((state / "finished.json").read_text())["metrics"]["steps"] == 4 and not chapters(tmp_path / "cut")
     again = learned(tmp_path / "cut", book("a"), memory=KINDS["ewc"])
     assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(again).items())
@@ -195,7 +231,11 @@ def test_a_second_training_of_a_model_changes_nothing(tmp_path, monkeypatch, cap
     for words in (["train", str(text), "--model", str(home)], ["create", str(home)]):
         assert main(["text", *words]) == 2
         err = capsys.readouterr().err
-        assert f"{home}: is being trained by process {first.pid} on " in err and len(err.splitlines()) == 1 and NEXT not in err
+        assert (
+            f"{home}: is being trained by process {first.pid} on " in err
+            and len(err.splitlines()) == 1
+            and NEXT not in err
+        )
     with pytest.raises(ConfigError, match=f"process {first.pid}"):
         learned(home, book("b", 5))
     form = TrainingForm(tmp_path, home, "smoke")
@@ -228,7 +268,10 @@ def test_a_model_from_elsewhere_cannot_make_us_write_elsewhere(tmp_path, monkeyp
 
 def test_a_book_never_takes_the_place_of_another_of_its_name(tmp_path, monkeypatch, capsys):
     home, first, second = tmp_path / "m", tmp_path / "a" / "book.txt", tmp_path / "b" / "book.txt"
-    for text, words in ((first, "all the little words of a little book. "), (second, "other words of another book of that name. ")):
+    for text, words in (
+        (first, "all the little words of a little book. "),
+        (second, "other words of another book of that name. "),
+    ):
         text.parent.mkdir()
         text.write_text(60 * words)
     monkeypatch.setenv("HRM_ROOT", str(ROOT))
@@ -258,6 +301,7 @@ def test_an_evaluation_in_training_reads_so_much_and_no_more(asked, measured):
 
 # --- errors that are said
 
+
 @pytest.mark.parametrize("context", [8, 9])
 def test_a_context_without_room_is_an_error_and_no_endless_loop(context):
     assert spans(8, 8, context) == [(0, 0)]
@@ -286,30 +330,74 @@ def test_a_stated_encoding_overrides_what_was_found(tmp_path, monkeypatch, capsy
     assert "mac-roman (stated)" in said and "left out: " in said and "two.txt" in said
     read = (tmp_path / "m" / "books" / "books" / "tokenizer.json").read_text(encoding="utf-8")
     assert all(letter in json.dumps(json.loads(read), ensure_ascii=False) for letter in "éûàô")
-    for words, why in ((["create", str(tmp_path / "n"), "--encoding", "utf-8"], "--encoding: there is no text to read; allowed: with --text"),
-                       (["train", str(tmp_path / "m" / "books" / "books"), "--model", str(tmp_path / "m"), "--encoding", "utf-8"], "is a book of ids already"),
-                       ([*command[1:], "klingon"], "encoding: found 'klingon'")):
+    for words, why in (
+        (
+            ["create", str(tmp_path / "n"), "--encoding", "utf-8"],
+            "--encoding: there is no text to read; allowed: with --text",
+        ),
+        (
+            ["train", str(tmp_path / "m" / "books" / "books"), "--model", str(tmp_path / "m"), "--encoding", "utf-8"],
+            "is a book of ids already",
+        ),
+        ([*command[1:], "klingon"], "encoding: found 'klingon'"),
+    ):
         assert main(["text", *words]) == 2
         assert why in capsys.readouterr().err
 
 
 def test_a_chat_keeps_what_was_said(tmp_path):
     chat, said = TextChat(build(ARCH, LETTERS.size, 16, seeded(0)).eval(), LETTERS, seeded(0)), []
-    text_loop(chat, ["limit 3", "/limit 3", "abc", "batch", "def", "XYZ", "fed", "", f"/save {tmp_path}", f"/load {tmp_path / 'no'}", "interactive", "cab"], said.append)
-    assert [turn.text for turn in chat.turns] == ["abc", "def", "fed", "cab"]  # the line that cannot be read takes nothing along
+    text_loop(
+        chat,
+        [
+            "limit 3",
+            "/limit 3",
+            "abc",
+            "batch",
+            "def",
+            "XYZ",
+            "fed",
+            "",
+            f"/save {tmp_path}",
+            f"/load {tmp_path / 'no'}",
+            "interactive",
+            "cab",
+        ],
+        said.append,
+    )
+    assert [turn.text for turn in chat.turns] == [
+        "abc",
+        "def",
+        "fed",
+        "cab",
+    ]  # the line that cannot be read takes nothing along
     assert "found no character of the vocabulary in 'XYZ'" in "".join(said) and str(tmp_path) in "".join(said)
     chat.save(tmp_path / "talk.json")
-    assert [turn["text"] for turn in json.loads((tmp_path / "talk.json").read_text())["turns"]] == ["abc", "def", "fed", "cab"]
+    assert [turn["text"] for turn in json.loads((tmp_path / "talk.json").read_text())["turns"]] == [
+        "abc",
+        "def",
+        "fed",
+        "cab",
+    ]
 
 
 def test_options_that_would_do_nothing_and_damaged_files_are_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HRM_ROOT", str(ROOT))
     learned(tmp_path / "m", book("a"))
     (tmp_path / "book.txt").write_text("all the little words of a little book. " * 60)
-    assert main(["text", "train", str(tmp_path / "book.txt"), "--model", str(tmp_path / "m"), "--hidden", "64", "--N", "2"]) == 2
+    assert (
+        main(
+            ["text", "train", str(tmp_path / "book.txt"), "--model", str(tmp_path / "m"), "--hidden", "64", "--N", "2"]
+        )
+        == 2
+    )
     assert f"--N, --hidden: {tmp_path / 'm'} stands there with an architecture of its own" in capsys.readouterr().err
     (tmp_path / "m" / "1-a" / "life.json").write_text("{")
-    for words in (["status", str(tmp_path / "m")], ["chat", str(tmp_path / "m")], ["train", str(tmp_path / "book.txt"), "--model", str(tmp_path / "m")]):
+    for words in (
+        ["status", str(tmp_path / "m")],
+        ["chat", str(tmp_path / "m")],
+        ["train", str(tmp_path / "book.txt"), "--model", str(tmp_path / "m")],
+    ):
         assert main(["text", *words]) == 2
         assert f"{tmp_path / 'm' / '1-a' / 'life.json'}: Expecting property name" in capsys.readouterr().err
 
@@ -359,15 +447,24 @@ def test_a_life_cannot_lead_outside_the_model(refused, tmp_path):
     learned(tmp_path / "m", book("a"))
     learned(tmp_path / "other", book("b", 5))
     (tmp_path / "book.txt").write_text("all the little words of a little book. " * 60)
-    file, commands = tmp_path / "m" / "1-a" / "life.json", [(verb, tmp_path / "m") for verb in ("status", "chat", "demo")]
+    file, commands = (
+        tmp_path / "m" / "1-a" / "life.json",
+        [(verb, tmp_path / "m") for verb in ("status", "chat", "demo")],
+    )
     said = json.loads(file.read_text())
     assert said["checkpoint"] == "piece_0/final"
     other = tmp_path / "other" / "1-b" / "piece_0" / "final"
-    wrong = [({"checkpoint": name}, f"checkpoint: found {json.dumps(name)}"[:60])
-             for name in (*WRONG[:-1], "../../other/1-b/piece_0/final", str(other), "piece_0//final", "./final")]
-    wrong += [({"checkpoint": 7}, "checkpoint: found 7; allowed: a valid string"), ({"book": 7}, "book: found 7"),
-              ({"data": []}, "data: found []"),
-              ({"tracker": 7}, "tracker: found 7"), ({"tracker": {"characters": "1"}}, 'tracker.characters: found "1"')]
+    wrong = [
+        ({"checkpoint": name}, f"checkpoint: found {json.dumps(name)}"[:60])
+        for name in (*WRONG[:-1], "../../other/1-b/piece_0/final", str(other), "piece_0//final", "./final")
+    ]
+    wrong += [
+        ({"checkpoint": 7}, "checkpoint: found 7; allowed: a valid string"),
+        ({"book": 7}, "book: found 7"),
+        ({"data": []}, "data: found []"),
+        ({"tracker": 7}, "tracker: found 7"),
+        ({"tracker": {"characters": "1"}}, 'tracker.characters: found "1"'),
+    ]
     for change, why in wrong:
         file.write_text(json.dumps(said | change))
         for words in commands if change == wrong[0][0] else commands[:1]:
@@ -387,8 +484,12 @@ def test_a_lesson_cannot_lead_outside_the_model(refused, tmp_path):
     for wrong in WRONG:
         file.write_text(json.dumps(said | {"book": wrong}))
         refused("status", tmp_path / "m", says=(f"{file}, line 1: book: found ", "; allowed: a name of letters"))
-    for change, why in (({"book": 7}, "book: found 7"), ({"number": "1"}, 'number: found "1"'),
-                        ({"number": 0}, "number: found 0"), ({"config": 7}, "config: found 7")):
+    for change, why in (
+        ({"book": 7}, "book: found 7"),
+        ({"number": "1"}, 'number: found "1"'),
+        ({"number": 0}, "number: found 0"),
+        ({"config": 7}, "config: found 7"),
+    ):
         file.write_text(json.dumps(said | change))
         refused("status", tmp_path / "m", says=(f"{file}, line 1: {why}",))
     file.write_text("{}")
@@ -404,7 +505,13 @@ def test_a_profile_leads_to_no_other_books(refused, tmp_path):
 
 def test_a_fresh_training_of_the_form_leaves_the_old_model_alone(tmp_path, monkeypatch):
     started, home = [], tmp_path / "m"
-    monkeypatch.setattr("hrm.text.widgets.subprocess.Popen", lambda words, **_: started.append(words) or type("Ended", (), {"stdout": (), "wait": lambda *_: 130, "poll": lambda *_: 130, "returncode": 130})())
+    monkeypatch.setattr(
+        "hrm.text.widgets.subprocess.Popen",
+        lambda words, **_: (
+            started.append(words)
+            or type("Ended", (), {"stdout": (), "wait": lambda *_: 130, "poll": lambda *_: 130, "returncode": 130})()
+        ),
+    )
     home.mkdir()
     (home / NEXT).write_text(decide(home, book("a"), recipe(), None, KINDS["finetune"])[1].model_dump_json())
     form = TrainingForm(tmp_path, home, "smoke")
@@ -412,7 +519,9 @@ def test_a_fresh_training_of_the_form_leaves_the_old_model_alone(tmp_path, monke
     for _ in range(2):  # begun, paused, gone on with
         form.start.click()
         form.reader.join()
-    assert [words[words.index("--model") + 1] for words in started] == [str(tmp_path / "m_2")] * 2 and "--fresh" not in started[1]
+    assert [words[words.index("--model") + 1] for words in started] == [
+        str(tmp_path / "m_2")
+    ] * 2 and "--fresh" not in started[1]
     form.stop.click()
     assert pending(home) is not None
 

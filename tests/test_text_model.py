@@ -2,6 +2,7 @@
 
 `HRM_WRITE_GOLDEN=1 pytest tests/test_text_model.py -k golden` writes the stored curve again.
 """
+
 import json
 import math
 import os
@@ -27,15 +28,51 @@ from hrm.core.run import Options
 from hrm.core.task import LoopConfig
 from hrm.core.tokens import SPECIALS, CharacterTokenizer
 from hrm.core.tracking import read_log
-from hrm.text.continual import (ContinualConfig, Elastic, Memory, MemoryConfig, Reservoir, backward_transfer, fisher, grow_vocabulary,
-                                learn_all, matrix, memory_state, restore_memory)
+from hrm.text.continual import (
+    ContinualConfig,
+    Elastic,
+    Memory,
+    MemoryConfig,
+    Reservoir,
+    backward_transfer,
+    fisher,
+    grow_vocabulary,
+    learn_all,
+    matrix,
+    memory_state,
+    restore_memory,
+)
 from hrm.text.data import Book, grow, load
 from hrm.text.data import DataConfig
 from hrm.text.data import build as build_data
-from hrm.text.growth import Growth, GrowthConfig, Tracker, block_parameters, compare, grow_group, grow_layers, largest_change, pieces, plan, run_growing
+from hrm.text.growth import (
+    Growth,
+    GrowthConfig,
+    Tracker,
+    block_parameters,
+    compare,
+    grow_group,
+    grow_layers,
+    largest_change,
+    pieces,
+    plan,
+    run_growing,
+)
 from hrm.text.life import NEXT, chapters, create, decide, free, newest, status, teach
 from hrm.text.look import configurations, movements
-from hrm.text.model import ADVANCED, DOCUMENT, TextArch, TextConfig, TextDecoder, TextHRM, about, at, build, causality_probe, log_probabilities
+from hrm.text.model import (
+    ADVANCED,
+    DOCUMENT,
+    TextArch,
+    TextConfig,
+    TextDecoder,
+    TextHRM,
+    about,
+    at,
+    build,
+    causality_probe,
+    log_probabilities,
+)
 from hrm.text.model import load as load_model
 from hrm.text.train import RunConfig, TextTask, TrainConfig, Windows, check_leak, fingerprint, nats, run, run_all, spans
 
@@ -58,8 +95,19 @@ def books(shelf) -> dict[str, Book]:
 
 def recipe(**change) -> RunConfig:
     arch, loop, optim = (change.pop(name, {}) for name in ("arch", "loop", "optim"))
-    return RunConfig(**{"arch": TextArch(**ARCH | arch), "loop": LoopConfig(**LOOP | loop), "batch_size": 4, "seq_len": 24, "context": 8, "held_out": 150, "device": "cpu",
-                        "optim": OptimConfig(**{"name": "adamw", "lr": 3e-3, "clip": 1.0} | optim)} | change)
+    return RunConfig(
+        **{
+            "arch": TextArch(**ARCH | arch),
+            "loop": LoopConfig(**LOOP | loop),
+            "batch_size": 4,
+            "seq_len": 24,
+            "context": 8,
+            "held_out": 150,
+            "device": "cpu",
+            "optim": OptimConfig(**{"name": "adamw", "lr": 3e-3, "clip": 1.0} | optim),
+        }
+        | change
+    )
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
@@ -76,7 +124,10 @@ def texts(rows: int, length: int, ids: int, seed: int = 1) -> torch.Tensor:
 
 # --- the model
 
-@pytest.mark.parametrize("arch, ids, count", [(DOCUMENT, 87, 3_980_290), (DOCUMENT, 100, 3_986_946), (ADVANCED, 200, 15_940_610)])
+
+@pytest.mark.parametrize(
+    "arch, ids, count", [(DOCUMENT, 87, 3_980_290), (DOCUMENT, 100, 3_986_946), (ADVANCED, 200, 15_940_610)]
+)
 def test_parameters_of_the_document(arch, ids, count):
     with torch.device("meta"):
         model = TextHRM(TextConfig(**arch.model_dump(), vocab_size=ids, seq_len=80))
@@ -85,8 +136,14 @@ def test_parameters_of_the_document(arch, ids, count):
         assert count == 2 * ids * 256 + 2 * 256 + 2 + 655_872 * 6
 
 
-VARIANTS = {"plain": {}, "by position": {"halting": "graves", "halt_max_steps": 3}, "stablemax": {"cross_entropy": "stablemax", "norm_weights": True},
-            "three segments": {"halt_max_steps": 3}, "learned positions": {"pos_encodings": "learned"}, "grown": {"L_layers": 3, "L_grown": 2, "H_layers": 2, "H_grown": 1}}
+VARIANTS = {
+    "plain": {},
+    "by position": {"halting": "graves", "halt_max_steps": 3},
+    "stablemax": {"cross_entropy": "stablemax", "norm_weights": True},
+    "three segments": {"halt_max_steps": 3},
+    "learned positions": {"pos_encodings": "learned"},
+    "grown": {"L_layers": 3, "L_grown": 2, "H_layers": 2, "H_grown": 1},
+}
 
 
 def varied(name: str, length: int = 16, ids: int = 13) -> TextHRM:
@@ -120,7 +177,9 @@ def test_decoding_equals_reading(name):
         torch.testing.assert_close(decoder.weights, reading.weights[:, :, place - 1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(TextDecoder(model, rows=2, cached=False).feed(text), said[:, -1], rtol=1e-4, atol=1e-5)
     if model.config.halting == "fixed":
-        torch.testing.assert_close(HRMDecoder(model, rows=2).feed(text), reading.logits[-1, :, -1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            HRMDecoder(model, rows=2).feed(text), reading.logits[-1, :, -1], rtol=1e-4, atol=1e-5
+        )
     with pytest.raises(ValueError, match="1 characters for 0 places"):
         decoder.feed(text[:, :1])
 
@@ -151,20 +210,39 @@ def test_other_cycles_share_the_weights():
     assert movements(model, texts(1, 16, 13)).module.tolist() == ["L", "L", "H"] * 2
 
 
-@pytest.mark.parametrize("change, message", [({"L_grown": 1}, "L_grown 1 of L_layers 1"), ({"puzzle_emb_ndim": 4}, "a text has no puzzle"), ({"halting": "q"}, "graves"),
-                                             ({"cross_entropy": "hinge"}, "stablemax")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"L_grown": 1}, "L_grown 1 of L_layers 1"),
+        ({"puzzle_emb_ndim": 4}, "a text has no puzzle"),
+        ({"halting": "q"}, "graves"),
+        ({"cross_entropy": "hinge"}, "stablemax"),
+    ],
+)
 def test_architectures_that_cannot_be(change, message):
     with pytest.raises(ValueError, match=message):
         TextArch(**ARCH | change)
 
 
 def test_a_checkpoint_says_everything(tmp_path):
-    model, letters = build(TextArch(**ARCH | VARIANTS["grown"]), (10, 2, 3), 16, seeded(0)).eval(), CharacterTokenizer(tuple("abcdefgh"))
+    model, letters = (
+        build(TextArch(**ARCH | VARIANTS["grown"]), (10, 2, 3), 16, seeded(0)).eval(),
+        CharacterTokenizer(tuple("abcdefgh")),
+    )
     checkpoint.write(tmp_path / "a", model.state_dict(), {"config": about(model, letters), "step": 0})
     again, tokenizer, _ = load_model(tmp_path / "a")
-    assert again.config == model.config and tokenizer == letters and again(texts(1, 16, 15)).logits.equal(model(texts(1, 16, 15)).logits)
-    for change, message in (({"system": "dialogue"}, "system: text"), ({"vocab_parts": [10, 2]}, "the parts sum to the tokenizer's 15"), ({"seq_len": 0}, "seq_len"),
-                            ({"arch": {"hidden_size": 32}}, "missing key"), ({"tokenizer": {}}, "kind")):
+    assert (
+        again.config == model.config
+        and tokenizer == letters
+        and again(texts(1, 16, 15)).logits.equal(model(texts(1, 16, 15)).logits)
+    )
+    for change, message in (
+        ({"system": "dialogue"}, "system: text"),
+        ({"vocab_parts": [10, 2]}, "the parts sum to the tokenizer's 15"),
+        ({"seq_len": 0}, "seq_len"),
+        ({"arch": {"hidden_size": 32}}, "missing key"),
+        ({"tokenizer": {}}, "kind"),
+    ):
         checkpoint.write(tmp_path / "b", model.state_dict(), {"config": about(model, letters) | change, "step": 0})
         with pytest.raises(ConfigError, match=message):
             load_model(tmp_path / "b")
@@ -172,8 +250,14 @@ def test_a_checkpoint_says_everything(tmp_path):
 
 # --- growth that is not heard
 
+
 @settings(max_examples=25, deadline=None)
-@given(st.integers(8, 90), st.lists(st.integers(1, 40), min_size=1, max_size=3), st.sampled_from([1, 2, 7]), st.sampled_from([1, 3, 16]))
+@given(
+    st.integers(8, 90),
+    st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    st.sampled_from([1, 2, 7]),
+    st.sampled_from([1, 3, 16]),
+)
 def test_new_characters_move_no_old_logit(old, more, rows, length):
     letters = CharacterTokenizer(tuple(map(chr, range(200, 200 + old))))
     model = build(TextArch(**ARCH), letters.size, 16, seeded(old)).eval()
@@ -184,7 +268,7 @@ def test_new_characters_move_no_old_logit(old, more, rows, length):
             other = CharacterTokenizer(tuple(map(chr, range(1000 * (number + 1), 1000 * (number + 1) + count))))
             model, tokenizer = grow_vocabulary(model, tokenizer, other, seeded(number))
         assert model.eval()(text).logits[..., : letters.size].equal(before)
-    assert tokenizer.tokens[: old] == letters.tokens and model.config.vocab_parts == (letters.size, *more)
+    assert tokenizer.tokens[:old] == letters.tokens and model.config.vocab_parts == (letters.size, *more)
     new = model.inner.embed_tokens.embedding_weight[letters.size :]
     assert abs(new.std().item() * math.sqrt(32) - 1) < 0.35  # drawn like those of a fresh model
 
@@ -205,7 +289,10 @@ def test_new_blocks_move_no_logit(name):
 
 
 def test_growth_that_is_heard_is_an_error(monkeypatch):
-    monkeypatch.setattr("hrm.text.model.TextBlock.add_gate", lambda self: setattr(self, "gate", torch.nn.Parameter(torch.full((), 1e-3))))
+    monkeypatch.setattr(
+        "hrm.text.model.TextBlock.add_gate",
+        lambda self: setattr(self, "gate", torch.nn.Parameter(torch.full((), 1e-3))),
+    )
     with pytest.raises(ArithmeticError, match="a new block must not be heard"):
         grow_layers(varied("plain"), 1, 0, seeded(0))
 
@@ -229,7 +316,9 @@ def test_old_parameters_are_trained_as_if_nothing_had_grown(name):
     average = optim.average(model, config.ema)
     grown = grow_layers(model, 1, 1, seeded(1))
     again = optim.build(grown, config)
-    group = grow_group({"optimizers": [one.state_dict() for one in optimizers], "average": average.state_dict()}, model, grown, config)
+    group = grow_group(
+        {"optimizers": [one.state_dict() for one in optimizers], "average": average.state_dict()}, model, grown, config
+    )
     for optimizer, state in zip(again, group["optimizers"]):
         optimizer.load_state_dict(state)
     optim.average(grown, config.ema).load_state_dict(group["average"])
@@ -240,7 +329,9 @@ def test_old_parameters_are_trained_as_if_nothing_had_grown(name):
     old, new = dict(model.named_parameters()), dict(grown.named_parameters())
     for key, p in old.items():
         torch.testing.assert_close(new[key], p, rtol=1e-6, atol=1e-7, msg=key)
-    assert any(not torch.allclose(p, forgetful.get_parameter(key), atol=1e-4) for key, p in old.items())  # without its state it would go elsewhere
+    assert any(
+        not torch.allclose(p, forgetful.get_parameter(key), atol=1e-4) for key, p in old.items()
+    )  # without its state it would go elsewhere
     assert all(p.item() != 0 for key, p in new.items() if key.endswith("gate"))
 
 
@@ -251,7 +342,9 @@ def test_every_parameter_learns_and_new_ones_after_their_gate(books):
     def silent(model):
         task = TextTask(model.train(), [books["english"]], books["english"].tokenizer, config, seeded(1))
         task.loss(model)[0].backward()
-        quiet = {name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())}
+        quiet = {
+            name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())
+        }
         gates = optim.build(model, OptimConfig(name="adamw", lr=1e-2))
         for optimizer in gates:
             optimizer.step()
@@ -264,7 +357,10 @@ def test_every_parameter_learns_and_new_ones_after_their_gate(books):
     assert silent(grown) == inside  # the gates learn first
     assert silent(grown) == set()
     fixed = build(TextArch(**ARCH), 13, 16)
-    assert {name for name, p in fixed.named_parameters() if not p.requires_grad} == {"inner.q_head.weight", "inner.q_head.bias"}
+    assert {name for name, p in fixed.named_parameters() if not p.requires_grad} == {
+        "inner.q_head.weight",
+        "inner.q_head.bias",
+    }
 
 
 def test_plans_and_thresholds():
@@ -276,7 +372,11 @@ def test_plans_and_thresholds():
     tracker.read("a", 2_900_000)
     assert (tracker.due(million), tracker.until(million)) == (0, 100_000)
     tracker.read("b", 4_100_000)
-    assert (tracker.due(million), tracker.books, Tracker(**tracker.to_dict())) == (2, {"a": 2_900_000, "b": 4_100_000}, tracker)
+    assert (tracker.due(million), tracker.books, Tracker(**tracker.to_dict())) == (
+        2,
+        {"a": 2_900_000, "b": 4_100_000},
+        tracker,
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -302,17 +402,35 @@ def killed_at(step: int):
     def watch(number, row):
         if number == step and "loss" in row:
             raise Killed
+
     return watch
 
 
 def test_a_run_that_grows_goes_on_to_the_same_bits(books, tmp_path):
-    config = recipe(loop={"steps": 12, "evaluate_every": 4}, optim={"name": "muon", "ema": 0.9}, embedding=OptimConfig(name="adamw", lr=1e-3), arch={"halting": "graves", "halt_max_steps": 2})
+    config = recipe(
+        loop={"steps": 12, "evaluate_every": 4},
+        optim={"name": "muon", "ema": 0.9},
+        embedding=OptimConfig(name="adamw", lr=1e-3),
+        arch={"halting": "graves", "halt_max_steps": 2},
+    )
     growth, one = Growth(characters=4 * config.characters, parameters=block_parameters(config.arch)), [books["english"]]
-    whole, tracker = run_growing("whole", config, growth, 0, one, tmp_path / "whole", Options(tmp_path / "r1", progress=False))
+    whole, tracker = run_growing(
+        "whole", config, growth, 0, one, tmp_path / "whole", Options(tmp_path / "r1", progress=False)
+    )
     for step in (3, 7, 11):  # in each of the pieces
         with pytest.raises(Killed):
-            run_growing("whole", config, growth, 0, one, tmp_path / "broken", Options(tmp_path / "r2", progress=False, watch=lambda name: killed_at(step)))
-    broken, again = run_growing("whole", config, growth, 0, one, tmp_path / "broken", Options(tmp_path / "r2", progress=False))
+            run_growing(
+                "whole",
+                config,
+                growth,
+                0,
+                one,
+                tmp_path / "broken",
+                Options(tmp_path / "r2", progress=False, watch=lambda name: killed_at(step)),
+            )
+    broken, again = run_growing(
+        "whole", config, growth, 0, one, tmp_path / "broken", Options(tmp_path / "r2", progress=False)
+    )
     assert len(whole) == 3 and again == tracker and not any((tmp_path / "r2").iterdir())
     for a, b in zip(whole, broken):
         assert equal(weights(a.folder / "final"), weights(b.folder / "final")) and a.metrics == b.metrics
@@ -322,7 +440,11 @@ def test_a_run_that_grows_goes_on_to_the_same_bits(books, tmp_path):
 
 
 def test_growing_against_the_final_size(books, tmp_path):
-    config = GrowthConfig(seed=0, base=recipe(loop={"steps": 10, "evaluate_every": 10}), growth=Growth(characters=5 * 96, parameters=30_000))
+    config = GrowthConfig(
+        seed=0,
+        base=recipe(loop={"steps": 10, "evaluate_every": 10}),
+        growth=Growth(characters=5 * 96, parameters=30_000),
+    )
     table, tracker, _ = compare(config, [books["english"]], tmp_path / "out", Options(tmp_path / "r", progress=False))
     by = table.set_index("model")
     assert by.parameters["grown"] == by.parameters["from the start"] + 1 > by.parameters["never grown"]  # one gate
@@ -333,6 +455,7 @@ def test_growing_against_the_final_size(books, tmp_path):
 
 
 # --- training and measuring
+
 
 @settings(max_examples=80, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 40), st.data())
@@ -355,7 +478,10 @@ def test_surprise_by_its_definition(name):
             with torch.no_grad():
                 reading = model(torch.as_tensor(text[None, start : place + 1]))
             said = log_probabilities(reading.logits[-1, 0, -1], model.config.cross_entropy)
-            assert surprise[place] == pytest.approx(-said[text[place + 1]].item(), abs=1e-4) and steps[place] == reading.steps[0, -1]
+            assert (
+                surprise[place] == pytest.approx(-said[text[place + 1]].item(), abs=1e-4)
+                and steps[place] == reading.steps[0, -1]
+            )
     assert nats(model, text[:4])[0].shape == (3,)  # shorter than a window
 
 
@@ -376,7 +502,14 @@ def test_a_leak_is_an_error_and_the_documents_attention_is_one(books, tmp_path):
     check_leak(0.40, 0.41)
     with pytest.raises(LeakError, match="below the entropy rate"):
         check_leak(0.38, 0.41)
-    run("leak", recipe(arch={"causal": False}, sample=5), 0, [books["english"]], tmp_path / "out", Options(tmp_path / "r", progress=False))
+    run(
+        "leak",
+        recipe(arch={"causal": False}, sample=5),
+        0,
+        [books["english"]],
+        tmp_path / "out",
+        Options(tmp_path / "r", progress=False),
+    )
     low = books["english"].__class__(**{**vars(books["english"]), "rate": 20.0})
     with pytest.raises(LeakError):
         run("leak", recipe(), 0, [low], tmp_path / "no", Options(tmp_path / "r", progress=False))
@@ -399,32 +532,68 @@ def test_accumulated_batches_are_one_large_batch(books):
 
 def test_groups_hold_every_parameter_once(books):
     config = recipe(embedding=OptimConfig(name="adamw", lr=1e-4))
-    task = TextTask(build(config.arch, books["english"].tokenizer.size, 24), [books["english"]], books["english"].tokenizer, config, seeded(0))
-    held = [id(p) for part, own in task.groups for optimizer in optim.build(part, own) for group in optimizer.param_groups for p in group["params"]]
+    task = TextTask(
+        build(config.arch, books["english"].tokenizer.size, 24),
+        [books["english"]],
+        books["english"].tokenizer,
+        config,
+        seeded(0),
+    )
+    held = [
+        id(p)
+        for part, own in task.groups
+        for optimizer in optim.build(part, own)
+        for group in optimizer.param_groups
+        for p in group["params"]
+    ]
     assert sorted(held) == sorted(id(p) for p in task.model.parameters() if p.requires_grad) and len(task.groups) == 2
 
 
-@pytest.mark.parametrize("change, message", [({"context": 24}, "context 24 of seq_len 24"), ({"loop": {"best": "exact_accuracy"}}, "bits, loss, perplexity")])
+@pytest.mark.parametrize(
+    "change, message",
+    [({"context": 24}, "context 24 of seq_len 24"), ({"loop": {"best": "exact_accuracy"}}, "bits, loss, perplexity")],
+)
 def test_runs_that_cannot_be(change, message):
     with pytest.raises(ValueError, match=message):
         recipe(**change)
 
 
 def test_golden_curve(shelf, tmp_path):
-    config = recipe(arch={"hidden_size": 64, "num_heads": 4, "halting": "graves", "halt_max_steps": 2, "cross_entropy": "stablemax", "norm_weights": True, "gradient": "last_cycle"},
-                    loop={"steps": 20, "evaluate_every": 20}, embedding=OptimConfig(name="adamw", lr=1e-3), optim={"warmup": 4, "schedule": "cosine", "lr_min_ratio": 0.1})
-    result = run_all(TrainConfig(seed=0, runs={"golden": config}), shelf, tmp_path / "out", Options(tmp_path / "r", progress=False))["golden"]
+    config = recipe(
+        arch={
+            "hidden_size": 64,
+            "num_heads": 4,
+            "halting": "graves",
+            "halt_max_steps": 2,
+            "cross_entropy": "stablemax",
+            "norm_weights": True,
+            "gradient": "last_cycle",
+        },
+        loop={"steps": 20, "evaluate_every": 20},
+        embedding=OptimConfig(name="adamw", lr=1e-3),
+        optim={"warmup": 4, "schedule": "cosine", "lr_min_ratio": 0.1},
+    )
+    result = run_all(
+        TrainConfig(seed=0, runs={"golden": config}), shelf, tmp_path / "out", Options(tmp_path / "r", progress=False)
+    )["golden"]
     log = read_log(result.folder).dropna(subset=["loss"])
-    found = [[int(row.step), row.loss, row.steps] for row in log.itertuples()] + [[0, result.metrics["held_out"]["loss"], result.metrics["held_out"]["steps"]]]
+    found = [[int(row.step), row.loss, row.steps] for row in log.itertuples()] + [
+        [0, result.metrics["held_out"]["loss"], result.metrics["held_out"]["steps"]]
+    ]
     if os.environ.get("HRM_WRITE_GOLDEN"):
-        GOLDEN.write_text("step loss steps\n" + "\n".join(f"{step} {loss:.8g} {steps:.8g}" for step, loss, steps in found) + "\n")
+        GOLDEN.write_text(
+            "step loss steps\n" + "\n".join(f"{step} {loss:.8g} {steps:.8g}" for step, loss, steps in found) + "\n"
+        )
     stored = [line.split() for line in GOLDEN.read_text().splitlines()[1:]]
     assert len(stored) == len(found) == 21
     for (step, loss, steps), (s, l, n) in zip(found, stored):
-        assert (step, loss, steps) == (int(s), pytest.approx(float(l), rel=1e-4), pytest.approx(float(n), rel=1e-3)), f"step {step}"
+        assert (step, loss, steps) == (int(s), pytest.approx(float(l), rel=1e-4), pytest.approx(float(n), rel=1e-3)), (
+            f"step {step}"
+        )
 
 
 # --- memory of earlier books
+
 
 def one_by_one(capacity: int, stream, generator) -> list[int]:
     kept = []
@@ -441,7 +610,11 @@ def one_by_one(capacity: int, stream, generator) -> list[int]:
 def test_the_reservoir_is_the_loop(capacity, count, seed):
     reservoir = Reservoir(capacity)
     reservoir.offer(torch.arange(count)[:, None].expand(count, 2), seeded(seed))
-    assert reservoir.rows[:, 0].tolist() == one_by_one(capacity, range(count), seeded(seed)) if count else len(reservoir.rows) == 0
+    assert (
+        reservoir.rows[:, 0].tolist() == one_by_one(capacity, range(count), seeded(seed))
+        if count
+        else len(reservoir.rows) == 0
+    )
     assert (reservoir.seen, len(reservoir.draw(5, seeded(0)))) == (count, 5 if count else 0)
 
 
@@ -461,7 +634,11 @@ def test_fisher_and_penalty_by_brute_force():
     rows = texts(4, 7, 9)
     found = fisher(model, rows, seeded(3))
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    total, draws, whole = {name: torch.zeros_like(p) for name, p in params.items()}, seeded(3), at(model, 2, 2, gradient="full")
+    total, draws, whole = (
+        {name: torch.zeros_like(p) for name, p in params.items()},
+        seeded(3),
+        at(model, 2, 2, gradient="full"),
+    )
     for row in rows:
         share = whole(row[None, :-1]).logits[-1, 0].softmax(-1)
         drawn = torch.multinomial(share.detach(), 1, generator=draws)
@@ -479,7 +656,9 @@ def test_fisher_and_penalty_by_brute_force():
             p.add_(torch.randn(p.shape, generator=seeded(4)) * 0.1)
     price = elastic(model)
     price.backward()
-    assert price.item() == pytest.approx(15 * sum((2 * found[name] * (p - anchor[name]) ** 2).sum().item() for name, p in params.items()), rel=1e-4)
+    assert price.item() == pytest.approx(
+        15 * sum((2 * found[name] * (p - anchor[name]) ** 2).sum().item() for name, p in params.items()), rel=1e-4
+    )
     for name, p in params.items():
         torch.testing.assert_close(p.grad, 30 * 2 * found[name] * (p.detach() - anchor[name]), rtol=1e-4, atol=1e-8)
 
@@ -509,19 +688,36 @@ def test_a_batch_rehearses_its_share(books):
     kept = {tuple(row) for row in memory.reservoir.rows.tolist()}
     assert batch.shape == (8, 25) and [tuple(row) in kept for row in batch.tolist()] == [False] * 6 + [True] * 2
     again = restore_memory(Memory(memory.config, 0), memory_state(memory))
-    assert again.reservoir.rows.equal(memory.reservoir.rows) and (again.books, again.reservoir.seen) == (1, memory.reservoir.seen)
+    assert again.reservoir.rows.equal(memory.reservoir.rows) and (again.books, again.reservoir.seen) == (
+        1,
+        memory.reservoir.seen,
+    )
 
 
-@pytest.mark.parametrize("values", [{"strategy": "replay", "capacity": 5}, {"strategy": "ewc", "windows": 5}, {"strategy": "finetune", "share": 0.5},
-                                    {"strategy": "ewc", "windows": 5, "strength": 1.0, "capacity": 3}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"strategy": "replay", "capacity": 5},
+        {"strategy": "ewc", "windows": 5},
+        {"strategy": "finetune", "share": 0.5},
+        {"strategy": "ewc", "windows": 5, "strength": 1.0, "capacity": 3},
+    ],
+)
 def test_memories_that_cannot_be(values):
     with pytest.raises(ValueError, match="with strategy"):
         MemoryConfig(**values)
 
 
 def test_books_in_a_row_are_measured_and_resume(books, tmp_path):
-    config = ContinualConfig(seed=0, base=recipe(), memories={"finetune": MemoryConfig(strategy="finetune"), "ewc": MemoryConfig(strategy="ewc", windows=3, strength=50.0),
-                                                             "replay": MemoryConfig(strategy="replay", capacity=20, share=0.5)})
+    config = ContinualConfig(
+        seed=0,
+        base=recipe(),
+        memories={
+            "finetune": MemoryConfig(strategy="finetune"),
+            "ewc": MemoryConfig(strategy="ewc", windows=3, strength=50.0),
+            "replay": MemoryConfig(strategy="replay", capacity=20, share=0.5),
+        },
+    )
     table, runs = learn_all(config, books, tmp_path / "whole", Options(tmp_path / "r1", progress=False))
     kept, stop = [], {"after": 4}
 
@@ -539,18 +735,31 @@ def test_books_in_a_row_are_measured_and_resume(books, tmp_path):
     assert again.equals(table) and not any((tmp_path / "r2").iterdir())
     assert len(runs) == 1 + 3 * 2 and len(table) == 3 * (1 + 2 + 3)
     found = matrix(table, "ewc")
-    assert list(found.columns) == list(found.index) == list(books) and np.isfinite(found.values[np.tril_indices(3)]).all() and np.isnan(found.values[np.triu_indices(3, 1)]).all()
-    assert backward_transfer(found) == pytest.approx(((found.iloc[2, 0] - found.iloc[0, 0]) + (found.iloc[2, 1] - found.iloc[1, 1])) / 2)
+    assert (
+        list(found.columns) == list(found.index) == list(books)
+        and np.isfinite(found.values[np.tril_indices(3)]).all()
+        and np.isnan(found.values[np.triu_indices(3, 1)]).all()
+    )
+    assert backward_transfer(found) == pytest.approx(
+        ((found.iloc[2, 0] - found.iloc[0, 0]) + (found.iloc[2, 1] - found.iloc[1, 1])) / 2
+    )
     assert table[table["after"] == "english"].groupby("book").bits.nunique().tolist() == [1]  # the first book is shared
     model, tokenizer, meta = load_model(tmp_path / "whole" / "replay-2-greek" / "final")
-    assert [read["books"] for read in meta["config"]["history"]] == [["english"], ["french"], ["greek"]] and len(model.config.vocab_parts) == 3
+    assert [read["books"] for read in meta["config"]["history"]] == [["english"], ["french"], ["greek"]] and len(
+        model.config.vocab_parts
+    ) == 3
     assert tokenizer == reduce(grow, (book.tokenizer for book in books.values()))
 
 
 # --- the life of a model
 
+
 def test_a_life(books, tmp_path):
-    home, config, finetune = tmp_path / "models" / "mine", recipe(), MemoryConfig(strategy="replay", capacity=10, share=0.25)
+    home, config, finetune = (
+        tmp_path / "models" / "mine",
+        recipe(),
+        MemoryConfig(strategy="replay", capacity=10, share=0.25),
+    )
     growth = Growth(characters=8 * config.characters, parameters=30_000)
     kind, lesson = decide(home, books["english"], config, growth, finetune)
     assert kind == "first"
@@ -562,28 +771,53 @@ def test_a_life(books, tmp_path):
     with pytest.raises(Killed):
         teach(home, books["french"], lesson, Options(progress=False, watch=lambda name: killed_at(4)))
     assert status(home)[0]["unfinished"] == "french" and newest(home)[1]["book"] == "english"
-    assert decide(home, books["french"], recipe(batch_size=2), None, finetune) == ("goes on", lesson)  # with the settings that it began with
+    assert decide(home, books["french"], recipe(batch_size=2), None, finetune) == (
+        "goes on",
+        lesson,
+    )  # with the settings that it began with
     with pytest.raises(ConfigError, match="'french' was stopped and is not finished"):
         decide(home, books["greek"], config, growth, finetune)
     assert free(home).name == "mine_2" and free(tmp_path / "none").name == "none"
     results = teach(home, books["french"], lesson, Options(progress=False))
     other = tmp_path / "unbroken"
     for book in ("english", "french"):
-        unbroken = teach(other, books[book], decide(other, books[book], config, growth, finetune)[1], Options(progress=False))
+        unbroken = teach(
+            other, books[book], decide(other, books[book], config, growth, finetune)[1], Options(progress=False)
+        )
     assert len(results) == 2 and equal(weights(results[-1].folder / "final"), weights(unbroken[-1].folder / "final"))
-    row, = status(tmp_path / "models", fingerprint([books["french"]]))
-    assert (row["books"], row["characters"], row["growths"], row["unfinished"], row["knows it"]) == ("english, french", 12 * config.characters, 1, "", True)
+    (row,) = status(tmp_path / "models", fingerprint([books["french"]]))
+    assert (row["books"], row["characters"], row["growths"], row["unfinished"], row["knows it"]) == (
+        "english, french",
+        12 * config.characters,
+        1,
+        "",
+        True,
+    )
     assert decide(home, books["english"], config, growth, finetune, again=True)[0] == "again"
     assert not (home / NEXT).exists() and len(chapters(home)) == 2
     with pytest.raises(ConfigError, match="a model stands there already"):
         create(home, TextArch(**ARCH), 24, books["english"].tokenizer)
     with pytest.raises(ConfigError, match="found seq_len 16; allowed: 24"):
-        teach(home, books["greek"], decide(home, books["greek"], recipe(seq_len=16), growth, finetune)[1], Options(progress=False))
+        teach(
+            home,
+            books["greek"],
+            decide(home, books["greek"], recipe(seq_len=16), growth, finetune)[1],
+            Options(progress=False),
+        )
 
 
 def test_fingerprints_are_of_what_is_read(books):
     same = fingerprint([books["english"]])
-    assert same == fingerprint([Book("renamed", np.array(books["english"].train), np.array(books["english"].held_out), books["english"].tokenizer)])
+    assert same == fingerprint(
+        [
+            Book(
+                "renamed",
+                np.array(books["english"].train),
+                np.array(books["english"].held_out),
+                books["english"].tokenizer,
+            )
+        ]
+    )
     changed = np.array(books["english"].train)
     changed[-1] = changed[-1] % (books["english"].tokenizer.size - 1) + 1
     assert same != fingerprint([Book("english", changed, books["english"].held_out, books["english"].tokenizer)])

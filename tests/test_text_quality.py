@@ -1,4 +1,5 @@
 "The languages and their floor, what counting reaches, and scores that are what their formulas say."
+
 import math
 import re
 from collections import Counter
@@ -13,9 +14,35 @@ from hrm.core.tokens import SPECIALS, CharacterTokenizer
 from hrm.text.baselines import PPM, NGrams, baselines, compressed
 from hrm.text.data import Book
 from hrm.text.evaluate import judge, mean_bits, sample, surprise_of
-from hrm.text.grammar import LANGUAGES, Choice, Language, Reader, cost, draw, entropy, faults, length, rate, read, spell, surprise, write, zipf
+from hrm.text.grammar import (
+    LANGUAGES,
+    Choice,
+    Language,
+    Reader,
+    cost,
+    draw,
+    entropy,
+    faults,
+    length,
+    rate,
+    read,
+    spell,
+    surprise,
+    write,
+    zipf,
+)
 from hrm.text.model import TextArch, build
-from hrm.text.quality import SCORES, bands, copying, known_words, longest_run, repetition, scores, trigram_cosine, yardstick
+from hrm.text.quality import (
+    SCORES,
+    bands,
+    copying,
+    known_words,
+    longest_run,
+    repetition,
+    scores,
+    trigram_cosine,
+    yardstick,
+)
 from hrm.text.trouble import Symptoms, diagnose, kept_bytes, largest_gradient_change
 
 EVERY = list(LANGUAGES.values())
@@ -23,11 +50,15 @@ EVERY = list(LANGUAGES.values())
 
 # The floor
 
+
 @pytest.mark.parametrize("language", EVERY, ids=lambda language: language.name)
 def test_the_rate_is_that_of_a_long_text(language):
     rng = np.random.default_rng(7)
     drawn = [draw(language, rng) for _ in range(6_000)]
-    bits, characters = np.array([cost(language, one) for one in drawn]), np.array([len(spell(language, one)) for one in drawn])
+    bits, characters = (
+        np.array([cost(language, one) for one in drawn]),
+        np.array([len(spell(language, one)) for one in drawn]),
+    )
     ratio = bits.sum() / characters.sum()
     error = np.std(bits - ratio * characters) / math.sqrt(len(drawn)) / characters.mean()
     assert abs(ratio - rate(language)) < 3 * error and error < 0.004
@@ -42,12 +73,16 @@ def test_a_sentence_has_one_reading_and_its_surprise_adds_up(which, seed):
     one = draw(language, np.random.default_rng(seed))
     sentence = spell(language, one)
     assert read(language, sentence) == one
-    assert surprise(language, sentence).sum() == pytest.approx(cost(language, one), abs=1e-9)  # a second reading would make it cheaper
+    assert surprise(language, sentence).sum() == pytest.approx(
+        cost(language, one), abs=1e-9
+    )  # a second reading would make it cheaper
 
 
 def test_the_shares_of_all_sentences_sum_to_one():
     small = Language("small", ((0.7, "{a} {b}{a:1}.\n"), (0.3, "so {b}\n")), (("a", "x/1 yy/2 z/3"), ("b", "p q")))
-    every = [Choice(0, (("a", i), ("b", j))) for i in range(3) for j in range(2)] + [Choice(1, (("b", j),)) for j in range(2)]
+    every = [Choice(0, (("a", i), ("b", j))) for i in range(3) for j in range(2)] + [
+        Choice(1, (("b", j),)) for j in range(2)
+    ]
     shares = np.array([2 ** -cost(small, one) for one in every])
     assert shares.sum() == pytest.approx(1)
     assert entropy(small) == pytest.approx(float(-(shares * np.log2(shares)).sum()))
@@ -84,10 +119,13 @@ def test_the_alphabets_overlap_and_each_brings_its_own():
     letters = [set(write(language, 40_000, np.random.default_rng(0))) for language in EVERY]
     for one in (0, 1):
         assert len(letters[one] & letters[one + 1]) > 10 and len(letters[one + 1] - set.union(*letters[: one + 1])) > 10
-    assert [max(len(s) for s in write(language, 40_000, np.random.default_rng(0)).split("\n")) <= 72 for language in EVERY] == [True] * 3
+    assert [
+        max(len(s) for s in write(language, 40_000, np.random.default_rng(0)).split("\n")) <= 72 for language in EVERY
+    ] == [True] * 3
 
 
 # What counting reaches
+
 
 @pytest.mark.parametrize("language", EVERY, ids=lambda language: language.name)
 def test_the_six_gram_stays_a_quarter_above_the_rate(language):
@@ -121,7 +159,11 @@ def brute(text, size, order, context, one, top=True):
 
 
 @settings(max_examples=25, deadline=None)
-@given(text=st.lists(st.integers(0, 3), min_size=8, max_size=40), order=st.integers(1, 4), context=st.lists(st.integers(0, 4), min_size=3, max_size=3))
+@given(
+    text=st.lists(st.integers(0, 3), min_size=8, max_size=40),
+    order=st.integers(1, 4),
+    context=st.lists(st.integers(0, 4), min_size=3, max_size=3),
+)
 def test_kneser_ney_is_its_formula(text, order, context):
     grams = NGrams(np.array(text), 5, order)
     mine = grams.distribution(context)
@@ -161,10 +203,13 @@ def test_baselines_beside_the_compressors():
 
 # Scores
 
+
 def test_scores_are_their_formulas():
     lists = (frozenset({"of"}), ("red hat",))
     one = scores("The hat of it was painted xy.", lists)
-    assert one["coherence"] == pytest.approx((100 - 200 * abs(22 / 29 - 0.75) + 100 - 500 * abs(6 / 29 - 0.15) + 100 - 1000 * abs(1 / 29 - 0.05)) / 3)
+    assert one["coherence"] == pytest.approx(
+        (100 - 200 * abs(22 / 29 - 0.75) + 100 - 500 * abs(6 / 29 - 0.15) + 100 - 1000 * abs(1 / 29 - 0.05)) / 3
+    )
     assert (one["word formation"], one["structure"], one["meaning"]) == (pytest.approx(200 / 7), 60, 0)
     assert one["overall"] == pytest.approx(np.mean([one[name] for name in SCORES]))
     assert scores("abcdefgh1 abcdefgh1", lists)["word formation"] == 90  # two long words that are not all letters
@@ -187,7 +232,9 @@ def test_each_score_is_blind_as_the_notebook_says():
     lists, shuffled = yardstick(other), " ".join(rng.permutation(real.split()))
     letters = "".join(rng.permutation(list(real)))
     assert trigram_cosine(shuffled, other) > 0.9 * trigram_cosine(real, other)
-    assert scores(letters, lists)["coherence"] == pytest.approx(scores(real, lists)["coherence"])  # order does not count at all
+    assert scores(letters, lists)["coherence"] == pytest.approx(
+        scores(real, lists)["coherence"]
+    )  # order does not count at all
     assert scores("aaaa bbbb", lists)["word formation"] == 100
     assert scores("The xed foo. " * 9, lists)["structure"] == 60
     assert scores("Léo perd la clé dorée ici.", lists)["structure"] < 60
@@ -204,9 +251,16 @@ def test_trigram_cosine_by_hand():
 @settings(max_examples=80, deadline=None)
 @given(sample=st.text("abc", min_size=1, max_size=25), text=st.text("abc", max_size=40))
 def test_copying_is_brute_force(sample, text):
-    runs = [max((n for n in range(len(sample) - i + 1) if sample[i : i + n] in text), default=0) for i in range(len(sample))]
+    runs = [
+        max((n for n in range(len(sample) - i + 1) if sample[i : i + n] in text), default=0) for i in range(len(sample))
+    ]
     found = copying(sample, text)
-    assert found.longest == max(runs) and found.mean == pytest.approx(np.mean(runs)) and found.where in text and len(found.where) == found.longest
+    assert (
+        found.longest == max(runs)
+        and found.mean == pytest.approx(np.mean(runs))
+        and found.where in text
+        and len(found.where) == found.longest
+    )
 
 
 @settings(max_examples=80, deadline=None)
@@ -237,13 +291,28 @@ def test_bands_are_relative():
 
 # A model, judged
 
+
 @pytest.fixture(scope="module")
 def judged():
     text = write(LANGUAGES["english"], 6000, np.random.default_rng(0))
     tokenizer = CharacterTokenizer.train([text])
     ids = np.array(tokenizer.encode(text), dtype=np.uint16)
-    arch = TextArch(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=1, L_cycles=2, expansion=2, halt_max_steps=1, gradient="full")
-    return build(arch, tokenizer.size, 24, seeded(0)).eval(), tokenizer, Book("english", ids[:4000], ids[4000:], tokenizer)
+    arch = TextArch(
+        hidden_size=32,
+        num_heads=2,
+        H_layers=1,
+        L_layers=1,
+        H_cycles=1,
+        L_cycles=2,
+        expansion=2,
+        halt_max_steps=1,
+        gradient="full",
+    )
+    return (
+        build(arch, tokenizer.size, 24, seeded(0)).eval(),
+        tokenizer,
+        Book("english", ids[:4000], ids[4000:], tokenizer),
+    )
 
 
 def test_an_untrained_model_pays_about_the_alphabet(judged):
@@ -259,21 +328,35 @@ def test_an_untrained_model_pays_about_the_alphabet(judged):
 
 def test_a_sample_is_judged_beside_its_book(judged):
     from hrm.core.generate import Sampling
+
     model, tokenizer, book = judged
     text = sample(model, tokenizer, book, 150, Sampling(temperature=1.0), seeded(2))
     assert len(text) == 150 and not re.search("|".join(map(re.escape, SPECIALS)), text)
     assert sample(model, tokenizer, book, 150, Sampling(temperature=1.0), seeded(2)) == text
-    mine, real = (judge(one, book, np.random.default_rng(0), LANGUAGES["english"], 100) for one in (text, book.text()[:600].split("\n", 1)[1]))
-    assert real["in the grammar"].value == 1 and real["longest copy"] > mine["longest copy"] and real["known words"].value > mine["known words"].value
+    mine, real = (
+        judge(one, book, np.random.default_rng(0), LANGUAGES["english"], 100)
+        for one in (text, book.text()[:600].split("\n", 1)[1])
+    )
+    assert (
+        real["in the grammar"].value == 1
+        and real["longest copy"] > mine["longest copy"]
+        and real["known words"].value > mine["known words"].value
+    )
 
 
 def test_diagnoses_name_one_cause_each():
     counts = {"1-gram": 4.1, "2-gram": 3.2, "3-gram": 2.4, "6-gram": 1.0}
     healthy = vars(Symptoms(0.5, 0.0, 0.1, 0.1, 0.8, 100, 100))
     assert diagnose(Symptoms(**healthy), counts, 0.48) == []
-    for change, word in (({"bits": 3.0}, "too little"), ({"bits": 0.1, "moved": 2.0}, "sees the future"), ({"bits": 0.1}, "below the floor"),
-                         ({"temperature": 2.0}, "unlikely"), ({"repetition": 0.9, "temperature": 0.0}, "repeats itself"), ({"length": 10}, "ended after 10")):
-        (cause, help_), = diagnose(Symptoms(**healthy | change), counts, 0.48)
+    for change, word in (
+        ({"bits": 3.0}, "too little"),
+        ({"bits": 0.1, "moved": 2.0}, "sees the future"),
+        ({"bits": 0.1}, "below the floor"),
+        ({"temperature": 2.0}, "unlikely"),
+        ({"repetition": 0.9, "temperature": 0.0}, "repeats itself"),
+        ({"length": 10}, "ended after 10"),
+    ):
+        ((cause, help_),) = diagnose(Symptoms(**healthy | change), counts, 0.48)
         assert word in cause and help_
 
 
@@ -282,6 +365,7 @@ def test_memory_of_a_step_grows_with_the_batch_alone(judged):
     one, two, four = (kept_bytes(model, rows, 24) for rows in (2, 4, 8))
     assert four - two == pytest.approx(2 * (two - one), rel=0.02)
     import torch
+
     rows = torch.as_tensor(book.train[: 4 * 25].astype(np.int64)).view(4, 25)
     assert largest_gradient_change(model, rows) < 1e-5
     assert zipf(5).sum() == pytest.approx(1)

@@ -2,6 +2,7 @@
 
 `HRM_WRITE_GOLDEN=1 pytest tests/test_train.py -k golden` writes the stored curve again.
 """
+
 import copy
 import json
 import os
@@ -61,9 +62,16 @@ def log(folder: Path) -> list[dict]:
 
 # --- broken and resumed ---------------------------------------------------------------------------------------------------------------
 
+
 def start(root: Path, *words: str) -> subprocess.Popen:
-    return subprocess.Popen([*tiny.CLI, "train", "--profile", "tiny", *words], env=tiny.environment(root), cwd=root, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [*tiny.CLI, "train", "--profile", "tiny", *words],
+        env=tiny.environment(root),
+        cwd=root,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def wait_for_steps(process: subprocess.Popen, root: Path, before: set[int]) -> None:
@@ -85,7 +93,9 @@ def wait_for_steps(process: subprocess.Popen, root: Path, before: set[int]) -> N
 
 def unfinished(resume: Path) -> list[str]:
     "What a folder of runs holds but for finished ones."
-    left = sorted(path for path in resume.iterdir() if not (path / RECORD).is_file() or path.name.endswith("-incomplete"))
+    left = sorted(
+        path for path in resume.iterdir() if not (path / RECORD).is_file() or path.name.endswith("-incomplete")
+    )
     return [path.name for path in left]
 
 
@@ -118,18 +128,33 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(tmp_path):
             assert process.returncode == -signal.SIGKILL, err
         else:  # polite: the state is that of the last step
             assert process.returncode == 130, err
-            assert f"hrm: one: stopped at step {steps[-1]}; the same command goes on from there" in err and "Traceback" not in err
+            assert (
+                f"hrm: one: stopped at step {steps[-1]}; the same command goes on from there" in err
+                and "Traceback" not in err
+            )
     first, err = unbroken.communicate(timeout=240)
     assert unbroken.returncode == 0 and process.returncode == 0, err
     assert len(hits) >= 3 and signal.SIGKILL in hits and signal.SIGTERM in hits, f"too few of the signals hit: {hits}"
     assert steps == sorted(steps) and steps[-1] > 0, f"no progress: {steps}"
     ours, theirs = (tiny.files(folder / "data" / "tiny" / "sudoku" / "train" / "one") for folder in (broken, whole))
-    assert set(ours) == set(theirs) == {"log.jsonl", *(f"{name}/{file}" for file in ("meta.json", "model.safetensors")
-                                                       for name in ("best", "final", "step_000080", "step_000160"))}
+    assert (
+        set(ours)
+        == set(theirs)
+        == {
+            "log.jsonl",
+            *(
+                f"{name}/{file}"
+                for file in ("meta.json", "model.safetensors")
+                for name in ("best", "final", "step_000080", "step_000160")
+            ),
+        }
+    )
     assert [name for name in ours if ours[name] != theirs[name]] == []
     told = [re.sub(r"[\d.]+ s of training|/\S*/data", "", text) for text in (out, first)]
     assert told[0] == told[1] and "held out" in told[0]
-    assert not unfinished(broken / "data" / "resume") and not list(broken.glob("data/resume/*/latest")), "a state is still there"
+    assert not unfinished(broken / "data" / "resume") and not list(broken.glob("data/resume/*/latest")), (
+        "a state is still there"
+    )
 
 
 def stop_at(step: int):
@@ -142,7 +167,14 @@ def trained(folder: Path, one: RunConfig, name: str = "one", watch=None, **optio
     data = folder / "toy"
     if not data.exists():
         tiny.data_set(data)
-    return run("one", one, 0, data, folder / name, Options(folder / "resume", progress=False, watch=watch and (lambda name: watch), **options))
+    return run(
+        "one",
+        one,
+        0,
+        data,
+        folder / name,
+        Options(folder / "resume", progress=False, watch=watch and (lambda name: watch), **options),
+    )
 
 
 @pytest.fixture
@@ -159,7 +191,7 @@ def test_changed_parameters_do_not_resume(tmp_path, worked):
     with pytest.raises(Stopped, match="step 15"):
         trained(tmp_path, one, watch=stop_at(15))
     assert not (tmp_path / "one").exists()
-    folder, = (tmp_path / "resume").iterdir()
+    (folder,) = (tmp_path / "resume").iterdir()
     worked.clear()
     result = trained(tmp_path, other, "other")
     assert len(worked) == 1 + 30 and result.metrics["steps"] == 30
@@ -172,7 +204,10 @@ def test_changed_parameters_do_not_resume(tmp_path, worked):
     shutil.rmtree(tmp_path / "resume")
     trained(tmp_path, one, "whole")
     assert tiny.files(tmp_path / "one") == tiny.files(tmp_path / "whole")
-    assert tiny.files(tmp_path / "one")["final/model.safetensors"] != tiny.files(tmp_path / "other")["final/model.safetensors"]
+    assert (
+        tiny.files(tmp_path / "one")["final/model.safetensors"]
+        != tiny.files(tmp_path / "other")["final/model.safetensors"]
+    )
 
 
 def test_seconds_between_states_do_not_make_another_run(tmp_path, worked):
@@ -204,7 +239,7 @@ def stopped(tmp_path: Path, **changes) -> tuple[RunConfig, Path]:
     one = config(loop__steps=10, loop__evaluate_every=5, loop__keep_every=5, **changes)
     with pytest.raises(Stopped):
         trained(tmp_path, one, watch=stop_at(5))
-    folder, = (tmp_path / "resume").iterdir()
+    (folder,) = (tmp_path / "resume").iterdir()
     return one, folder
 
 
@@ -219,7 +254,12 @@ def test_damaged_state_is_named(tmp_path, worked, damage):
     else:
         (meta if damage == "meta" else state).write_bytes({"flipped": raw, "cut": raw[:500], "meta": b"{"}[damage])
     before = tiny.files(tmp_path)
-    says = {"flipped": "state.pt: damaged", "cut": "state.pt: damaged", "gone": "no state.pt", "meta": "meta.json: not JSON"}[damage]
+    says = {
+        "flipped": "state.pt: damaged",
+        "cut": "state.pt: damaged",
+        "gone": "no state.pt",
+        "meta": "meta.json: not JSON",
+    }[damage]
     with pytest.raises(checkpoint.CheckpointError, match=f"{says}.*; remove {folder} to train from the start"):
         trained(tmp_path, one)
     assert tiny.files(tmp_path) == before
@@ -231,8 +271,15 @@ EMPTIED = {
     "groups": lambda state: state | {"groups": []},
     "no groups": lambda state: {name: value for name, value in state.items() if name != "groups"},
     "optimizers": lambda state: state | {"groups": [state["groups"][0] | {"optimizers": []}]},
-    "moments": lambda state: state | {"groups": [state["groups"][0] | {"optimizers": [
-        optimizer | {"state": {}} for optimizer in state["groups"][0]["optimizers"]]}]},
+    "moments": lambda state: (
+        state
+        | {
+            "groups": [
+                state["groups"][0]
+                | {"optimizers": [optimizer | {"state": {}} for optimizer in state["groups"][0]["optimizers"]]}
+            ]
+        }
+    ),
     "average": lambda state: state | {"groups": [state["groups"][0] | {"average": {}}]},
     "carry": lambda state: state | {"task": state["task"] | {"carry": None}},
     "model": lambda state: state | {"model": {}},
@@ -255,7 +302,9 @@ def test_a_run_with_something_missing_begins_again(tmp_path, missing, capsys):
     path = folder / missing
     path.unlink() if path.is_file() else shutil.rmtree(path)
     trained(tmp_path, one)
-    assert f"{missing} missing; set aside as {folder.name}-incomplete, and the run begins again" in capsys.readouterr().err
+    assert (
+        f"{missing} missing; set aside as {folder.name}-incomplete, and the run begins again" in capsys.readouterr().err
+    )
     assert unfinished(tmp_path / "resume") == [f"{folder.name}-incomplete"]
     shutil.rmtree(folder)
     trained(tmp_path, one, "whole")
@@ -275,11 +324,19 @@ def test_only_a_finished_run_of_the_same_name_is_replaced(tmp_path, worked):
     assert set(tiny.files(out)) == set(first) and tiny.files(out) != first
     (out / "best" / ".DS_Store").write_bytes(b"")
     trained(tmp_path, one)
-    for name, says in (("notes.txt", "notes.txt"), ("best/notes.txt", "best"), ("mine/meta.json", "mine"), ("step_12/meta.json", "step_12")):
+    for name, says in (
+        ("notes.txt", "notes.txt"),
+        ("best/notes.txt", "best"),
+        ("mine/meta.json", "mine"),
+        ("step_12/meta.json", "step_12"),
+    ):
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text('{"name": "other"}')
         before, count = tiny.files(tmp_path), len(worked)
-        with pytest.raises(ConfigError, match=f"one: found {says}, which is not ours to replace.*; allowed: a new or empty folder, or a finished run 'one'"):
+        with pytest.raises(
+            ConfigError,
+            match=f"one: found {says}, which is not ours to replace.*; allowed: a new or empty folder, or a finished run 'one'",
+        ):
             trained(tmp_path, one)
         assert tiny.files(tmp_path) == before and len(worked) == count
         (out / name).unlink()
@@ -360,13 +417,15 @@ def test_a_checkpoint_that_was_damaged_before_the_end_is_not_published(tmp_path,
     one = config(loop__steps=10, loop__evaluate_every=5, loop__keep_every=5)
     with pytest.raises(Stopped):
         trained(tmp_path, one, watch=stop_at(10))
-    folder, = (tmp_path / "resume").iterdir()
+    (folder,) = (tmp_path / "resume").iterdir()
     raw = bytearray((folder / file).read_bytes())
     raw[-1] ^= 1
     (folder / file).unlink()  # another may have a second name for it
     if damage != "gone":
         (folder / file).write_bytes(raw if damage == "flipped" else raw[:3])
-    with pytest.raises(checkpoint.CheckpointError, match=f"model.safetensors.*; remove {folder} to train from the start"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match=f"model.safetensors.*; remove {folder} to train from the start"
+    ):
         trained(tmp_path, one)
     assert not (tmp_path / "one").exists()
 
@@ -430,12 +489,16 @@ def test_one_process_at_a_time(tmp_path):
     first = start(root, *words)
     wait_for_steps(first, root, set())
     first.send_signal(signal.SIGSTOP)  # it is still there, and does not end before the second one has looked
-    lock, = root.glob("data/resume/.*.lock")
+    (lock,) = root.glob("data/resume/.*.lock")
     before = tiny.files(root)
     second = start(root, *words)
     out, err = second.communicate(timeout=120)
     folder = root / "data" / "resume" / lock.name.removeprefix(".").removesuffix(".lock")
-    assert second.returncode == 2 and f"hrm: {folder}: is being trained by process {first.pid} on " in err and len(err.splitlines()) == 1
+    assert (
+        second.returncode == 2
+        and f"hrm: {folder}: is being trained by process {first.pid} on " in err
+        and len(err.splitlines()) == 1
+    )
     assert tiny.files(root) == before
     first.kill()
     first.wait(10)
@@ -444,7 +507,9 @@ def test_one_process_at_a_time(tmp_path):
     assert not unfinished(root / "data" / "resume")
     whole = start(tiny.project(tmp_path / "whole", one=tiny.RUN), *words)
     assert whole.wait(240) == 0
-    ours, theirs = (tiny.files(tmp_path / name / "data" / "tiny" / "sudoku" / "train" / "one") for name in ("p", "whole"))
+    ours, theirs = (
+        tiny.files(tmp_path / name / "data" / "tiny" / "sudoku" / "train" / "one") for name in ("p", "whole")
+    )
     assert ours == theirs
 
 
@@ -477,6 +542,7 @@ def test_a_second_signal_ends_an_evaluation(tmp_path, monkeypatch):
 
 
 # --- what has ended is not trained again ------------------------------------------------------------------------------------------------
+
 
 def test_a_finished_run_is_not_trained_again(tmp_path, worked, capsys):
     one, seen = config(loop__steps=10, loop__evaluate_every=5, loop__keep_every=5), []
@@ -516,8 +582,16 @@ def test_a_damaged_finished_run_is_trained_again(tmp_path, worked, capsys, damag
     first = trained(tmp_path, one)
     before = tiny.files(tmp_path / "one")
     shutil.rmtree(tmp_path / "one")
-    file = first.state / {"tensors": "best/model.safetensors", "meta": "final/meta.json", "log": "log.jsonl", "gone": "final/model.safetensors",
-                          "record": RECORD}[damage]
+    file = (
+        first.state
+        / {
+            "tensors": "best/model.safetensors",
+            "meta": "final/meta.json",
+            "log": "log.jsonl",
+            "gone": "final/model.safetensors",
+            "record": RECORD,
+        }[damage]
+    )
     raw = bytearray(file.read_bytes())
     raw[len(raw) // 2] ^= 4
     file.unlink()
@@ -534,7 +608,9 @@ def test_a_damaged_finished_run_is_trained_again(tmp_path, worked, capsys, damag
 def test_one_finished_run_for_each_place(tmp_path, worked):
     runs = [config(**SHORT, optim__lr=lr) for lr in (1e-3, 2e-3, 3e-3)]
     results = [trained(tmp_path, one, name) for one, name in zip(runs, ("one", "two", "one"))]
-    assert sorted(path.name for path in (tmp_path / "resume").iterdir()) == sorted(result.state.name for result in results[1:])
+    assert sorted(path.name for path in (tmp_path / "resume").iterdir()) == sorted(
+        result.state.name for result in results[1:]
+    )
     worked.clear()
     trained(tmp_path, runs[1], "two")
     assert worked == []
@@ -552,7 +628,9 @@ def test_a_kept_state_can_be_gone_on_from_and_one_that_is_not_there_is_made(tmp_
     first = fit(Fit(), loop, tmp_path / "a", tmp_path / "resume", "a", {}, progress=False)
     assert not (first.state / "latest").exists()
     kept = fit(Fit(), loop, tmp_path / "a", tmp_path / "resume", "a", {}, progress=False, keep=True)
-    assert (kept.state / "latest").is_dir() and kept.metrics == first.metrics, "trained again, since its state was needed"
+    assert (kept.state / "latest").is_dir() and kept.metrics == first.metrics, (
+        "trained again, since its state was needed"
+    )
     more = loop.model_copy(update={"steps": 2 * loop.steps})
     second = fit(Fit(), more, tmp_path / "b", tmp_path / "resume", "b", {}, progress=False, begin=kept.state)
     assert second.metrics["steps"] == more.steps
@@ -563,12 +641,21 @@ def test_a_kept_state_can_be_gone_on_from_and_one_that_is_not_there_is_made(tmp_
 
 def test_a_docstring_leaves_a_run_what_it_is_and_a_constant_does_not(tmp_path):
     "In a copy of the package."
-    root = tiny.project(tmp_path / "p", one=changed(tiny.RUN, loop__steps=10, loop__evaluate_every=10, loop__keep_every=0))
+    root = tiny.project(
+        tmp_path / "p", one=changed(tiny.RUN, loop__steps=10, loop__evaluate_every=10, loop__keep_every=0)
+    )
     shutil.copytree(ROOT / "hrm", root / "hrm", ignore=shutil.ignore_patterns("__pycache__"))
 
     def run_once() -> str:
         words = [*tiny.CLI, "train", "--profile", "tiny", "--run", "one"]
-        done = subprocess.run(words, env=tiny.environment(root) | {"PYTHONPATH": str(root)}, cwd=root, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(
+            words,
+            env=tiny.environment(root) | {"PYTHONPATH": str(root)},
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
         assert done.returncode == 0, done.stderr
         return done.stderr
 
@@ -586,17 +673,43 @@ def test_a_docstring_leaves_a_run_what_it_is_and_a_constant_does_not(tmp_path):
 
 # --- two processes ----------------------------------------------------------------------------------------------------------------------
 
+
 def test_two_processes_give_the_loss_of_one(tmp_path):
-    short = dict(loop__steps=12, loop__evaluate_every=4, loop__log_every=1, loop__keep_every=0, loop__best="exact_accuracy",
-                 arch__halt_exploration_prob=0.5)
+    short = dict(
+        loop__steps=12,
+        loop__evaluate_every=4,
+        loop__log_every=1,
+        loop__keep_every=0,
+        loop__best="exact_accuracy",
+        arch__halt_exploration_prob=0.5,
+    )
     root, one = tiny.project(tmp_path / "project", one=changed(tiny.RUN, **short)), config(**short)
     data = root / "data" / "tiny" / "sudoku" / "data" / "toy"
     run("one", one, 0, data, root / "alone", Options(root / "other_resume", progress=False))
     with pytest.raises(Stopped):
-        run("one", one, 0, data, root / "never", Options(root / "resume", progress=False, watch=lambda name: stop_at(5)))
-    for out, resume in (("pair", "data/resume"), ("joined", "resume")):  # from the start, and from the fifth step of one process
-        line = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "hrm.tools.cli", "train",
-                "--profile", "tiny", "--out", out, "--resume", resume)
+        run(
+            "one", one, 0, data, root / "never", Options(root / "resume", progress=False, watch=lambda name: stop_at(5))
+        )
+    for out, resume in (
+        ("pair", "data/resume"),
+        ("joined", "resume"),
+    ):  # from the start, and from the fifth step of one process
+        line = (
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            "-m",
+            "hrm.tools.cli",
+            "train",
+            "--profile",
+            "tiny",
+            "--out",
+            out,
+            "--resume",
+            resume,
+        )
         done = subprocess.run(line, env=tiny.environment(root), cwd=root, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("one: 12 steps") == 1, "both processes speak"
@@ -607,15 +720,28 @@ def test_two_processes_give_the_loss_of_one(tmp_path):
             for name, value in reference.items():
                 expected = value if value is None else pytest.approx(value, rel=1e-5, abs=1e-7)
                 assert row[name] == expected, f"{out}, step {row['step']}: {name}"
-        weights, references = (load_file(folder / "final" / "model.safetensors") for folder in (root / out / "one", root / "alone"))
+        weights, references = (
+            load_file(folder / "final" / "model.safetensors") for folder in (root / out / "one", root / "alone")
+        )
         assert references["inner.puzzle_emb.weights"].abs().max() > 0.01
         for name, tensor in references.items():
-            torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-6, msg=lambda text: f"{out}: {name}: {text}")
-    done = subprocess.run([*line[:-4], "--out", "again", "--resume", "resume"], env=tiny.environment(root), cwd=root, capture_output=True, text=True, timeout=300)
+            torch.testing.assert_close(
+                weights[name], tensor, rtol=1e-4, atol=1e-6, msg=lambda text: f"{out}: {name}: {text}"
+            )
+    done = subprocess.run(
+        [*line[:-4], "--out", "again", "--resume", "resume"],
+        env=tiny.environment(root),
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0 and done.stderr.count("and nothing is trained") == 1, done.stderr
     assert tiny.files(root / "again") == tiny.files(root / "joined")
     joined = [row for row in log(root / "joined" / "one") if row["step"] <= 5]
-    assert joined == [row for row in log(root / "alone") if row["step"] <= 5], "the rows of one process are kept as they were"
+    assert joined == [row for row in log(root / "alone") if row["step"] <= 5], (
+        "the rows of one process are kept as they were"
+    )
 
 
 def test_a_batch_that_cannot_be_shared():
@@ -632,13 +758,26 @@ COLUMNS = ("loss", "lm_loss", "q_halt_loss", "q_continue_loss", "accuracy", "seg
 
 def test_golden_curve(tmp_path):
     tiny.data_set(tmp_path / "toy", size=9, blanks=30)
-    one = config(arch__hidden_size=64, arch__num_heads=4, arch__H_cycles=2, arch__L_cycles=2, arch__puzzle_emb_ndim=64, batch_size=8,
-                 loop__steps=20, loop__evaluate_every=20, loop__log_every=1, loop__keep_every=0)
+    one = config(
+        arch__hidden_size=64,
+        arch__num_heads=4,
+        arch__H_cycles=2,
+        arch__L_cycles=2,
+        arch__puzzle_emb_ndim=64,
+        batch_size=8,
+        loop__steps=20,
+        loop__evaluate_every=20,
+        loop__log_every=1,
+        loop__keep_every=0,
+    )
     trained(tmp_path, one)
     rows = [row for row in log(tmp_path / "one") if "loss" in row]
     if os.environ.get("HRM_WRITE_GOLDEN"):
         lines = [" ".join(("step", *COLUMNS))]
-        lines += [" ".join([str(row["step"]), *("-" if row[name] is None else f"{row[name]:.8g}" for name in COLUMNS)]) for row in rows]
+        lines += [
+            " ".join([str(row["step"]), *("-" if row[name] is None else f"{row[name]:.8g}" for name in COLUMNS)])
+            for row in rows
+        ]
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text("\n".join(lines) + "\n")
     head, *stored = [line.split() for line in GOLDEN.read_text().splitlines()]
@@ -652,6 +791,7 @@ def test_golden_curve(tmp_path):
 
 # --- the loop on a plain task -----------------------------------------------------------------------------------------------------------
 
+
 class Fit(Task):
     "Two linear maps in a row on fixed data, taken in pieces of `rows`."
 
@@ -659,7 +799,10 @@ class Fit(Task):
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
         optimizer = dict(name="adamw", lr=0.05)
-        self.groups = [(self.model[0], OptimConfig(**(optimizer | (first or {})))), (self.model[1], OptimConfig(**(optimizer | (second or {}))))]
+        self.groups = [
+            (self.model[0], OptimConfig(**(optimizer | (first or {})))),
+            (self.model[1], OptimConfig(**(optimizer | (second or {})))),
+        ]
         self.x = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
         self.y, self.rows, self.place, self.seen = self.x.sum(1, keepdim=True) * 5, rows, 0, []
         self.errors = None
@@ -703,7 +846,11 @@ def test_each_group_has_its_own_clip(tmp_path):
 
     def watch(optimizer, *_):
         values = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        part = next(i for i in (0, 1) if any(p is q for p in optimizer.param_groups[0]["params"] for q in task.model[i].parameters()))
+        part = next(
+            i
+            for i in (0, 1)
+            if any(p is q for p in optimizer.param_groups[0]["params"] for q in task.model[i].parameters())
+        )
         norms[part].append(torch.cat([value.flatten() for value in values]).norm().item())
 
     handle = register_optimizer_step_pre_hook(watch)
@@ -738,7 +885,9 @@ def test_checkpoints_hold_the_averaged_weights(tmp_path):
     x, y = task.x, task.y
     weights = [saved[name] for name in ("0.weight", "0.bias", "1.weight", "1.bias")]
     error = F.mse_loss(F.linear(F.linear(x, *weights[:2]), *weights[2:]), y).item()
-    assert result.metrics["held_out"]["error"] == pytest.approx(error, rel=1e-5), "measured with the averaged weights too"
+    assert result.metrics["held_out"]["error"] == pytest.approx(error, rel=1e-5), (
+        "measured with the averaged weights too"
+    )
 
 
 @pytest.mark.parametrize("amp, dtype", [("off", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
@@ -747,7 +896,9 @@ def test_amp_runs_on_a_cpu(tmp_path, amp, dtype):
     result = fitted(tmp_path, task, amp=amp)
     assert task.seen[1:] == [dtype] * 12  # the first was the count of FLOPs
     rows = [row for row in log(result.folder) if "loss" in row]
-    assert rows[-1]["loss"] < rows[0]["loss"] and all(p.dtype == torch.float32 and p.isfinite().all() for p in task.model.parameters())
+    assert rows[-1]["loss"] < rows[0]["loss"] and all(
+        p.dtype == torch.float32 and p.isfinite().all() for p in task.model.parameters()
+    )
 
 
 @pytest.mark.parametrize("mode, value, step", [("min", 1.0, 8), ("max", 4.0, 12)])
@@ -764,11 +915,14 @@ def test_the_best_is_the_lowest_or_the_highest(tmp_path, mode, value, step):
 def test_a_metric_that_nobody_measures(tmp_path):
     with pytest.raises(ConfigError, match="best: 'exact' is none of the held-out metrics error"):
         fitted(tmp_path, Fit(), best="exact")
-    with pytest.raises(ValueError, match="'exact' is none of the held-out metrics token_accuracy"):  # for puzzles before any work
+    with pytest.raises(
+        ValueError, match="'exact' is none of the held-out metrics token_accuracy"
+    ):  # for puzzles before any work
         config(loop__best="exact")
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------------------------
+
 
 def segment_flops(c: HRMConfig, rows: int, relations: int = 0) -> int:
     """FLOPs of one segment forward and back, two per multiplication and addition.
@@ -788,7 +942,9 @@ def segment_flops(c: HRMConfig, rows: int, relations: int = 0) -> int:
     order = (["L"] * c.L_cycles + ["H"]) * c.H_cycles
     last = {"one_step": 2, "last_cycle": c.L_cycles + 1, "full": len(order)}[c.gradient]
     heads = 2 * rows * D * (c.seq_len * c.vocab_size + 2)
-    return sum(steps[step] for step in order) * forward + sum(steps[step] for step in order[-last:]) * backward + 3 * heads
+    return (
+        sum(steps[step] for step in order) * forward + sum(steps[step] for step in order[-last:]) * backward + 3 * heads
+    )
 
 
 def foresight_flops(c: HRMConfig, rows: int, relations: int = 0) -> int:
@@ -804,17 +960,27 @@ def foresight_flops(c: HRMConfig, rows: int, relations: int = 0) -> int:
     return (blocks - 1) * block(S) + block(1) + 2 * rows * D * 2
 
 
-@pytest.mark.parametrize("changes", [
-    {}, dict(H_cycles=2, L_cycles=3, H_layers=2), dict(H_cycles=2, L_cycles=2, gradient="full", halting="fixed"),
-    dict(H_cycles=2, L_cycles=2, gradient="last_cycle", puzzle_emb_ndim=80), dict(pos_encodings="relations", halting="fixed"),
-    dict(pos_encodings="relations", H_cycles=2, L_layers=2),
-], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(H_cycles=2, L_cycles=3, H_layers=2),
+        dict(H_cycles=2, L_cycles=2, gradient="full", halting="fixed"),
+        dict(H_cycles=2, L_cycles=2, gradient="last_cycle", puzzle_emb_ndim=80),
+        dict(pos_encodings="relations", halting="fixed"),
+        dict(pos_encodings="relations", H_cycles=2, L_layers=2),
+    ],
+    ids=str,
+)
 def test_flops_are_those_of_the_closed_form(changes):
     rows, coordinates = 3, torch.tensor([[i // 4, i % 4] for i in range(16)])
     c = HRMConfig(**(tiny.ARCH | dict(pos_encodings="rope", puzzle_emb_ndim=0, vocab_size=6, seq_len=16) | changes))
     model = HRM(c, coordinates, seeded(0)).train()
-    batch = {"inputs": torch.ones(rows, 16, dtype=torch.long), "labels": torch.ones(rows, 16, dtype=torch.long),
-             "puzzle_identifiers": torch.zeros(rows, dtype=torch.long)}
+    batch = {
+        "inputs": torch.ones(rows, 16, dtype=torch.long),
+        "labels": torch.ones(rows, 16, dtype=torch.long),
+        "puzzle_identifiers": torch.zeros(rows, dtype=torch.long),
+    }
 
     def step():
         carry, outputs = model(model.start(batch), model.explore(rows, seeded(0)))
@@ -828,7 +994,9 @@ def test_flops_are_those_of_the_closed_form(changes):
 
 
 def test_the_count_of_a_run_is_that_of_all_its_steps(tmp_path):
-    one = config(loop__steps=4, loop__evaluate_every=4, loop__keep_every=0, loop__accumulate=3, arch__pos_encodings="rope")
+    one = config(
+        loop__steps=4, loop__evaluate_every=4, loop__keep_every=0, loop__accumulate=3, arch__pos_encodings="rope"
+    )
     result = trained(tmp_path, one)
     c = HRMConfig(**(one.arch.model_dump() | dict(vocab_size=6, seq_len=16)))
     piece = segment_flops(c, one.batch_size) + foresight_flops(c, one.batch_size)
@@ -836,6 +1004,7 @@ def test_the_count_of_a_run_is_that_of_all_its_steps(tmp_path):
 
 
 # --- a write that fails -----------------------------------------------------------------------------------------------------------------
+
 
 def failing(number: int, original):
     "The function, which fails when it is called for the `number`-th time."
@@ -850,10 +1019,20 @@ def failing(number: int, original):
     return call
 
 
-@pytest.mark.parametrize("place, name, number", [
-    (checkpoint, "save_file", 1), (torch, "save", 1), (Path, "write_text", 1), (files, "_sync", 1), (files, "_sync", 3),
-    (Path, "rename", 1), (Path, "rename", 2), (files, "sync_folder", 1),
-], ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(
+    "place, name, number",
+    [
+        (checkpoint, "save_file", 1),
+        (torch, "save", 1),
+        (Path, "write_text", 1),
+        (files, "_sync", 1),
+        (files, "_sync", 3),
+        (Path, "rename", 1),
+        (Path, "rename", 2),
+        (files, "sync_folder", 1),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 def test_a_failed_write_leaves_a_whole_checkpoint(tmp_path, monkeypatch, place, name, number):
     old, new = ({"w": torch.full((3,), value)} for value in (1.0, 2.0))
     folder = tmp_path / "latest"
@@ -895,7 +1074,9 @@ def test_gpu_runs_take_two_steps_here(tmp_path, name):
     one = section("gpu", "sudoku.train", TrainConfig, path).runs[name]
     size = section("gpu", "sudoku.data", DataConfig, path).sets[one.set].size
     tiny.data_set(tmp_path / "toy", size=size, blanks=size)
-    arch = one.arch.model_copy(update=dict(hidden_size=32, num_heads=2, puzzle_emb_ndim=32 if one.arch.puzzle_emb_ndim else 0))
+    arch = one.arch.model_copy(
+        update=dict(hidden_size=32, num_heads=2, puzzle_emb_ndim=32 if one.arch.puzzle_emb_ndim else 0)
+    )
     loop = one.loop.model_copy(update=dict(steps=2, evaluate_every=2, log_every=1, keep_every=2, compile="off"))
     cut = one.model_copy(update=dict(arch=arch, loop=loop, batch_size=4, evaluate_puzzles=4, device="cpu"))
     result = trained(tmp_path, RunConfig.model_validate(cut.model_dump()))
@@ -906,6 +1087,7 @@ def test_gpu_runs_take_two_steps_here(tmp_path, name):
 
 # --- the model against itself -----------------------------------------------------------------------------------------------------------
 
+
 def rows_of(model: HRM, rows: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
     ids = torch.randint(1, model.config.vocab_size, (rows, model.config.seq_len), generator=seeded(seed))
     return {"inputs": ids, "labels": ids, "puzzle_identifiers": torch.zeros(rows, dtype=torch.long)}
@@ -914,7 +1096,9 @@ def rows_of(model: HRM, rows: int = 2, seed: int = 0) -> dict[str, torch.Tensor]
 @pytest.mark.parametrize("positions", ["rope", "learned", "relations"])
 def test_a_causal_model_does_not_see_what_comes_later(positions):
     coordinates = torch.tensor([[i // 4, i % 4] for i in range(16)])
-    c = HRMConfig(**(tiny.ARCH | dict(pos_encodings=positions, causal=True, L_cycles=2, H_cycles=2, vocab_size=9, seq_len=16)))
+    c = HRMConfig(
+        **(tiny.ARCH | dict(pos_encodings=positions, causal=True, L_cycles=2, H_cycles=2, vocab_size=9, seq_len=16))
+    )
     model = HRM(c, coordinates, seeded(0)).eval()
 
     def logits(batch):
@@ -936,7 +1120,9 @@ def test_a_causal_model_does_not_see_what_comes_later(positions):
 
 
 def test_one_cycle_is_a_plain_pass_through_the_blocks():
-    c = HRMConfig(**(tiny.ARCH | dict(pos_encodings="rope", puzzle_emb_ndim=0, H_layers=2, L_layers=2, vocab_size=9, seq_len=16)))
+    c = HRMConfig(
+        **(tiny.ARCH | dict(pos_encodings="rope", puzzle_emb_ndim=0, H_layers=2, L_layers=2, vocab_size=9, seq_len=16))
+    )
     model = HRM(c, generator=seeded(0)).eval()
     inner, batch = model.inner, rows_of(model)
     with torch.no_grad():
@@ -952,10 +1138,16 @@ def test_one_cycle_is_a_plain_pass_through_the_blocks():
     torch.testing.assert_close(outputs["q_halt"], inner.q_head(z[:, 0])[:, 0], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [dict(H_cycles=2, L_cycles=2, H_layers=2), dict(pos_encodings="relations", L_layers=2)], ids=str)
+@pytest.mark.parametrize(
+    "changes", [dict(H_cycles=2, L_cycles=2, H_layers=2), dict(pos_encodings="relations", L_layers=2)], ids=str
+)
 def test_looking_ahead_gives_the_values_of_the_whole_segment(changes):
     coordinates = torch.tensor([[i // 4, i % 4] for i in range(16)])
-    model = HRM(HRMConfig(**(tiny.ARCH | dict(pos_encodings="rope", vocab_size=6, seq_len=16) | changes)), coordinates, seeded(0))
+    model = HRM(
+        HRMConfig(**(tiny.ARCH | dict(pos_encodings="rope", vocab_size=6, seq_len=16) | changes)),
+        coordinates,
+        seeded(0),
+    )
     nn.init.normal_(model.inner.q_head.weight, generator=seeded(1))
     carry, _ = model.eval()(model.start(rows_of(model)))
     puzzles = model.inner.puzzle_emb(carry.batch["puzzle_identifiers"])
@@ -972,14 +1164,23 @@ def test_compiled_is_eager():
     torch.manual_seed(0)
     results = []
     for compiled in (False, True):
-        model = HRM(HRMConfig(**(tiny.ARCH | dict(pos_encodings="rope", vocab_size=6, seq_len=16))), generator=seeded(0)).train()
+        model = HRM(
+            HRMConfig(**(tiny.ARCH | dict(pos_encodings="rope", vocab_size=6, seq_len=16))), generator=seeded(0)
+        ).train()
         if compiled:
             model.compile_segment()
         carry, outputs = model(model.start(rows_of(model)), torch.zeros(2, dtype=torch.int32))
         loss, _ = model.loss(carry, outputs)
         loss.backward()
-        results.append({"loss": loss.detach().float(), "z_H": carry.z_H, "logits": outputs["logits"].detach(),
-                        "puzzle": model.inner.puzzle_emb.used[-1][1].grad} | {name: p.grad for name, p in model.named_parameters()})
+        results.append(
+            {
+                "loss": loss.detach().float(),
+                "z_H": carry.z_H,
+                "logits": outputs["logits"].detach(),
+                "puzzle": model.inner.puzzle_emb.used[-1][1].grad,
+            }
+            | {name: p.grad for name, p in model.named_parameters()}
+        )
     for name, eager in results[0].items():
         error, scale = (results[1][name] - eager).abs().max().item(), eager.abs().max().item()
         assert error <= 1e-5 * scale, f"{name}: off by {error:.2e}, largest value {scale:.2e}"

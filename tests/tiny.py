@@ -1,4 +1,5 @@
 "What the tests of training and of the command line share: a project with puzzles and a model so small that a step takes milliseconds."
+
 import json
 import os
 import sys
@@ -14,12 +15,40 @@ from hrm.sudoku.rules import BOXES
 
 ROOT = Path(__file__).resolve().parents[1]
 CLI = (sys.executable, "-m", "hrm.tools.cli")
-ARCH = dict(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1, expansion=2, pos_encodings="relations",
-            halt_max_steps=3, halt_exploration_prob=0.3, puzzle_emb_ndim=32)
+ARCH = dict(
+    hidden_size=32,
+    num_heads=2,
+    H_layers=1,
+    L_layers=1,
+    H_cycles=1,
+    L_cycles=1,
+    expansion=2,
+    pos_encodings="relations",
+    halt_max_steps=3,
+    halt_exploration_prob=0.3,
+    puzzle_emb_ndim=32,
+)
 OPTIM = dict(name="adam_atan2", lr=3e-3, weight_decay=0.1, clip=1.0, warmup=5, schedule="cosine", ema=0.9)
-LOOP = dict(steps=160, evaluate_every=40, log_every=5, keep_every=80, checkpoint_seconds=0.1, compile="off", best="token_accuracy")
-RUN = dict(set="toy", arch=ARCH, optim=OPTIM, loop=LOOP, batch_size=6, cross_entropy="stablemax", augment=True, evaluate_puzzles=4,
-           device="cpu")
+LOOP = dict(
+    steps=160,
+    evaluate_every=40,
+    log_every=5,
+    keep_every=80,
+    checkpoint_seconds=0.1,
+    compile="off",
+    best="token_accuracy",
+)
+RUN = dict(
+    set="toy",
+    arch=ARCH,
+    optim=OPTIM,
+    loop=LOOP,
+    batch_size=6,
+    cross_entropy="stablemax",
+    augment=True,
+    evaluate_puzzles=4,
+    device="cpu",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +91,13 @@ def project(folder: Path, **runs: dict) -> Path:
 
 def environment(root: Path, **extra: str) -> dict[str, str]:
     "Of a process that works in such a project, on one thread."
-    strange = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "HRM_TRACEBACK", "PYTHONDONTWRITEBYTECODE")  # the last would make every start slow
+    strange = (
+        "WORLD_SIZE",
+        "RANK",
+        "LOCAL_RANK",
+        "HRM_TRACEBACK",
+        "PYTHONDONTWRITEBYTECODE",
+    )  # the last would make every start slow
     mine = {name: value for name, value in os.environ.items() if name not in strange}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return mine | {"HRM_ROOT": str(root), "OMP_NUM_THREADS": "1", "PYTHONPATH": path} | extra
@@ -70,4 +105,6 @@ def environment(root: Path, **extra: str) -> dict[str, str]:
 
 def files(folder: Path) -> dict[str, bytes]:
     "Every file under a folder."
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }

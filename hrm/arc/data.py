@@ -22,29 +22,34 @@ from ..puzzles.data import PAD, Examples, Kind, read_part, write_part
 # %% ../../nbs/arc/02_data.ipynb #ebeb4c67
 class DataConfig(Section):
     "The section `checkpoints.data`."
+
     source: str  # 'generated', or the path of official JSON: challenges, or a folder of single tasks
     seed: int = Field(ge=0)  # of everything drawn here
     tasks: int = Field(ge=2)  # how many, or how many at most of a file
     evaluation: int = Field(ge=1)  # of them, tasks whose test pairs are held out
     disguises: int = Field(ge=1)  # of each task, itself included
-    identifiers: int | None = Field(None, ge=2)  # of the puzzle embedding at most, the blank one included; the last tasks get fewer
+    identifiers: int | None = Field(
+        None, ge=2
+    )  # of the puzzle embedding at most, the blank one included; the last tasks get fewer
     canvas: int = Field(ge=6, le=LARGEST)  # C
     largest: int = Field(ge=6, le=LARGEST)  # rows and columns of a generated grid
     demonstrations: tuple[int, int]  # of a generated task, fewest and most
 
     @model_validator(mode="after")
     def _fits(self):
-        if self.largest > self.canvas: raise ValueError(f"largest {self.largest} on a canvas of {self.canvas}; allowed is at most {self.canvas}")
-        if self.evaluation >= self.tasks: raise ValueError(f"evaluation {self.evaluation} of {self.tasks} tasks; allowed are fewer than all")
+        if self.largest > self.canvas:
+            raise ValueError(f"largest {self.largest} on a canvas of {self.canvas}; allowed is at most {self.canvas}")
+        if self.evaluation >= self.tasks:
+            raise ValueError(f"evaluation {self.evaluation} of {self.tasks} tasks; allowed are fewer than all")
         if self.identifiers is not None and not self.tasks < self.identifiers <= self.tasks * self.disguises + 1:
-            raise ValueError(f"identifiers {self.identifiers}; allowed are {self.tasks + 1} to {self.tasks * self.disguises + 1}: "
-                             "a blank one, and at least one for each task")
+            raise ValueError(
+                f"identifiers {self.identifiers}; allowed are {self.tasks + 1} to {self.tasks * self.disguises + 1}: "
+                "a blank one, and at least one for each task"
+            )
         return self
 
 # %% ../../nbs/arc/02_data.ipynb #173e144a
-def originals(
-    data: Examples,
-) -> Examples:
+def originals(data: Examples) -> Examples:
     "The rows that wear no disguise."
     plain = np.array([undisguise(name)[1] == Disguise() for name in data.names])
     return data.take(plain[data.identifiers])
@@ -71,10 +76,7 @@ def draw(
 
 
 def draw_places(
-    pair: Pair,
-    disguises: list[Disguise],
-    canvas: int,
-    rng: np.random.Generator | None,
+    pair: Pair, disguises: list[Disguise], canvas: int, rng: np.random.Generator | None
 ) -> np.ndarray:  # [D, 2] row and column
     "Where each image of a pair stands: anywhere that both grids fit, or in the corner without a generator."
     sides = np.array([np.max([TURNS[one.turn](grid).shape for grid in pair], axis=0) for one in disguises])
@@ -109,19 +111,30 @@ def to_examples(
     "Tasks in disguise as rows. Raises DataError for a grid that does not fit, or a task to evaluate without answers."
     names, train, test, room = ["<blank>"], [], [], (identifiers or 1 + len(tasks) * disguises) - 1
     for group, task in enumerate(tqdm(tasks, desc="disguises", unit="task", disable=not progress)):
-        if task.largest > canvas: raise DataError(f"{task.name}: a grid of {task.largest} rows or columns; allowed by the canvas are {canvas}")
+        if task.largest > canvas:
+            raise DataError(
+                f"{task.name}: a grid of {task.largest} rows or columns; allowed by the canvas are {canvas}"
+            )
         answered = [pair for pair in task.test if pair.output is not None]
-        if task.name in evaluation and len(answered) < len(task.test): raise DataError(f"{task.name}: a test input without an output; it cannot be scored")
+        if task.name in evaluation and len(answered) < len(task.test):
+            raise DataError(f"{task.name}: a test input without an output; it cannot be scored")
         own = draw_disguises(task, min(disguises, room - (len(tasks) - group - 1)), rng)
         room, first = room - len(own), len(names)
         names += [one.name(task.name) for one in own]
         held_out = task.name in evaluation
         train.append((group, _rows(task.train + ([] if held_out else answered), own, canvas, first, rng)))
-        if held_out: test.append((group, _rows(answered, own, canvas, first)))
+        if held_out:
+            test.append((group, _rows(answered, own, canvas, first)))
     return _join(train, names), _join(test, names)
 
 # %% ../../nbs/arc/02_data.ipynb #575a87cd
-ARC = Kind("ARC", {n * n: VOCAB for n in range(1, LARGEST + 1)}, lengths=f"a square up to {LARGEST**2}", lowest=PAD, identified=True)
+ARC = Kind(
+    "ARC",
+    {n * n: VOCAB for n in range(1, LARGEST + 1)},
+    lengths=f"a square up to {LARGEST**2}",
+    lowest=PAD,
+    identified=True,
+)
 
 
 def save_examples(
@@ -142,12 +155,15 @@ def load_examples(
 # %% ../../nbs/arc/02_data.ipynb #6f40c5e2
 def _tasks(config, rng):
     "(tasks, how many of the file do not fit)"
-    if config.source == "generated": return generate(config.tasks, rng, config.largest, config.demonstrations), 0
+    if config.source == "generated":
+        return generate(config.tasks, rng, config.largest, config.demonstrations), 0
     found = read_arc(root() / config.source)
     fit = [task for task in found if task.largest <= config.canvas]
     if len(fit) <= config.evaluation:
-        raise DataError(f"{config.source}: {len(fit)} of {len(found)} tasks fit a canvas of {config.canvas}; "
-                        f"needed are more than evaluation = {config.evaluation}")
+        raise DataError(
+            f"{config.source}: {len(fit)} of {len(found)} tasks fit a canvas of {config.canvas}; "
+            f"needed are more than evaluation = {config.evaluation}"
+        )
     return [fit[at] for at in sorted(rng.permutation(len(fit))[: config.tasks])], len(found) - len(fit)
 
 
@@ -162,9 +178,27 @@ def build(
     held = {tasks[at].name for at in rng.permutation(len(tasks))[: config.evaluation]}
     limit = None if config.identifiers is None else min(config.identifiers, len(tasks) * config.disguises + 1)
     train, test = to_examples(tasks, held, config.disguises, limit, config.canvas, rng, progress)
-    for part, data in (("train", train), ("test", test)): save_examples(data, folder, part)
+    for part, data in (("train", train), ("test", test)):
+        save_examples(data, folder, part)
     asked = {canonical(pair) for task in tasks if task.name in held for pair in task.test}
-    shown = {canonical(pair) for task in tasks for pair in task.train + (task.test if task.name not in held else []) if pair.output is not None}
-    return dict(source=config.source, tasks=len(tasks), left_out=left_out, evaluation=len(held), identifiers=len(train.names), canvas=config.canvas,
-                train=len(train), held_out=len(test), questions=len(originals(test)), shared=len(asked & shown),
-                families=dict(sorted(Counter(task.name.rsplit("_", 1)[0] for task in tasks).items())) if config.source == "generated" else {})
+    shown = {
+        canonical(pair)
+        for task in tasks
+        for pair in task.train + (task.test if task.name not in held else [])
+        if pair.output is not None
+    }
+    return dict(
+        source=config.source,
+        tasks=len(tasks),
+        left_out=left_out,
+        evaluation=len(held),
+        identifiers=len(train.names),
+        canvas=config.canvas,
+        train=len(train),
+        held_out=len(test),
+        questions=len(originals(test)),
+        shared=len(asked & shown),
+        families=dict(sorted(Counter(task.name.rsplit("_", 1)[0] for task in tasks).items()))
+        if config.source == "generated"
+        else {},
+    )

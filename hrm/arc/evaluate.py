@@ -50,7 +50,9 @@ def measure(
     inputs, labels = data.tokens(torch.uint8)
     for start in tqdm(range(0, len(data), batch_size), desc="measure", unit="batch", disable=not progress):
         some = slice(start, start + batch_size)
-        rows = as_batch(inputs[some].to(device), labels[some].to(device), torch.from_numpy(data.identifiers[some]).to(device))
+        rows = as_batch(
+            inputs[some].to(device), labels[some].to(device), torch.from_numpy(data.identifiers[some]).to(device)
+        )
         seen = []
         for carry, outputs, stops in think(model, rows, T):
             facts = model.loss(carry, outputs, cross_entropy)[1]
@@ -70,8 +72,11 @@ def baselines(
     valid = questions.labels != PAD
     mean = lambda values: float(((values * valid).sum(1) / valid.sum(1)).mean())
     surprise = np.log(counts.sum() / np.maximum(counts, 0.5))  # nats; half a count for what never occurred
-    return {"frequencies_loss": mean(surprise[questions.labels]), "most_frequent_accuracy": mean(questions.labels == counts.argmax()),
-            "copy_accuracy": mean(questions.labels == questions.inputs)}
+    return {
+        "frequencies_loss": mean(surprise[questions.labels]),
+        "most_frequent_accuracy": mean(questions.labels == counts.argmax()),
+        "copy_accuracy": mean(questions.labels == questions.inputs),
+    }
 
 # %% ../../nbs/arc/04_evaluate.ipynb #c5ff3c2f
 def solutions(
@@ -91,8 +96,13 @@ def passed(
     fractional: bool = False,  # TRM's credit, see `pass_at`
 ) -> dict[int, float]:  # K -> pass@K
     "Vote over all disguises of each question, and compare with the solutions."
-    heard = collect([data.names[number] for number in data.identifiers], data.inputs, result.tokens, result.q[:, -1], data.size)
-    asked = {task: [(heard[task].get(key, []), solution) for key, solution in tests.items()] for task, tests in solutions(data).items()}
+    heard = collect(
+        [data.names[number] for number in data.identifiers], data.inputs, result.tokens, result.q[:, -1], data.size
+    )
+    asked = {
+        task: [(heard[task].get(key, []), solution) for key, solution in tests.items()]
+        for task, tests in solutions(data).items()
+    }
     return {K: pass_at(asked, K, fractional) for K in ks}
 
 
@@ -106,6 +116,9 @@ def in_disguises(
     kept, order = [], {}
     for row, number in enumerate(data.identifiers):
         own = order.setdefault(undisguise(data.names[number])[0], {})
-        if own.setdefault(int(number), len(own)) < disguises: kept.append(row)
+        if own.setdefault(int(number), len(own)) < disguises:
+            kept.append(row)
     some = set(tasks[:questions])
-    return data.take(np.array([row for row in kept if undisguise(data.names[data.identifiers[row]])[0] in some], np.int64))
+    return data.take(
+        np.array([row for row in kept if undisguise(data.names[data.identifiers[row]])[0] in some], np.int64)
+    )

@@ -21,8 +21,6 @@ from matplotlib.colors import ListedColormap
 from ..core.errors import DataError
 from ..puzzles.data import PAD
 
-
-
 # %% ../../nbs/arc/00_grids.ipynb #a510c611
 END, COLOURS, VOCAB, LARGEST = 1, 10, 12, 30
 
@@ -35,11 +33,15 @@ def encode(
     "A grid on the canvas, with its border (HRM, dataset/build_arc_dataset.py). Raises ValueError if it does not fit."
     (top, left), (bottom, right) = at, (at[0] + grid.shape[0], at[1] + grid.shape[1])
     if min(at) < 0 or max(bottom, right) > canvas:
-        raise ValueError(f"a grid of {grid.shape[0]} x {grid.shape[1]} at {at} does not fit a canvas of {canvas} x {canvas}")
+        raise ValueError(
+            f"a grid of {grid.shape[0]} x {grid.shape[1]} at {at} does not fit a canvas of {canvas} x {canvas}"
+        )
     out = np.full((canvas, canvas), PAD, np.uint8)
     out[top:bottom, left:right] = grid + 2
-    if bottom < canvas: out[bottom, left:right] = END
-    if right < canvas: out[top:bottom, right] = END
+    if bottom < canvas:
+        out[bottom, left:right] = END
+    if right < canvas:
+        out[top:bottom, right] = END
     return out.reshape(-1)
 
 # %% ../../nbs/arc/00_grids.ipynb #f5db32ce
@@ -59,6 +61,7 @@ def crop(
 # %% ../../nbs/arc/00_grids.ipynb #9568572f
 class Pair(NamedTuple):
     "An input grid and its output."
+
     input: np.ndarray  # [h, w] uint8
     output: np.ndarray | None  # [h, w] uint8; None where nobody has said
 
@@ -66,6 +69,7 @@ class Pair(NamedTuple):
 @dataclass(frozen=True)
 class ArcTask:
     "Demonstrations and questions under one rule."
+
     name: str
     train: list[Pair]
     test: list[Pair]
@@ -82,11 +86,15 @@ def _grid(value, where):
     widths = {len(row) if isinstance(row, list) else -1 for row in rows}
     if not 1 <= len(rows) <= LARGEST or len(widths) != 1 or not 1 <= min(widths) <= LARGEST:
         found = f"{len(rows)} rows of {sorted(widths)} cells" if rows else json.dumps(value)[:40]
-        raise DataError(f"{where}: found {found}; allowed is a grid, 1 to {LARGEST} equally long rows of 1 to {LARGEST} cells")
+        raise DataError(
+            f"{where}: found {found}; allowed is a grid, 1 to {LARGEST} equally long rows of 1 to {LARGEST} cells"
+        )
     for r, row in enumerate(rows):
         for c, cell in enumerate(row):
             if type(cell) is not int or not 0 <= cell < COLOURS:
-                raise DataError(f"{where}[{r}][{c}]: found {json.dumps(cell)[:40]}; allowed is a colour, 0 to {COLOURS - 1}")
+                raise DataError(
+                    f"{where}[{r}][{c}]: found {json.dumps(cell)[:40]}; allowed is a colour, 0 to {COLOURS - 1}"
+                )
     return np.array(rows, np.uint8)
 
 
@@ -105,9 +113,13 @@ def _pairs(value, key, where, solutions=None):
     for number, pair in enumerate(_list(value, key, where)):
         here = f"{where}: {key}[{number}]"
         if not isinstance(pair, dict) or "input" not in pair or needed and "output" not in pair:
-            raise DataError(f"{here}: found {json.dumps(pair)[:40]}; allowed is a pair with input{' and output' if needed else ''}")
+            raise DataError(
+                f"{here}: found {json.dumps(pair)[:40]}; allowed is a pair with input{' and output' if needed else ''}"
+            )
         answer = solutions[number] if solutions is not None else pair.get("output")
-        pairs.append(Pair(_grid(pair["input"], f"{here}.input"), None if answer is None else _grid(answer, f"{here}.output")))
+        pairs.append(
+            Pair(_grid(pair["input"], f"{here}.input"), None if answer is None else _grid(answer, f"{here}.output"))
+        )
     return pairs
 
 
@@ -116,7 +128,9 @@ def _task(name, value, where, solutions=None):
     asked = _list(value, "test", where)
     if solutions is not None and (not isinstance(solutions, list) or len(solutions) != len(asked)):
         found = len(solutions) if isinstance(solutions, list) else json.dumps(solutions)[:40]
-        raise DataError(f"{where}: solutions: found {found}; allowed is a list of {len(asked)} grids, one for each test input")
+        raise DataError(
+            f"{where}: solutions: found {found}; allowed is a list of {len(asked)} grids, one for each test input"
+        )
     return ArcTask(name, _pairs(value, "train", where), _pairs(value, "test", where, solutions))
 
 # %% ../../nbs/arc/00_grids.ipynb #54618ef5
@@ -131,35 +145,51 @@ def _json(file):
     except (ValueError, OSError) as error:
         raise DataError(f"{file}: not readable as JSON ({error})") from None
     if not isinstance(value, dict) or not value:
-        raise DataError(f"{file}: found {'nothing' if not value else type(value).__name__}; allowed are tasks by name, or one task")
+        raise DataError(
+            f"{file}: found {'nothing' if not value else type(value).__name__}; allowed are tasks by name, or one task"
+        )
     return value
 
 
 def read_arc(
     challenges: Path | str,  # tasks by name, or one task, or a folder of single tasks
-    solutions: Path | str | None = None,  # test outputs by name; by default the file with `solutions` in place of `challenges`
+    solutions: Path
+    | str
+    | None = None,  # test outputs by name; by default the file with `solutions` in place of `challenges`
 ) -> list[ArcTask]:  # in the order of their names
     "Read ARC tasks. Raises DataError that names file, task, key and cell."
     file = Path(challenges)
     if file.is_dir():
         single = sorted(one for one in file.glob("*.json"))
-        if not single: raise DataError(f"{file}: no .json file in this folder; allowed is one file for each task")
+        if not single:
+            raise DataError(f"{file}: no .json file in this folder; allowed is one file for each task")
         return [task for one in single for task in read_arc(one, solutions)]
     values = _json(file)
-    if {"train", "test"} & set(values): return [_task(file.stem, values, str(file))]
+    if {"train", "test"} & set(values):
+        return [_task(file.stem, values, str(file))]
     beside = file.with_name(file.name.replace("challenges", "solutions"))
-    if solutions is None and beside != file and beside.is_file(): solutions = beside
+    if solutions is None and beside != file and beside.is_file():
+        solutions = beside
     known = _json(solutions) if solutions is not None else {}
     return [_task(name, values[name], f"{file}: {name}", known.get(name)) for name in sorted(values)]
 
 # %% ../../nbs/arc/00_grids.ipynb #e46072d6
-TURNS = (lambda g: g, lambda g: np.rot90(g, 1), lambda g: np.rot90(g, 2), lambda g: np.rot90(g, 3),
-         np.fliplr, np.flipud, np.transpose, lambda g: np.fliplr(np.rot90(g, 1)))  # numbered as in the original
+TURNS = (
+    lambda g: g,
+    lambda g: np.rot90(g, 1),
+    lambda g: np.rot90(g, 2),
+    lambda g: np.rot90(g, 3),
+    np.fliplr,
+    np.flipud,
+    np.transpose,
+    lambda g: np.fliplr(np.rot90(g, 1)),
+)  # numbered as in the original
 UNDONE_BY = (0, 3, 2, 1, 4, 5, 6, 7)
 
 
 class Disguise(NamedTuple):
     "A symmetry of the square and a renaming of the colours."
+
     turn: int = 0  # number in TURNS
     colours: tuple[int, ...] = tuple(range(COLOURS))  # colour c becomes colours[c]
 
@@ -183,7 +213,9 @@ def undisguise(
 ) -> tuple[str, Disguise]:  # the task's name and the disguise
     "Read an identifier."
     parts = identifier.rsplit("_", 2)
-    if len(parts) < 3 or not (parts[1][:1] == "t" and parts[1][1:] in "01234567" and sorted(parts[2]) == list("0123456789")):
+    if len(parts) < 3 or not (
+        parts[1][:1] == "t" and parts[1][1:] in "01234567" and sorted(parts[2]) == list("0123456789")
+    ):
         return identifier, Disguise()
     return parts[0], Disguise(int(parts[1][1:]), tuple(map(int, parts[2])))
 
@@ -203,7 +235,8 @@ def draw_disguises(
     "Disguises in which the task looks different; the first is none."
     found = {_image(task, Disguise()): Disguise()}
     for _ in range(attempts * count):
-        if len(found) >= count: break
+        if len(found) >= count:
+            break
         one = Disguise(int(rng.integers(8)), (0, *(1 + rng.permutation(COLOURS - 1)).tolist()))
         found.setdefault(_image(task, one), one)
     return list(found.values())
@@ -211,6 +244,7 @@ def draw_disguises(
 # %% ../../nbs/arc/00_grids.ipynb #9adb875e
 class Answer(NamedTuple):
     "An answer with what speaks for it."
+
     grid: np.ndarray  # [h, w]
     votes: int
     q: float  # mean halting probability of those who gave it
@@ -236,12 +270,17 @@ def same(
 
 
 def pass_at(
-    tasks: Mapping[str, Sequence[tuple[Sequence[Answer], np.ndarray]]],  # name -> for each test input the ranked answers and the solution
+    tasks: Mapping[
+        str, Sequence[tuple[Sequence[Answer], np.ndarray]]
+    ],  # name -> for each test input the ranked answers and the solution
     K: int,  # answers that may be given
     fractional: bool = False,  # credit for a part of a task's tests (TRM); otherwise all or nothing (HRM)
 ) -> float:  # share of the tasks
     "pass@K: how many tasks have the right answers among their first K."
-    right = {name: [any(same(answer.grid, solution) for answer in ranked[:K]) for ranked, solution in tests] for name, tests in tasks.items()}
+    right = {
+        name: [any(same(answer.grid, solution) for answer in ranked[:K]) for ranked, solution in tests]
+        for name, tests in tasks.items()
+    }
     return float(np.mean([np.mean(tests) if fractional else all(tests) for tests in right.values()])) if right else 0.0
 
 # %% ../../nbs/arc/00_grids.ipynb #4610efd0
@@ -279,7 +318,12 @@ def draw_colours(
 ) -> Axes:
     "Draw a grid."
     ax.imshow(grid, cmap=ListedColormap(PAINT), vmin=-0.5, vmax=COLOURS - 0.5, interpolation="nearest")
-    ax.set(xticks=np.arange(grid.shape[1] + 1) - 0.5, yticks=np.arange(grid.shape[0] + 1) - 0.5, xticklabels=[], yticklabels=[])
+    ax.set(
+        xticks=np.arange(grid.shape[1] + 1) - 0.5,
+        yticks=np.arange(grid.shape[0] + 1) - 0.5,
+        xticklabels=[],
+        yticklabels=[],
+    )
     ax.grid(True, color="#7d7d7d", linewidth=0.5, alpha=0.6)
     ax.tick_params(length=0)
     ax.set_title(title, fontsize=9, color="#7d7d7d", loc="left")

@@ -35,7 +35,7 @@ def build(
 ) -> HRM:
     "A fresh model, on its device."
     cells = torch.arange(config.seq_len)
-    side = int(config.seq_len ** 0.5)
+    side = int(config.seq_len**0.5)
     return HRM(config, torch.stack((cells // side, cells % side), dim=1), generator).to((placement or pick()).device)
 
 # %% ../../nbs/arc/03_model.ipynb #9a739f5c
@@ -53,6 +53,8 @@ def load(
     placement: Placement | None = None,
 ) -> tuple[HRM, dict[str, Any]]:  # in evaluation mode, and what the checkpoint says of itself
     "The model of a checkpoint, see `checkpoint.rebuild`. Raises CheckpointError or ConfigError that names the folder."
-    made = lambda told, placement: build(HRMConfig(**told.arch.model_dump() | told.model_dump(exclude={"arch"})), placement=placement)
+    made = lambda told, placement: build(
+        HRMConfig(**told.arch.model_dump() | told.model_dump(exclude={"arch"})), placement=placement
+    )
     model, _, meta = checkpoint.rebuild(path, "arc", Told, made, placement)
     return model, meta

@@ -78,7 +78,10 @@ def outline(grid: np.ndarray, colour: int) -> np.ndarray:
 def shift(grid: np.ndarray, down: int, right: int) -> np.ndarray:
     "Move everything; what leaves is gone."
     (h, w), out = grid.shape, np.zeros_like(grid)
-    target, source = (tuple(slice(max(0, sign * by), side - max(0, -sign * by)) for by, side in ((down, h), (right, w))) for sign in (1, -1))
+    target, source = (
+        tuple(slice(max(0, sign * by), side - max(0, -sign * by)) for by, side in ((down, h), (right, w)))
+        for sign in (1, -1)
+    )
     out[target] = grid[source]
     return out
 
@@ -104,6 +107,7 @@ def count(grid: np.ndarray, colour: int) -> np.ndarray:
 # %% ../../nbs/arc/01_rules.ipynb #f8639253
 class Rule(NamedTuple):
     "A task's own rule."
+
     make: Callable[[np.random.Generator], np.ndarray]  # a grid to ask about
     do: Callable[[np.ndarray], np.ndarray]  # its answer
 
@@ -119,50 +123,65 @@ def _turn(first, last):
     def draw(rng, largest):
         palette, turn = 1 + rng.permutation(COLOURS - 1)[:3], TURNS[rng.integers(first, last + 1)]
         return Rule(lambda r: scattered(r, largest, palette), lambda grid: np.ascontiguousarray(turn(grid)))
+
     return draw
 
 
 def _translate(rng, largest):
-    palette, (down, right) = 1 + rng.permutation(COLOURS - 1)[:3], [(d, r) for d in (-1, 0, 1) for r in (-1, 0, 1) if d or r][rng.integers(8)]
+    palette, (down, right) = (
+        1 + rng.permutation(COLOURS - 1)[:3],
+        [(d, r) for d in (-1, 0, 1) for r in (-1, 0, 1) if d or r][rng.integers(8)],
+    )
     return Rule(lambda r: scattered(r, largest, palette), lambda grid: shift(grid, down, right))
 
 
 def _coloured(make, do):
     "Families that paint with a colour of the task's own."
+
     def draw(rng, largest):
         colour, *palette = 1 + rng.permutation(COLOURS - 1)[:4]
         return Rule(lambda r: make(r, largest, np.array(palette)), lambda grid: do(grid, colour))
+
     return draw
 
 # %% ../../nbs/arc/01_rules.ipynb #9ca21a87
 def _plain(make, do, shrink=1):
     "Families without parameters, but for their colours."
+
     def draw(rng, largest):
         palette = 1 + rng.permutation(COLOURS - 1)[:3]
         return Rule(lambda r: make(r, largest // shrink, palette), do)
+
     return draw
 
 
 def _count(rng, largest):
     colour, other = 1 + rng.permutation(COLOURS - 1)[:2]
+
     def make(r):
         while True:
             grid = scattered(r, largest, np.array([colour, other]), 0.3)
-            if 1 <= (grid == colour).sum() <= largest: return grid
+            if 1 <= (grid == colour).sum() <= largest:
+                return grid
+
     return Rule(make, lambda grid: count(grid, colour))
 
 
 FAMILIES = {
-    "recolour": _recolour, "reflect": _turn(4, 7), "rotate": _turn(1, 3), "translate": _translate,
-    "fill": _coloured(hollow, fill), "outline": _coloured(lambda r, largest, p: scattered(r, largest, p, 0.15), outline),
-    "fall": _plain(scattered, fall), "crop": _plain(placed, bounds), "count": _count,
+    "recolour": _recolour,
+    "reflect": _turn(4, 7),
+    "rotate": _turn(1, 3),
+    "translate": _translate,
+    "fill": _coloured(hollow, fill),
+    "outline": _coloured(lambda r, largest, p: scattered(r, largest, p, 0.15), outline),
+    "fall": _plain(scattered, fall),
+    "crop": _plain(placed, bounds),
+    "count": _count,
     "scale": _plain(scattered, lambda grid: grid.repeat(2, 0).repeat(2, 1), shrink=2),
 }
 
 # %% ../../nbs/arc/01_rules.ipynb #c5ad9a0c
-def canonical(
-    pair: Pair,
-) -> bytes:  # equal for two pairs if and only if a disguise turns one into the other
+def canonical(pair: Pair) -> bytes:  # equal for two pairs if and only if a disguise turns one into the other
     "The least of the pair's images."
     images = []
     for turn in TURNS:
@@ -176,15 +195,22 @@ def canonical(
 
 def _task(name, family, rng, largest, demonstrations, seen, patience=400):
     "One task whose question has no colour that its demonstrations lack; None where the rule offers too little."
-    rule, pairs, keys, wanted = FAMILIES[family](rng, largest), [], set(), int(rng.integers(demonstrations[0], demonstrations[1] + 1)) + 1
+    rule, pairs, keys, wanted = (
+        FAMILIES[family](rng, largest),
+        [],
+        set(),
+        int(rng.integers(demonstrations[0], demonstrations[1] + 1)) + 1,
+    )
     for _ in range(patience):
         question = rule.make(rng)
-        if not question.any(): continue
+        if not question.any():
+            continue
         pair = Pair(question, rule.do(question))
         key = canonical(pair)
         shown = {0, *(colour for one in pairs for grid in one for colour in np.unique(grid).tolist())}
         news = len(pairs) == wanted - 1 and not set(np.unique(question).tolist()) <= shown
-        if news or key in seen | keys or question.shape == pair.output.shape and (question == pair.output).all(): continue
+        if news or key in seen | keys or question.shape == pair.output.shape and (question == pair.output).all():
+            continue
         pairs.append(pair)
         keys.add(key)
         if len(pairs) == wanted:
@@ -201,12 +227,17 @@ def generate(
 ) -> list[ArcTask]:  # families in turn, each with one question
     "Draw tasks, no pair twice up to disguise. Raises ValueError where the grids are too small for so many."
     if not 6 <= largest <= LARGEST or not 1 <= demonstrations[0] <= demonstrations[1]:
-        raise ValueError(f"largest {largest}, demonstrations {demonstrations}; allowed are 6 to {LARGEST} and 1 <= fewest <= most")
+        raise ValueError(
+            f"largest {largest}, demonstrations {demonstrations}; allowed are 6 to {LARGEST} and 1 <= fewest <= most"
+        )
     families, seen, made = list(FAMILIES), set(), []
     for number in range(tasks):
         family = families[number % len(families)]
         drawn = (_task(f"{family}_{number:05d}", family, rng, largest, demonstrations, seen) for _ in range(20))
         task = next((task for task in drawn if task is not None), None)
-        if task is None: raise ValueError(f"{number} tasks on grids of up to {largest} x {largest}; no more of the family {family} were found")
+        if task is None:
+            raise ValueError(
+                f"{number} tasks on grids of up to {largest} x {largest}; no more of the family {family} were found"
+            )
         made.append(task)
     return made

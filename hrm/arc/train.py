@@ -57,8 +57,10 @@ def _data(folder):
     "Both parts of a data set. Raises ConfigError where they are not of one kind."
     train, held_out = (load_examples(Path(folder) / part) for part in ("train", "test"))
     if train.size != held_out.size or not len(train) or not len(held_out):
-        raise ConfigError(f"{folder}: train has {len(train)} rows on a canvas of {train.size}, "
-                          f"test {len(held_out)} on {held_out.size}; allowed are rows on one canvas")
+        raise ConfigError(
+            f"{folder}: train has {len(train)} rows on a canvas of {train.size}, "
+            f"test {len(held_out)} on {held_out.size}; allowed are rows on one canvas"
+        )
     return train, held_out
 
 
@@ -85,6 +87,8 @@ def run_all(
     config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
 ) -> dict[str, Result]:
     "Train the runs of a section, or `only` some. Raises what `run` raises."
-    def one(name, options, done): return run(name, config.runs[name], config.seed, data, out / name, options)
+
+    def one(name, options, done):
+        return run(name, config.runs[name], config.seed, data, out / name, options)
 
     return start_all(one, config.runs, out, options, only)

@@ -30,7 +30,12 @@ from ..core.layers import inner_width
 
 # %% ../../nbs/checkpoints/01_architecture.ipynb #4c810843
 PARTS = (  # pattern of a name, part, kind, what it does
-    (r"(^|\.)puzzle_emb\.", "puzzle embedding", "sparse embedding", "one row per puzzle identifier; only rows in use are trained, by the sign of their gradient"),
+    (
+        r"(^|\.)puzzle_emb\.",
+        "puzzle embedding",
+        "sparse embedding",
+        "one row per puzzle identifier; only rows in use are trained, by the sign of their gradient",
+    ),
     (r"(^|\.)H_level\.", "H-module", "trained", "slow module: directs, once per cycle"),
     (r"(^|\.)L_level\.", "L-module", "trained", "fast module: works, several steps per cycle"),
     (r"(^|\.)embed_tokens\.", "token embedding", "trained", "one row per token"),
@@ -38,7 +43,12 @@ PARTS = (  # pattern of a name, part, kind, what it does
     (r"(^|\.)lm_head\.", "LM head", "trained", "state to token logits"),
     (r"(^|\.)q_head\.", "Q head", "trained", "two values, halt and continue"),
     (r"(^|\.)[HL]_init$", "initial states", "buffer", "where every example starts; never trained"),
-    (r"(^|\.)(cos|sin|inv_freq|cos_cached|sin_cached|relations|running_mean|running_var|num_batches_tracked)$", "tables", "buffer", "constants"),
+    (
+        r"(^|\.)(cos|sin|inv_freq|cos_cached|sin_cached|relations|running_mean|running_var|num_batches_tracked)$",
+        "tables",
+        "buffer",
+        "constants",
+    ),
 )
 
 
@@ -50,14 +60,19 @@ def part_of(
     for pattern, part, kind, text in PARTS:
         if re.search(pattern, name):
             return part, kind, text
-    return name.removeprefix("inner.").split(".")[0], "trained" if dtype.is_floating_point else "buffer", "not a part of HRM"
+    return (
+        name.removeprefix("inner.").split(".")[0],
+        "trained" if dtype.is_floating_point else "buffer",
+        "not a part of HRM",
+    )
 
 # %% ../../nbs/checkpoints/01_architecture.ipynb #f86d05d3
 @dataclass(frozen=True)
 class Architecture:
     "What the tensors say."
-    kind: str               # HRM, TRM or unknown
-    facts: dict[str, Any]   # hidden_size, vocab_size, layers, ... in the official names
+
+    kind: str  # HRM, TRM or unknown
+    facts: dict[str, Any]  # hidden_size, vocab_size, layers, ... in the official names
     wrong: tuple[str, ...]  # missing, unexpected and misshapen tensors
 
 
@@ -73,10 +88,16 @@ def _facts(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     inside = next((name for name in shapes if name.endswith("layers.0.mlp.down_proj.weight")), "")
     bias = next((name for name in shapes if name.endswith("self_attn.relation_bias")), "")
     ndim, hidden = size("puzzle_emb.weights", 1), size("embed_tokens.embedding_weight", 1)
-    facts = {"hidden_size": hidden, "vocab_size": size("embed_tokens.embedding_weight", 0), "H_layers": _layers(list(shapes), "H_level"),
-             "L_layers": _layers(list(shapes), "L_level"), "intermediate_size": size(inside, 1), "puzzle_emb_ndim": ndim,
-             "q_actions": size("q_head.weight", 0),
-             "pos_encodings": "relations" if bias else "learned" if "embed_pos.embedding_weight" in shapes else "rope"}
+    facts = {
+        "hidden_size": hidden,
+        "vocab_size": size("embed_tokens.embedding_weight", 0),
+        "H_layers": _layers(list(shapes), "H_level"),
+        "L_layers": _layers(list(shapes), "L_level"),
+        "intermediate_size": size(inside, 1),
+        "puzzle_emb_ndim": ndim,
+        "q_actions": size("q_head.weight", 0),
+        "pos_encodings": "relations" if bias else "learned" if "embed_pos.embedding_weight" in shapes else "rope",
+    }
     if ndim:
         facts["num_puzzle_identifiers"] = size("puzzle_emb.weights", 0)
     if bias:
@@ -91,8 +112,14 @@ def expected(
 ) -> dict[str, tuple[int, ...]]:  # name without `inner.` -> shape
     "The tensors of a model with these numbers. One with no H_layers is a TRM."
     D, inside = facts["hidden_size"], facts["intermediate_size"]
-    shapes = {"H_init": (D,), "L_init": (D,), "embed_tokens.embedding_weight": (facts["vocab_size"], D), "lm_head.weight": (facts["vocab_size"], D),
-              "q_head.weight": (facts["q_actions"], D), "q_head.bias": (facts["q_actions"],)}
+    shapes = {
+        "H_init": (D,),
+        "L_init": (D,),
+        "embed_tokens.embedding_weight": (facts["vocab_size"], D),
+        "lm_head.weight": (facts["vocab_size"], D),
+        "q_head.weight": (facts["q_actions"], D),
+        "q_head.bias": (facts["q_actions"],),
+    }
     if facts["puzzle_emb_ndim"]:
         shapes["puzzle_emb.weights"] = (facts["num_puzzle_identifiers"], facts["puzzle_emb_ndim"])
     if facts["pos_encodings"] == "learned":
@@ -100,8 +127,12 @@ def expected(
     for level in ("H", "L"):
         for layer in range(facts[f"{level}_layers"]):
             at = f"{level}_level.layers.{layer}"
-            shapes |= {f"{at}.self_attn.qkv_proj.weight": (3 * D, D), f"{at}.self_attn.o_proj.weight": (D, D),
-                       f"{at}.mlp.gate_up_proj.weight": (2 * inside, D), f"{at}.mlp.down_proj.weight": (D, inside)}
+            shapes |= {
+                f"{at}.self_attn.qkv_proj.weight": (3 * D, D),
+                f"{at}.self_attn.o_proj.weight": (D, D),
+                f"{at}.mlp.gate_up_proj.weight": (2 * inside, D),
+                f"{at}.mlp.down_proj.weight": (D, inside),
+            }
             if "relations" in facts:
                 shapes[f"{at}.self_attn.relation_bias"] = (facts["num_heads"], facts["relations"])
     return shapes
@@ -123,13 +154,27 @@ def recognise(
 # %% ../../nbs/checkpoints/01_architecture.ipynb #7eeadc1f
 def components(
     entries: Mapping[str, Entry],  # by official name
-) -> list[dict[str, Any]]:  # part, kind, tensors, parameters, share, bytes, float32_bytes, dtypes, description; largest first
+) -> list[
+    dict[str, Any]
+]:  # part, kind, tensors, parameters, share, bytes, float32_bytes, dtypes, description; largest first
     "The parts of a model, their parameters and their bytes: real ones, and what float32 would take."
     rows: dict[tuple, dict] = {}
     for name, entry in entries.items():
         part, kind, text = part_of(name, entry.dtype)
-        row = rows.setdefault((part, kind), {"part": part, "kind": kind, "tensors": 0, "parameters": 0, "share": 0.0, "bytes": 0, "float32_bytes": 0,
-                                             "dtypes": set(), "description": text})
+        row = rows.setdefault(
+            (part, kind),
+            {
+                "part": part,
+                "kind": kind,
+                "tensors": 0,
+                "parameters": 0,
+                "share": 0.0,
+                "bytes": 0,
+                "float32_bytes": 0,
+                "dtypes": set(),
+                "description": text,
+            },
+        )
         row["tensors"] += 1
         row["parameters"] += entry.numel
         row["bytes"] += entry.bytes
@@ -137,7 +182,10 @@ def components(
         row["dtypes"].add(str(entry.dtype).removeprefix("torch."))
     total = sum(row["parameters"] for row in rows.values())
     found = sorted(rows.values(), key=lambda row: (-row["parameters"], row["part"]))
-    return [row | {"share": row["parameters"] / total if total else 0.0, "dtypes": ", ".join(sorted(row["dtypes"]))} for row in found]
+    return [
+        row | {"share": row["parameters"] / total if total else 0.0, "dtypes": ", ".join(sorted(row["dtypes"]))}
+        for row in found
+    ]
 
 # %% ../../nbs/checkpoints/01_architecture.ipynb #b1a2f78c
 def read_config(
@@ -151,12 +199,16 @@ def read_config(
     except (OSError, ValueError, YAMLError, RecursionError) as error:
         raise ConfigError(f"{file}: not readable as JSON or YAML ({type(error).__name__})") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{file}: found {type(values).__name__}; allowed: a mapping of official names such as num_heads")
+        raise ConfigError(
+            f"{file}: found {type(values).__name__}; allowed: a mapping of official names such as num_heads"
+        )
     return values
 
 
 def _settings(values: Any, depth: int = 3) -> dict[str, Any]:
-    "The keys of a configuration that an HRM has, wherever they are nested: inner ones (`config.arch`) count before outer ones."
+    """The keys of a configuration that an HRM has, wherever they are nested: inner ones (`config.arch`) count before
+    outer ones.
+    """
     if not isinstance(values, Mapping) or depth < 0:
         return {}
     own = {key: value for key, value in values.items() if key in HRMConfig.model_fields}
@@ -168,12 +220,29 @@ def _settings(values: Any, depth: int = 3) -> dict[str, Any]:
 def _assume(facts: Mapping[str, Any]) -> dict[str, Any]:
     "What the original would have where neither shapes nor a configuration tell."
     width = facts["intermediate_size"]
-    expansion = next((e for e in (4.0, 2.0, 1.0, 3.0, 8.0, 6.0, 2.5, 3.5) if inner_width(facts["hidden_size"], e) == width), 1.5 * width / facts["hidden_size"])
-    return {"num_heads": max(1, facts["hidden_size"] // 64), "H_cycles": 2, "L_cycles": 2, "expansion": expansion, "halt_max_steps": 16,
-            "seq_len": {12: 900, 11: 81, 8: 36, 6: 16}.get(facts["vocab_size"], 81)}
+    expansion = next(
+        (e for e in (4.0, 2.0, 1.0, 3.0, 8.0, 6.0, 2.5, 3.5) if inner_width(facts["hidden_size"], e) == width),
+        1.5 * width / facts["hidden_size"],
+    )
+    return {
+        "num_heads": max(1, facts["hidden_size"] // 64),
+        "H_cycles": 2,
+        "L_cycles": 2,
+        "expansion": expansion,
+        "halt_max_steps": 16,
+        "seq_len": {12: 900, 11: 81, 8: 36, 6: 16}.get(facts["vocab_size"], 81),
+    }
 
 
-FROM_SHAPES = ("hidden_size", "vocab_size", "H_layers", "L_layers", "puzzle_emb_ndim", "num_puzzle_identifiers", "pos_encodings")
+FROM_SHAPES = (
+    "hidden_size",
+    "vocab_size",
+    "H_layers",
+    "L_layers",
+    "puzzle_emb_ndim",
+    "num_puzzle_identifiers",
+    "pos_encodings",
+)
 
 
 def configure(
@@ -181,7 +250,9 @@ def configure(
     about: Mapping[str, Any],  # what stands beside the weights
     given: Mapping[str, Any] | None = None,  # a configuration in the official names
 ) -> tuple[HRMConfig, list[str]]:  # and the names of what had to be assumed
-    "The configuration of a recognised HRM. Raises ConfigError for values that are not allowed or contradict the shapes."
+    """The configuration of a recognised HRM. Raises ConfigError for values that are not allowed or contradict the
+    shapes.
+    """
     facts = architecture.facts
     if architecture.kind != "HRM":
         raise ConfigError(f"found {architecture.kind}; allowed: HRM")
@@ -198,17 +269,23 @@ def configure(
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"configuration: {wrong}") from None
     if inner_width(config.hidden_size, config.expansion) != facts["intermediate_size"]:
-        raise ConfigError(f"configuration: expansion {config.expansion} makes SwiGLU {inner_width(config.hidden_size, config.expansion)} wide, "
-                          f"but the tensors say {facts['intermediate_size']}")
+        raise ConfigError(
+            f"configuration: expansion {config.expansion} makes SwiGLU "
+            f"{inner_width(config.hidden_size, config.expansion)} wide, "
+            f"but the tensors say {facts['intermediate_size']}"
+        )
     return config, assumed
 
 # %% ../../nbs/checkpoints/01_architecture.ipynb #9bb12a51
-def depth(
-    config: HRMConfig,
-) -> dict[str, int]:
+def depth(config: HRMConfig) -> dict[str, int]:
     "Transformer blocks that are stored, that one segment runs through, and that all segments run through."
     segment = config.H_cycles * (config.L_cycles * config.L_layers + config.H_layers)
-    return {"stored": config.H_layers + config.L_layers, "per_segment": segment, "segments": config.halt_max_steps, "in_all": segment * config.halt_max_steps}
+    return {
+        "stored": config.H_layers + config.L_layers,
+        "per_segment": segment,
+        "segments": config.halt_max_steps,
+        "in_all": segment * config.halt_max_steps,
+    }
 
 # %% ../../nbs/checkpoints/01_architecture.ipynb #abb2348f
 def _boxes(architecture: Architecture) -> dict[str, str]:
@@ -216,14 +293,23 @@ def _boxes(architecture: Architecture) -> dict[str, str]:
     f = architecture.facts
     table = f"{f['num_puzzle_identifiers']:,} x {f['puzzle_emb_ndim']}" if f["puzzle_emb_ndim"] else "none"
     block = f"hidden {f['hidden_size']}, SwiGLU {f['intermediate_size']}"
-    return {"puzzle": f"puzzle embedding\n{table}", "token": f"token embedding\n{f['vocab_size']} x {f['hidden_size']}",
-            "H": f"H-module: {f['H_layers']} layers\n{block}" if f["H_layers"] else "H-module: shares the L-module", "L": f"L-module: {f['L_layers']} layers\n{block}",
-            "lm": f"LM head\n{f['hidden_size']} to {f['vocab_size']}", "q": f"Q head: halt, continue\n{f['hidden_size']} to {f['q_actions']}"}
+    return {
+        "puzzle": f"puzzle embedding\n{table}",
+        "token": f"token embedding\n{f['vocab_size']} x {f['hidden_size']}",
+        "H": f"H-module: {f['H_layers']} layers\n{block}" if f["H_layers"] else "H-module: shares the L-module",
+        "L": f"L-module: {f['L_layers']} layers\n{block}",
+        "lm": f"LM head\n{f['hidden_size']} to {f['vocab_size']}",
+        "q": f"Q head: halt, continue\n{f['hidden_size']} to {f['q_actions']}",
+    }
 
 
 def _box(text: str, width: int) -> list[str]:
     lines = (text.split("\n") + [""])[:2]
-    return ["+" + "-" * (width - 2) + "+", *("|" + line.center(width - 2)[: width - 2] + "|" for line in lines), "+" + "-" * (width - 2) + "+"]
+    return [
+        "+" + "-" * (width - 2) + "+",
+        *("|" + line.center(width - 2)[: width - 2] + "|" for line in lines),
+        "+" + "-" * (width - 2) + "+",
+    ]
 
 
 def diagram(
@@ -252,11 +338,27 @@ def draw(
     for name, text in _boxes(architecture).items():
         column, row = PLACES[name]
         color = colors[{"puzzle": 0, "token": 0, "L": 1, "H": 1}.get(name, 2)]
-        ax.text(column, row, text, ha="center", va="center", fontsize=8, color=ink, bbox={"boxstyle": "round,pad=0.5", "facecolor": "none", "edgecolor": color, "linewidth": 1.6})
+        ax.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=ink,
+            bbox={"boxstyle": "round,pad=0.5", "facecolor": "none", "edgecolor": color, "linewidth": 1.6},
+        )
     for start, end in (("puzzle", "L"), ("token", "L"), ("H", "lm"), ("H", "q")):
-        ax.annotate("", PLACES[end], PLACES[start], arrowprops={"arrowstyle": "->", "color": ink, "shrinkA": 22, "shrinkB": 26})
+        ax.annotate(
+            "", PLACES[end], PLACES[start], arrowprops={"arrowstyle": "->", "color": ink, "shrinkA": 22, "shrinkB": 26}
+        )
     for shift, (start, end) in ((-0.08, ("L", "H")), (0.08, ("H", "L"))):
-        ax.annotate("", (0.5 + shift, PLACES[end][1]), (0.5 + shift, PLACES[start][1]), arrowprops={"arrowstyle": "->", "color": ink, "shrinkA": 20, "shrinkB": 20})
+        ax.annotate(
+            "",
+            (0.5 + shift, PLACES[end][1]),
+            (0.5 + shift, PLACES[start][1]),
+            arrowprops={"arrowstyle": "->", "color": ink, "shrinkA": 20, "shrinkB": 20},
+        )
     ax.text(0.64, 1.5, "H_cycles x (L_cycles L-steps, one H-step)", fontsize=7, va="center", color=ink)
     ax.set(xlim=(-0.5, 1.5), ylim=(-0.5, 3.5))
     ax.set_axis_off()
@@ -273,7 +375,9 @@ def rebuild(
     except ValueError as error:
         raise CheckpointError(f"{found.path}: {error}") from None
     if config.puzzle_emb_ndim:  # its shape, without its bytes
-        model.inner.puzzle_emb.weights = torch.empty(config.num_puzzle_identifiers, config.puzzle_emb_ndim, device="meta")
+        model.inner.puzzle_emb.weights = torch.empty(
+            config.num_puzzle_identifiers, config.puzzle_emb_ndim, device="meta"
+        )
     model.config = model.inner.config = config
     with found.open() as get:
         weights = {name if name.startswith("inner.") else f"inner.{name}": get(name) for name in found.entries}
@@ -304,11 +408,21 @@ def prune(
         used.append(piece.ne(0).any(1))
         pieces.append(piece[used[-1]])
     used = torch.cat(used)
-    spare = [] if used.all() else [torch.zeros(1, *pieces[0].shape[1:], dtype=pieces[0].dtype)]  # for all rows that are zero
+    spare = (
+        [] if used.all() else [torch.zeros(1, *pieces[0].shape[1:], dtype=pieces[0].dtype)]
+    )  # for all rows that are zero
     rows, places = torch.cat((*spare, *pieces)), torch.where(used, used.cumsum(0) - 1 + len(spare), 0)
     with found.open() as get:
         weights = {n: rows if n == name else get(n) for n in found.entries}
-    about = _with(found.about, len(rows)) | {"step": found.step, "pruned": {"rows": len(rows), "of": len(used), "from": found.name}}
+    about = _with(found.about, len(rows)) | {
+        "step": found.step,
+        "pruned": {"rows": len(rows), "of": len(used), "from": found.name},
+    }
     out = checkpoint.write(folder, weights, about)
     write_atomic(out / "rows.json", json.dumps(places.tolist()) + "\n")
-    return {"rows": len(used), "kept": len(rows), "bytes": found.size, "pruned_bytes": (out / "model.safetensors").stat().st_size}
+    return {
+        "rows": len(used),
+        "kept": len(rows),
+        "bytes": found.size,
+        "pruned_bytes": (out / "model.safetensors").stat().st_size,
+    }

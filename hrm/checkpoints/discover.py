@@ -30,7 +30,8 @@ from ..core.checkpoint import CheckpointError
 @dataclass(frozen=True)
 class Entry:
     "One tensor, as its file describes it."
-    key: str                # name in the file
+
+    key: str  # name in the file
     shape: tuple[int, ...]
     dtype: torch.dtype
 
@@ -48,12 +49,14 @@ class Entry:
 @dataclass(frozen=True)
 class Skipped:
     "Something in the folder that is no checkpoint, and why."
+
     path: Path
     reason: str
 
 
 class Unreadable(CheckpointError):
     "A file that cannot be read as a checkpoint; `path` says which."
+
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = path, reason
@@ -141,17 +144,18 @@ CHUNK = 2**20  # values looked at together
 @dataclass(frozen=True)
 class Found:
     "A checkpoint: where it is and what it says of itself."
-    path: Path                  # file or folder
-    file: Path                  # that holds the tensors
+
+    path: Path  # file or folder
+    file: Path  # that holds the tensors
     step: int | None
-    layout: str                 # folder, safetensors, torch or torch (old format)
-    container: str              # key of the state dict in the file; "" for none
-    prefix: str                 # that was taken off the names
-    entries: dict[str, Entry]   # by official name
-    about: dict[str, Any]       # plain values that stand beside the weights
-    beside: tuple[str, ...]     # names of everything that stands beside the weights
-    strange: tuple[str, ...]    # names in the state dict that are no dense tensors of real numbers
-    called: str = ""            # its path inside the folder that was searched
+    layout: str  # folder, safetensors, torch or torch (old format)
+    container: str  # key of the state dict in the file; "" for none
+    prefix: str  # that was taken off the names
+    entries: dict[str, Entry]  # by official name
+    about: dict[str, Any]  # plain values that stand beside the weights
+    beside: tuple[str, ...]  # names of everything that stands beside the weights
+    strange: tuple[str, ...]  # names in the state dict that are no dense tensors of real numbers
+    called: str = ""  # its path inside the folder that was searched
 
     @property
     def size(self) -> int:
@@ -181,8 +185,7 @@ class Found:
 
 # %% ../../nbs/checkpoints/00_discover.ipynb #2edbc7d5
 def rows_of(
-    entry: Entry,
-    most: int = CHUNK,
+    entry: Entry, most: int = CHUNK
 ) -> tuple[int, int]:  # rows and width of the matrix that the tensor is looked at as
     "The first dimension counts rows, unless a single row would be too much at once."
     width = entry.numel // entry.shape[0] if len(entry.shape) > 1 and entry.shape[0] else 1
@@ -225,7 +228,9 @@ def step_of(
     if told:
         return told[0]
     stem = re.sub(r"\.(pth|pt|bin|ckpt|safetensors)$", "", name)
-    named = re.findall(r"(?:step|epoch|iter(?:ation)?)[^A-Za-z0-9]?(\d{1,15})", stem, re.I) or re.findall(r"(?:^|[^A-Za-z0-9])(\d{1,15})$", stem)
+    named = re.findall(r"(?:step|epoch|iter(?:ation)?)[^A-Za-z0-9]?(\d{1,15})", stem, re.I) or re.findall(
+        r"(?:^|[^A-Za-z0-9])(\d{1,15})$", stem
+    )
     if named:
         return int(named[-1])
     return about["epoch"] if count(about.get("epoch")) else None
@@ -233,7 +238,12 @@ def step_of(
 # %% ../../nbs/checkpoints/00_discover.ipynb #a526c305
 def _dense(value: Any) -> bool:
     "A tensor of real numbers with a value for every place."
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized and not value.is_complex()
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not value.is_quantized
+        and not value.is_complex()
+    )
 
 
 def _entries(described: Mapping[str, tuple[tuple[int, ...], torch.dtype]], room: int) -> tuple[dict[str, Entry], str]:
@@ -257,22 +267,52 @@ def _from_torch(file: Path) -> Found:
     dense = {str(name): value for name, value in state.items() if isinstance(name, str) and _dense(value)}
     if not dense:
         raise ValueError("holds no dense tensors of real numbers")
-    entries, prefix = _entries({name: (tuple(value.shape), value.dtype) for name, value in dense.items()}, file.stat().st_size)
-    others = {name: value for name, value in content.items() if isinstance(name, str) and name != key and not (key == "" and name in dense)}
+    entries, prefix = _entries(
+        {name: (tuple(value.shape), value.dtype) for name, value in dense.items()}, file.stat().st_size
+    )
+    others = {
+        name: value
+        for name, value in content.items()
+        if isinstance(name, str) and name != key and not (key == "" and name in dense)
+    }
     about = plain({name: value for name, value in others.items() if "optim" not in name})
-    found = Found(file, file, step_of(file.name, about), "torch" if _is_zip(file) else "torch (old format)", key, prefix, entries, about,
-                  tuple(map(str, others)), tuple(str(name)[:80] for name in state if name not in dense and name not in others))
+    found = Found(
+        file,
+        file,
+        step_of(file.name, about),
+        "torch" if _is_zip(file) else "torch (old format)",
+        key,
+        prefix,
+        entries,
+        about,
+        tuple(map(str, others)),
+        tuple(str(name)[:80] for name in state if name not in dense and name not in others),
+    )
     with found.open() as get:
         for name in entries:
             get(name)
     return found
 
 # %% ../../nbs/checkpoints/00_discover.ipynb #aee65403
-_SAFE = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32,
-         "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+_SAFE = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
 
 
-def _from_safetensors(file: Path, path: Path | None = None, about: dict | None = None, beside: tuple[str, ...] = ()) -> Found:
+def _from_safetensors(
+    file: Path, path: Path | None = None, about: dict | None = None, beside: tuple[str, ...] = ()
+) -> Found:
     "A safetensors file, alone or in one of our folders."
     described, strange = {}, []
     with safe_open(file, "pt") as handle:
@@ -287,8 +327,18 @@ def _from_safetensors(file: Path, path: Path | None = None, about: dict | None =
         raise ValueError("holds no tensors")
     entries, prefix = _entries(described, file.stat().st_size)
     about = notes if about is None else about
-    return Found(path or file, file, step_of((path or file).name, about), "safetensors" if path is None else "folder", "", prefix, entries,
-                 about, tuple(beside), tuple(strange))
+    return Found(
+        path or file,
+        file,
+        step_of((path or file).name, about),
+        "safetensors" if path is None else "folder",
+        "",
+        prefix,
+        entries,
+        about,
+        tuple(beside),
+        tuple(strange),
+    )
 
 
 def _from_folder(folder: Path) -> Found:
@@ -332,7 +382,26 @@ def look(
         raise Unreadable(path, _reason(error)) from None
 
 # %% ../../nbs/checkpoints/00_discover.ipynb #2f66173c
-OTHERS = {".json", ".jsonl", ".yaml", ".yml", ".csv", ".md", ".txt", ".log", ".png", ".svg", ".html", ".npy", ".py", ".ipynb", ".toml", ".ini", ".sh", ".gitignore"}
+OTHERS = {
+    ".json",
+    ".jsonl",
+    ".yaml",
+    ".yml",
+    ".csv",
+    ".md",
+    ".txt",
+    ".log",
+    ".png",
+    ".svg",
+    ".html",
+    ".npy",
+    ".py",
+    ".ipynb",
+    ".toml",
+    ".ini",
+    ".sh",
+    ".gitignore",
+}
 
 
 def _digest(found: Found) -> str:
@@ -344,8 +413,17 @@ def _once(found: list[Found]) -> tuple[list[Found], list[Skipped]]:
     "Checkpoints without their copies, and the copies."
     kept, copies = [], []
     for one in sorted(found, key=lambda f: (f.step is None, f.step, not re.search(r"\d", f.path.name), f.name)):
-        twin = next((k for k in kept if k.step == one.step and k.size == one.size and k.entries.keys() == one.entries.keys()
-                     and (k.file.samefile(one.file) or _digest(k) == _digest(one))), None)
+        twin = next(
+            (
+                k
+                for k in kept
+                if k.step == one.step
+                and k.size == one.size
+                and k.entries.keys() == one.entries.keys()
+                and (k.file.samefile(one.file) or _digest(k) == _digest(one))
+            ),
+            None,
+        )
         if twin is None:
             kept.append(one)
         else:
@@ -375,7 +453,9 @@ def discover(
         try:
             paths = sorted(path for path in folder.glob(pattern or "*") if not path.name.startswith("."))
         except (ValueError, NotImplementedError) as error:
-            raise CheckpointError(f"pattern {pattern!r}: {error}; allowed: a relative pattern such as step_* or **/*.pth") from None
+            raise CheckpointError(
+                f"pattern {pattern!r}: {error}; allowed: a relative pattern such as step_* or **/*.pth"
+            ) from None
     found, skipped = [], []
     for path in paths:
         try:

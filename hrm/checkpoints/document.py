@@ -19,29 +19,48 @@ from ..core.hrm import HRM, HRMConfig
 from ..core.layers import inner_width, truncated_std
 
 # %% ../../nbs/checkpoints/07_document.ipynb #192c22e0
-V9 = HRMConfig(hidden_size=256, num_heads=8, H_layers=2, L_layers=2, H_cycles=2, L_cycles=2, expansion=4, pos_encodings="rope", halt_max_steps=16,
-               puzzle_emb_ndim=256, vocab_size=12, seq_len=900, num_puzzle_identifiers=95996)
+V9 = HRMConfig(
+    hidden_size=256,
+    num_heads=8,
+    H_layers=2,
+    L_layers=2,
+    H_cycles=2,
+    L_cycles=2,
+    expansion=4,
+    pos_encodings="rope",
+    halt_max_steps=16,
+    puzzle_emb_ndim=256,
+    vocab_size=12,
+    seq_len=900,
+    num_puzzle_identifiers=95996,
+)
 
 
 @dataclass(frozen=True)
 class Line:
     "One checkpoint in the document's table."
+
     step: int
     abs_mean: float  # mean over 23 tensors of mean |w|
-    std: float       # the same of the standard deviation
+    std: float  # the same of the standard deviation
     sparsity: float  # the same of the share of zeros, per cent
 
 
-LINES = (Line(180, 0.324953, 0.130761, 4.34), Line(904, 0.324829, 0.131024, 4.31), Line(1083, 0.324950, 0.131114, 4.31), Line(1261, 0.324940, 0.131313, 4.30),
-         Line(3607, 0.324362, 0.132396, 4.21), Line(4503, 0.322814, 0.132924, 4.17), Line(5767, 0.321344, 0.133553, 4.15), Line(6306, 0.321428, 0.133920, 4.14),
-         Line(7566, 0.320265, 0.135372, 4.11))
+LINES = (
+    Line(180, 0.324953, 0.130761, 4.34),
+    Line(904, 0.324829, 0.131024, 4.31),
+    Line(1083, 0.324950, 0.131114, 4.31),
+    Line(1261, 0.324940, 0.131313, 4.30),
+    Line(3607, 0.324362, 0.132396, 4.21),
+    Line(4503, 0.322814, 0.132924, 4.17),
+    Line(5767, 0.321344, 0.133553, 4.15),
+    Line(6306, 0.321428, 0.133920, 4.14),
+    Line(7566, 0.320265, 0.135372, 4.11),
+)
 TENSORS, LARGEST, SMALLEST = 23, 2.253906, (-5.000250, -4.866439)  # max in all nine; min of the first and the last
 
 # %% ../../nbs/checkpoints/07_document.ipynb #3fc19d8c
-def fresh(
-    config: HRMConfig = V9,
-    seed: int = 0,
-) -> dict[str, TensorStats]:
+def fresh(config: HRMConfig = V9, seed: int = 0) -> dict[str, TensorStats]:
     "Statistics of a freshly initialised model, without building its table of zeros."
     model = HRM(config.model_copy(update={"num_puzzle_identifiers": 1}), generator=seeded(seed))
     stats = {}
@@ -56,12 +75,18 @@ def fresh(
     return stats
 
 # %% ../../nbs/checkpoints/07_document.ipynb #5afb4f42
-def fresh_average(
-    config: HRMConfig = V9,
-) -> float:
-    "The average magnitude over tensors that a fresh model has in the mean over all seeds, in closed form. For rotary positions."
-    unit = 2 * (1 - math.exp(-2)) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2)) / truncated_std()  # mean |x|, cut at two deviations
-    D, inside, layers = config.hidden_size, inner_width(config.hidden_size, config.expansion), config.H_layers + config.L_layers
+def fresh_average(config: HRMConfig = V9) -> float:
+    """The average magnitude over tensors that a fresh model has in the mean over all seeds, in closed form. For rotary
+    positions.
+    """
+    unit = (
+        2 * (1 - math.exp(-2)) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2)) / truncated_std()
+    )  # mean |x|, cut at two deviations
+    D, inside, layers = (
+        config.hidden_size,
+        inner_width(config.hidden_size, config.expansion),
+        config.H_layers + config.L_layers,
+    )
     matrices = (3 * layers + 2) / math.sqrt(D) + layers / math.sqrt(inside)
     tensors = 4 * layers + 6 + bool(config.puzzle_emb_ndim)
     return (5 + unit * (2 + matrices)) / tensors
@@ -75,16 +100,12 @@ def contributions(
     return sorted(found, key=lambda row: -row[1])
 
 # %% ../../nbs/checkpoints/07_document.ipynb #1e0295eb
-def slopes(
-    lines: Sequence[Line] = LINES,
-) -> list[float]:  # per pair of neighbours
+def slopes(lines: Sequence[Line] = LINES) -> list[float]:  # per pair of neighbours
     "Change of the average deviation per step."
     return [(b.std - a.std) / (b.step - a.step) for a, b in zip(lines, lines[1:])]
 
 
-def last_three(
-    lines: Sequence[Line] = LINES,
-) -> tuple[float, float]:  # sample and population standard deviation
+def last_three(lines: Sequence[Line] = LINES) -> tuple[float, float]:  # sample and population standard deviation
     "The document's criterion of convergence, which it gives as 0.00095."
     values = [line.std for line in lines[-3:]]
     square = sum((v - sum(values) / 3) ** 2 for v in values)
@@ -92,8 +113,7 @@ def last_three(
 
 # %% ../../nbs/checkpoints/07_document.ipynb #062f2a53
 def rows_trained(
-    line: Line,
-    rows: int = V9.num_puzzle_identifiers,
+    line: Line, rows: int = V9.num_puzzle_identifiers
 ) -> tuple[int, int]:  # least and most, as the figure is rounded
     "Rows of the puzzle embedding that a line's sparsity says were trained."
     return rows_from_sparsity(line.sparsity, TENSORS, rows)
@@ -111,9 +131,17 @@ def audit(
     low, high = rows_trained(line)
     stands = f"its sparsity stands for {low:,} to {high:,} trained rows of {V9.num_puzzle_identifiers:,}"
     if columns is None or (columns["total_parameters"], columns["num_layers"]) != (27_990_018, TENSORS):
-        found = "no checkpoint at this place" if columns is None else f"a model of {columns['total_parameters']:,} values in {columns['num_layers']} tensors"
+        found = (
+            "no checkpoint at this place"
+            if columns is None
+            else f"a model of {columns['total_parameters']:,} values in {columns['num_layers']} tensors"
+        )
         return "not testable here", f"{found}; {stands}"
     ours = columns["avg_abs_mean"], columns["avg_weight_std"], 100 * columns["total_sparsity"]
-    close = abs(ours[0] / line.abs_mean - 1) <= TOLERANCE and abs(ours[1] / line.std - 1) <= TOLERANCE and abs(ours[2] - line.sparsity) <= 0.3
+    close = (
+        abs(ours[0] / line.abs_mean - 1) <= TOLERANCE
+        and abs(ours[1] / line.std - 1) <= TOLERANCE
+        and abs(ours[2] - line.sparsity) <= 0.3
+    )
     text = f"ours, another run, step {step}: {ours[0]:.4f}, {ours[1]:.4f}, {ours[2]:.2f} %"
     return "reproduced" if close else "partly", f"{text}; {stands}"

@@ -44,8 +44,9 @@ class EvaluateConfig(Section):
 @dataclass(frozen=True)
 class Examples:
     "Questions and answers as token ids."
-    inputs: np.ndarray       # [N, S] int64
-    labels: np.ndarray       # [N, S] int64, IGNORE where nothing is asked
+
+    inputs: np.ndarray  # [N, S] int64
+    labels: np.ndarray  # [N, S] int64, IGNORE where nothing is asked
     identifiers: np.ndarray  # [N] int64, rows of the puzzle embedding
     vocab_size: int
     source: str
@@ -66,24 +67,49 @@ def _array(file: Path, ndim: int) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         raise ConfigError(f"{file}: not readable as a plain array ({type(error).__name__})") from None
     if not isinstance(found, np.ndarray) or found.ndim != ndim or found.dtype.kind not in "iub":
-        raise ConfigError(f"{file}: found {getattr(found, 'dtype', '?')} {np.shape(found)}; allowed: integers in {ndim} dimension{'s' * (ndim > 1)}")
+        raise ConfigError(
+            f"{file}: found {getattr(found, 'dtype', '?')} {np.shape(found)}; allowed: integers in {ndim} "
+            f"dimension{'s' * (ndim > 1)}"
+        )
     return found
 
 
-def _one_set(folder: Path, name: str, meta: dict[str, Any], most: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _one_set(
+    folder: Path, name: str, meta: dict[str, Any], most: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Inputs, labels and identifiers of the examples of one set, or of `most` of them."
     inputs, labels = (_array(folder / f"{name}__{key}.npy", 2) for key in ("inputs", "labels"))
-    starts, ids = _array(folder / f"{name}__puzzle_indices.npy", 1), _array(folder / f"{name}__puzzle_identifiers.npy", 1)
+    starts, ids = (
+        _array(folder / f"{name}__puzzle_indices.npy", 1),
+        _array(folder / f"{name}__puzzle_identifiers.npy", 1),
+    )
     if inputs.shape != labels.shape:
-        raise ConfigError(f"{folder}/{name}__labels.npy: shape {labels.shape}; allowed: that of the inputs, {inputs.shape}")
-    if len(starts) != len(ids) + 1 or starts[0] != 0 or starts[-1] != len(inputs) or (np.diff(starts.astype(np.int64)) < 0).any():
-        raise ConfigError(f"{folder}/{name}__puzzle_indices.npy: {len(starts)} entries; allowed: {len(ids) + 1}, ascending from 0 to {len(inputs)}")
+        raise ConfigError(
+            f"{folder}/{name}__labels.npy: shape {labels.shape}; allowed: that of the inputs, {inputs.shape}"
+        )
+    if (
+        len(starts) != len(ids) + 1
+        or starts[0] != 0
+        or starts[-1] != len(inputs)
+        or (np.diff(starts.astype(np.int64)) < 0).any()
+    ):
+        raise ConfigError(
+            f"{folder}/{name}__puzzle_indices.npy: {len(starts)} entries; allowed: {len(ids) + 1}, ascending from 0 "
+            f"to {len(inputs)}"
+        )
     rows = spread(len(inputs), most)
     inputs, labels = inputs[rows].astype(np.int64), labels[rows].astype(np.int64)
     for key, values in (("inputs", inputs), ("labels", labels)):
         if values.size and not 0 <= values.min() <= values.max() < meta["vocab_size"]:
-            raise ConfigError(f"{folder}/{name}__{key}.npy: tokens {values.min()} to {values.max()}; allowed: 0 to {meta['vocab_size'] - 1}")
-    return inputs, np.where(labels == meta.get("ignore_label_id"), IGNORE, labels), ids[np.searchsorted(starts, rows, side="right") - 1].astype(np.int64)
+            raise ConfigError(
+                f"{folder}/{name}__{key}.npy: tokens {values.min()} to {values.max()}; allowed: 0 to "
+                f"{meta['vocab_size'] - 1}"
+            )
+    return (
+        inputs,
+        np.where(labels == meta.get("ignore_label_id"), IGNORE, labels),
+        ids[np.searchsorted(starts, rows, side="right") - 1].astype(np.int64),
+    )
 
 
 def read_examples(
@@ -97,7 +123,10 @@ def read_examples(
         meta = json.loads((at / "dataset.json").read_text("utf-8"))
         sets, size = list(meta["sets"]), int(meta["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{at / 'dataset.json'}: not a description of a data set ({type(error).__name__}); allowed: the official layout, with sets and vocab_size") from None
+        raise ConfigError(
+            f"{at / 'dataset.json'}: not a description of a data set ({type(error).__name__}); allowed: the official "
+            "layout, with sets and vocab_size"
+        ) from None
     parts = [_one_set(at, checked_name(name, f"{at / 'dataset.json'}: sets"), meta, most) for name in sets]
     if not sum(len(one[0]) for one in parts):
         raise ConfigError(f"{at}: no examples")
@@ -107,15 +136,16 @@ def read_examples(
 @dataclass
 class Evaluation:
     "What one checkpoint, or several together, made of the examples."
+
     name: str
     step: int | None
-    loss: np.ndarray            # [N] nats per label, after the last segment
+    loss: np.ndarray  # [N] nats per label, after the last segment
     token_accuracy: np.ndarray  # [N]
     exact_accuracy: np.ndarray  # [N] 0 or 1
-    halt: np.ndarray            # [N, T] halting probability after each segment
-    right: np.ndarray           # [N, T] bool, whether the answer was right then
-    stops: np.ndarray           # [N] segment at which the halting rule stops, from 1
-    answers: np.ndarray         # [N, S] most likely tokens
+    halt: np.ndarray  # [N, T] halting probability after each segment
+    right: np.ndarray  # [N, T] bool, whether the answer was right then
+    stops: np.ndarray  # [N] segment at which the halting rule stops, from 1
+    answers: np.ndarray  # [N, S] most likely tokens
     chances: np.ndarray | None  # [N, S, V] float32 probabilities; None if not kept
     seconds: float
 
@@ -125,8 +155,13 @@ class Evaluation:
 
     def means(self) -> dict[str, float]:
         "Averages over the examples."
-        return {"loss": float(self.loss.mean()), "token_accuracy": float(self.token_accuracy.mean()), "exact_accuracy": float(self.exact_accuracy.mean()),
-                "segments": float(self.stops.mean()), "brier": brier(self)}
+        return {
+            "loss": float(self.loss.mean()),
+            "token_accuracy": float(self.token_accuracy.mean()),
+            "exact_accuracy": float(self.exact_accuracy.mean()),
+            "segments": float(self.stops.mean()),
+            "brier": brier(self),
+        }
 
 
 def brier(one: Evaluation) -> float:
@@ -148,7 +183,9 @@ def chances_of(
 def marked(
     chances: np.ndarray,  # [N, S, V]
     labels: np.ndarray,  # [N, S]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # [N] nats per label, [N] token accuracy, [N] exact, [N, S] answers
+) -> tuple[
+    np.ndarray, np.ndarray, np.ndarray, np.ndarray
+]:  # [N] nats per label, [N] token accuracy, [N] exact, [N, S] answers
     "Score probabilities against the labels."
     asked, answers = labels != IGNORE, chances.argmax(-1)
     chosen = np.take_along_axis(chances, np.where(asked, labels, 0)[..., None], -1)[..., 0].astype(np.float64)
@@ -169,7 +206,9 @@ def evaluate(
     cross_entropy: str = "stablemax",
     keep: bool = False,  # the probabilities
 ) -> Evaluation:
-    "Run all examples for all segments. Raises ConfigError for examples that the model has no row, token or position for."
+    """Run all examples for all segments. Raises ConfigError for examples that the model has no row, token or position
+    for.
+    """
     _fits(model, examples)
     config, device, began = model.config, model.inner.H_init.device, time.perf_counter()
     segments, parts = segments or config.halt_max_steps, []
@@ -177,20 +216,47 @@ def evaluate(
         rows = slice(start, start + batch_size)
         labels = examples.labels[rows]
         batch = {"inputs": examples.inputs[rows], "labels": labels, "puzzle_identifiers": examples.identifiers[rows]}
-        carry, halts, rights, stops = model.start({key: torch.from_numpy(value).to(device) for key, value in batch.items()}), [], [], []
+        carry, halts, rights, stops = (
+            model.start({key: torch.from_numpy(value).to(device) for key, value in batch.items()}),
+            [],
+            [],
+            [],
+        )
         for segment in range(segments):
             carry, out = model(carry)
             answers = out["logits"].argmax(-1).cpu().numpy()
             rights.append(((answers == labels) | (labels == IGNORE)).all(1))
             halts.append(out["q_halt"].float().sigmoid().cpu().numpy())
             rule = "q" if config.halting == "q" else "bce"
-            stops.append(decide(out["q_halt"], out["q_continue"], carry.steps, segments, rule).cpu().numpy() | (segment == segments - 1))
+            stops.append(
+                decide(out["q_halt"], out["q_continue"], carry.steps, segments, rule).cpu().numpy()
+                | (segment == segments - 1)
+            )
         chances = chances_of(out["logits"], cross_entropy).cpu().numpy()
-        parts.append((*marked(chances, labels), np.stack(halts, 1), np.stack(rights, 1), np.stack(stops, 1).argmax(1) + 1, chances if keep else None))
+        parts.append(
+            (
+                *marked(chances, labels),
+                np.stack(halts, 1),
+                np.stack(rights, 1),
+                np.stack(stops, 1).argmax(1) + 1,
+                chances if keep else None,
+            )
+        )
     loss, accuracy, exact, answers, halt, right, stop, kept = zip(*parts)
     join = np.concatenate
-    return Evaluation(name, step, join(loss), join(accuracy), join(exact), join(halt), join(right), join(stop), join(answers),
-                      join(kept) if keep else None, time.perf_counter() - began)
+    return Evaluation(
+        name,
+        step,
+        join(loss),
+        join(accuracy),
+        join(exact),
+        join(halt),
+        join(right),
+        join(stop),
+        join(answers),
+        join(kept) if keep else None,
+        time.perf_counter() - began,
+    )
 
 # %% ../../nbs/checkpoints/03_evaluate.ipynb #71f043b5
 def _fits(model: HRM, examples: Examples) -> None:
@@ -201,12 +267,16 @@ def _fits(model: HRM, examples: Examples) -> None:
     if c.pos_encodings != "rope" and examples.inputs.shape[1] != c.seq_len or examples.inputs.shape[1] > c.seq_len:
         raise ConfigError(f"{examples.source}: {examples.inputs.shape[1]} positions; the model has {c.seq_len}")
     if c.puzzle_emb_ndim and len(examples) and examples.identifiers.max() >= c.num_puzzle_identifiers:
-        raise ConfigError(f"{examples.source}: puzzle identifiers up to {examples.identifiers.max()}; the model has {c.num_puzzle_identifiers}")
+        raise ConfigError(
+            f"{examples.source}: puzzle identifiers up to {examples.identifiers.max()}; the model has "
+            f"{c.num_puzzle_identifiers}"
+        )
 
 # %% ../../nbs/checkpoints/03_evaluate.ipynb #455df3b9
 def baselines(
     examples: Examples,
-    train: Examples | None = None,  # to count tokens in; by default the examples themselves, which only makes the bar higher
+    train: Examples
+    | None = None,  # to count tokens in; by default the examples themselves, which only makes the bar higher
 ) -> dict[str, Evaluation]:  # uniform, frequencies, copy
     "What can be had without a model, scored as a checkpoint is."
     V, (N, S) = examples.vocab_size, examples.inputs.shape
@@ -214,9 +284,14 @@ def baselines(
     share = np.bincount(counted[counted != IGNORE], minlength=V)[:V] + 0.5
     share, copy = share / share.sum(), np.eye(V, dtype=np.float32)[np.minimum(examples.inputs, V - 1)]
     asked = examples.labels != IGNORE
-    sure = np.clip((examples.labels == examples.inputs)[asked].mean() if asked.any() else 0.5, 0.01, 0.99)  # the copy is right so often
-    tables = {"uniform": np.full((N, S, V), 1 / V, np.float32), "frequencies": np.broadcast_to(share.astype(np.float32), (N, S, V)),
-              "copy": (copy * sure + (1 - copy) * (1 - sure) / max(V - 1, 1)).astype(np.float32)}
+    sure = np.clip(
+        (examples.labels == examples.inputs)[asked].mean() if asked.any() else 0.5, 0.01, 0.99
+    )  # the copy is right so often
+    tables = {
+        "uniform": np.full((N, S, V), 1 / V, np.float32),
+        "frequencies": np.broadcast_to(share.astype(np.float32), (N, S, V)),
+        "copy": (copy * sure + (1 - copy) * (1 - sure) / max(V - 1, 1)).astype(np.float32),
+    }
     return {name: _plain(name, table, examples.labels) for name, table in tables.items()}
 
 
@@ -224,7 +299,19 @@ def _plain(name: str, chances: np.ndarray, labels: np.ndarray, keep: bool = Fals
     "An evaluation of probabilities that no halting head stands behind."
     loss, accuracy, exact, answers = marked(chances, labels)
     none = np.zeros((len(labels), 0))
-    return Evaluation(name, None, loss, accuracy, exact, none, none.astype(bool), np.ones(len(labels), int), answers, chances if keep else None, 0.0)
+    return Evaluation(
+        name,
+        None,
+        loss,
+        accuracy,
+        exact,
+        none,
+        none.astype(bool),
+        np.ones(len(labels), int),
+        answers,
+        chances if keep else None,
+        0.0,
+    )
 
 
 def strongest(
@@ -242,7 +329,15 @@ def calibration(
     "Halting probability against the share of answers that are right, over all segments."
     halt, right = one.halt.ravel(), one.right.ravel()
     at = np.minimum((halt * count).astype(int), count - 1)
-    return [{"probability": float(halt[at == k].mean()), "right": float(right[at == k].mean()), "count": int((at == k).sum())} for k in range(count) if (at == k).any()]
+    return [
+        {
+            "probability": float(halt[at == k].mean()),
+            "right": float(right[at == k].mean()),
+            "count": int((at == k).sum()),
+        }
+        for k in range(count)
+        if (at == k).any()
+    ]
 
 # %% ../../nbs/checkpoints/03_evaluate.ipynb #61c980a4
 def ensemble(
@@ -250,11 +345,15 @@ def ensemble(
     labels: np.ndarray,  # [N, S]
     weights: Sequence[float] | None = None,  # one per member; equal by default
 ) -> Evaluation:
-    "Average the probabilities of several checkpoints. Raises ValueError for one without probabilities, or weights that do not fit."
+    """Average the probabilities of several checkpoints. Raises ValueError for one without probabilities, or weights
+    that do not fit.
+    """
     if not members or any(one.chances is None for one in members):
         raise ValueError("ensemble: found members without probabilities; allowed: evaluations made with keep=True")
     weights = [1.0] * len(members) if weights is None else list(weights)
     if len(weights) != len(members) or min(weights) < 0 or not sum(weights) > 0:
-        raise ValueError(f"ensemble: found weights {weights} for {len(members)} members; allowed: one each, none below 0, not all 0")
+        raise ValueError(
+            f"ensemble: found weights {weights} for {len(members)} members; allowed: one each, none below 0, not all 0"
+        )
     total = sum(weight * one.chances.astype(np.float64) for weight, one in zip(weights, members)) / sum(weights)
     return _plain(" + ".join(one.name for one in members), total.astype(np.float32), labels)

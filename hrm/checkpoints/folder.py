@@ -20,7 +20,20 @@ from .architecture import Architecture, components, configure, depth, rebuild, r
 from .discover import Found, Skipped, discover, inside
 from .evaluate import Evaluation, Examples, baselines, ensemble, evaluate, strongest
 from .statistics import Survey, by_kind, document_columns, motion, survey
-from .verdict import Check, Need, Use, Verdict, failures, health, healthy, judge, missing, neighbours, recommend, use_cases
+from hrm.checkpoints.verdict import (
+    Check,
+    Need,
+    Use,
+    Verdict,
+    failures,
+    health,
+    healthy,
+    judge,
+    missing,
+    neighbours,
+    recommend,
+    use_cases,
+)
 from ..core.checkpoint import CheckpointError
 from ..core.config import ConfigError
 from ..core.device import pick
@@ -30,11 +43,12 @@ from ..core.hrm import HRMConfig
 @dataclass
 class Tested:
     "What the held-out examples said."
+
     examples: Examples
     metric: str
-    ones: list[Evaluation]              # per checkpoint
-    known: dict[str, Evaluation]        # baselines
-    together: Evaluation | None         # the ensemble with the best score
+    ones: list[Evaluation]  # per checkpoint
+    known: dict[str, Evaluation]  # baselines
+    together: Evaluation | None  # the ensemble with the best score
     ensembles: dict[str, Evaluation] = field(default_factory=dict)
 
     @property
@@ -46,32 +60,37 @@ class Tested:
 @dataclass
 class Analysis:
     "A folder of checkpoints, analysed."
+
     folder: str
     seen: Survey
     skipped: list[Skipped]
-    architecture: Architecture          # of the last checkpoint
+    architecture: Architecture  # of the last checkpoint
     config: HRMConfig | None
-    assumed: list[str]                  # parts of the configuration that nothing tells
-    unbuilt: str                        # why the model cannot be rebuilt; "" if it can
-    odd: dict[str, list[str]]           # checkpoint -> how its tensors differ from the last one's
+    assumed: list[str]  # parts of the configuration that nothing tells
+    unbuilt: str  # why the model cannot be rebuilt; "" if it can
+    odd: dict[str, list[str]]  # checkpoint -> how its tensors differ from the last one's
     tested: Tested | None
     verdict: Verdict
     checks: list[Check]
     uses: list[Use]
     needs: list[Need]
-    best: int | None                    # place of the recommended checkpoint
+    best: int | None  # place of the recommended checkpoint
     wrong: list[dict] = field(default_factory=list)  # its failures
     gains: list = field(default_factory=list)  # Estimate per pair of evaluated neighbours: the later less the earlier
 
 # %% ../../nbs/checkpoints/05_folder.ipynb #e336e4a3
-def differences(
-    one: Found,
-    other: Found,
-) -> list[str]:
+def differences(one: Found, other: Found) -> list[str]:
     "Missing, additional and misshapen tensors of one checkpoint beside another."
     shapes, others = ({name: entry.shape for name, entry in f.entries.items()} for f in (one, other))
-    return ([f"lacks {name}" for name in others if name not in shapes] + [f"has {name} besides" for name in shapes if name not in others]
-            + [f"{name} is {shapes[name]}, not {others[name]}" for name in others if name in shapes and shapes[name] != others[name]])
+    return (
+        [f"lacks {name}" for name in others if name not in shapes]
+        + [f"has {name} besides" for name in shapes if name not in others]
+        + [
+            f"{name} is {shapes[name]}, not {others[name]}"
+            for name in others
+            if name in shapes and shapes[name] != others[name]
+        ]
+    )
 
 # %% ../../nbs/checkpoints/05_folder.ipynb #59832f3d
 def _mean(one: Evaluation, metric: str) -> float:
@@ -83,14 +102,28 @@ def _mean(one: Evaluation, metric: str) -> float:
 Coordinates = Tensor | Callable[[HRMConfig], Tensor | None] | None  # [S, F], or how to get them for a configuration
 
 
-def _test(found: Sequence[Found], config: HRMConfig, examples: Examples, metric: str, members: int, coordinates: Coordinates, **options) -> Tested:
+def _test(
+    found: Sequence[Found],
+    config: HRMConfig,
+    examples: Examples,
+    metric: str,
+    members: int,
+    coordinates: Coordinates,
+    **options,
+) -> Tested:
     "Evaluate one checkpoint after the other; probabilities are kept of those that may stand in an ensemble."
     ones, ranked, placement = [], [], pick()
-    config = config.model_copy(update={"forward_dtype": "float32" if str(placement.dtype) == "torch.float32" else config.forward_dtype})
+    config = config.model_copy(
+        update={"forward_dtype": "float32" if str(placement.dtype) == "torch.float32" else config.forward_dtype}
+    )
     where = coordinates(config) if callable(coordinates) else coordinates
     pair = {len(found) // 2, len(found) - 1}  # the document's: one from the middle and the last
     for at, one in enumerate(found):
-        ones.append(evaluate(rebuild(one, config, where).to(placement.device), examples, one.name, one.step, keep=True, **options))
+        ones.append(
+            evaluate(
+                rebuild(one, config, where).to(placement.device), examples, one.name, one.step, keep=True, **options
+            )
+        )
         ranked = sorted(range(at + 1), key=lambda k: -_mean(ones[k], metric))
         for k in set(range(at + 1)) - set(ranked[:members]) - pair:
             ones[k].chances = None
@@ -102,10 +135,14 @@ def _test(found: Sequence[Found], config: HRMConfig, examples: Examples, metric:
 
 # %% ../../nbs/checkpoints/05_folder.ipynb #da0ea984
 def _series(found: Sequence[Found]) -> tuple[list[Found], list[Skipped]]:
-    "The checkpoints, and what stands among them and is no model known here: one stranger must not decide what the others are."
+    """The checkpoints, and what stands among them and is no model known here: one stranger must not decide what the
+    others are.
+    """
     kinds = [recognise({name: entry.shape for name, entry in one.entries.items()}).kind for one in found]
     known = [one for one, kind in zip(found, kinds) if kind != "unknown" or set(kinds) == {"unknown"}]
-    return known, [Skipped(one.path, f"{len(one.entries)} tensors of no model known here") for one in found if one not in known]
+    return known, [
+        Skipped(one.path, f"{len(one.entries)} tensors of no model known here") for one in found if one not in known
+    ]
 
 
 LOGITS = ("stablemax", "softmax")
@@ -120,7 +157,9 @@ def _meaning(about: Mapping[str, Any], depth: int = 3) -> str | None:
     return next(filter(None, deeper), None)
 
 
-def _logits(folder: Path | str, asked: str | None, given: Mapping[str, Any] | None, about: Mapping[str, Any]) -> tuple[str, list[str]]:
+def _logits(
+    folder: Path | str, asked: str | None, given: Mapping[str, Any] | None, about: Mapping[str, Any]
+) -> tuple[str, list[str]]:
     "What the logits mean, and that it had to be assumed. Raises ConfigError for what is not known."
     said = asked or _meaning(given or {}) or _meaning(about)
     if said not in (None, *LOGITS):
@@ -132,7 +171,14 @@ def _model(last: Found, given: Mapping[str, Any] | None) -> tuple[Architecture, 
     "Recognise the model and find its configuration; the reason where there is none."
     known = recognise({name: entry.shape for name, entry in last.entries.items()})
     if known.kind != "HRM" or known.wrong:
-        return known, None, [], f"{known.kind} with {len(known.wrong)} tensors that do not fit" if known.kind == "HRM" else f"the model is {known.kind}; only HRM is rebuilt"
+        return (
+            known,
+            None,
+            [],
+            f"{known.kind} with {len(known.wrong)} tensors that do not fit"
+            if known.kind == "HRM"
+            else f"the model is {known.kind}; only HRM is rebuilt",
+        )
     try:
         return known, *configure(known, last.about, given), ""
     except ConfigError as error:
@@ -153,16 +199,22 @@ def analyse(
     members: int = 2,
     seed: int = 0,
     resamples: int = 2000,
-    cross_entropy: str | None = None,  # what the logits mean; stablemax or softmax; by default what the configuration says, else stablemax
+    cross_entropy: str
+    | None = None,  # what the logits mean; stablemax or softmax; by default what the configuration says, else stablemax
     **options,  # of `evaluate`: segments, batch_size
 ) -> Analysis:
-    "All questions in order. Raises CheckpointError where there is no checkpoint, ConfigError for a configuration or examples that do not fit."
+    """All questions in order. Raises CheckpointError where there is no checkpoint, ConfigError for a configuration or
+    examples that do not fit.
+    """
     found, skipped = discover(folder, pattern)
     found, strangers = _series(found)
     seen = survey(found)
     skipped += [*strangers, *seen.failed]
     if not seen.found:
-        raise CheckpointError(f"{folder}: no checkpoint found" + "".join(f"\n  {inside(s.path, folder)}: {s.reason}" for s in skipped[:20]))
+        raise CheckpointError(
+            f"{folder}: no checkpoint found"
+            + "".join(f"\n  {inside(s.path, folder)}: {s.reason}" for s in skipped[:20])
+        )
     known, config, assumed, unbuilt = _model(seen.found[-1], given)
     odd = {one.name: texts for one in seen.found if (texts := differences(one, seen.found[-1]))}
     if examples is not None and unbuilt:
@@ -172,8 +224,28 @@ def analyse(
         assumed = [*assumed, *more]
     same = [one for one in seen.found if one.name not in odd]
     tested = _test(same, config, examples, metric, members, coordinates, **options) if examples is not None else None
-    return _conclude(Analysis(str(folder), seen, skipped, known, config, assumed, unbuilt, odd, tested, Verdict("UNDETERMINED", ""), [], [], [], None),
-                     last, delta, seed, resamples)
+    return _conclude(
+        Analysis(
+            str(folder),
+            seen,
+            skipped,
+            known,
+            config,
+            assumed,
+            unbuilt,
+            odd,
+            tested,
+            Verdict("UNDETERMINED", ""),
+            [],
+            [],
+            [],
+            None,
+        ),
+        last,
+        delta,
+        seed,
+        resamples,
+    )
 
 # %% ../../nbs/checkpoints/05_folder.ipynb #97fd47b0
 def _conclude(a: Analysis, last: int, delta: float, seed: int, resamples: int) -> Analysis:
@@ -182,8 +254,14 @@ def _conclude(a: Analysis, last: int, delta: float, seed: int, resamples: int) -
     bar = strongest(t.known, t.metric) if t else None
     a.verdict = judge(t and t.scores, last, delta, bar and bar.score(t.metric), seed, resamples)
     a.checks = health(a.seen, a.architecture, [one.exact_accuracy for one in t.ones] if t else None)
-    a.uses = use_cases([one.name for one in t.ones] if t else names, t and t.scores, t and (bar.name, bar.score(t.metric)),
-                       t and t.together and (t.together.name, t.together.score(t.metric)), seed, resamples)
+    a.uses = use_cases(
+        [one.name for one in t.ones] if t else names,
+        t and t.scores,
+        t and (bar.name, bar.score(t.metric)),
+        t and t.together and (t.together.name, t.together.score(t.metric)),
+        seed,
+        resamples,
+    )
     a.gains = neighbours(t.scores, seed, resamples) if t else []
     a.needs = missing(a.seen.found[-1])
     chosen = recommend(t.scores) if t else None
@@ -199,31 +277,47 @@ def change(first: float | None, last: float | None) -> float | None:
 
 
 def late_change(
-    a: Analysis,
-    steps: int = 2000,
+    a: Analysis, steps: int = 2000
 ) -> tuple[int, float] | None:  # first step, and the change from there in per cent; None for fewer than two checkpoints
     "Change of the trained weights' mean magnitude over the last steps."
-    late = [k for k, step in enumerate(a.seen.steps) if None not in (step, a.seen.steps[-1]) and step >= a.seen.steps[-1] - steps]
-    ends = [by_kind(a.seen.stats[k]).get("trained", {"abs_mean": None})["abs_mean"] for k in (late[0], late[-1])] if len(late) > 1 else [None, None]
+    late = [
+        k
+        for k, step in enumerate(a.seen.steps)
+        if None not in (step, a.seen.steps[-1]) and step >= a.seen.steps[-1] - steps
+    ]
+    ends = (
+        [by_kind(a.seen.stats[k]).get("trained", {"abs_mean": None})["abs_mean"] for k in (late[0], late[-1])]
+        if len(late) > 1
+        else [None, None]
+    )
     moved = change(*ends)
     return None if moved is None else (a.seen.steps[late[0]], moved)
 
 
-def summary(
-    a: Analysis,
-) -> dict[str, Any]:
+def summary(a: Analysis) -> dict[str, Any]:
     "The machine-readable summary: the document's keys, and what its averages hide."
     columns = [document_columns(stats) for stats in a.seen.stats]
-    ends = [by_kind(stats).get("trained", {"abs_mean": None})["abs_mean"] for stats in (a.seen.stats[0], a.seen.stats[-1])]
+    ends = [
+        by_kind(stats).get("trained", {"abs_mean": None})["abs_mean"] for stats in (a.seen.stats[0], a.seen.stats[-1])
+    ]
     rows = list(a.seen.rows[-1].values())
-    return {"total_checkpoints": len(a.seen.found), "training_steps": a.seen.steps[-1], "model_parameters": columns[-1]["total_parameters"],
-            "model_size_mb": columns[-1]["total_parameters"] * 4 / 2**20, "convergence_status": a.verdict.word, "health_status": healthy(a.checks),
-            "recommended_checkpoint": None if a.best is None else a.seen.found[a.best].name,
-            "weight_magnitude_change": change(columns[0]["avg_abs_mean"], columns[-1]["avg_abs_mean"]),
-            "weight_std_change": change(columns[0]["avg_weight_std"], columns[-1]["avg_weight_std"]), "sparsity_final": 100 * columns[-1]["total_sparsity"],
-            "stored_size_mb": sum(entry.bytes for entry in a.seen.found[-1].entries.values()) / 2**20, "trained_magnitude_change": change(*ends),
-            "late_magnitude_change": (late_change(a) or (None, None))[1],
-            "puzzle_rows_trained": rows[0].ever if rows else None, "puzzle_rows": rows[0].rows if rows else None}
+    return {
+        "total_checkpoints": len(a.seen.found),
+        "training_steps": a.seen.steps[-1],
+        "model_parameters": columns[-1]["total_parameters"],
+        "model_size_mb": columns[-1]["total_parameters"] * 4 / 2**20,
+        "convergence_status": a.verdict.word,
+        "health_status": healthy(a.checks),
+        "recommended_checkpoint": None if a.best is None else a.seen.found[a.best].name,
+        "weight_magnitude_change": change(columns[0]["avg_abs_mean"], columns[-1]["avg_abs_mean"]),
+        "weight_std_change": change(columns[0]["avg_weight_std"], columns[-1]["avg_weight_std"]),
+        "sparsity_final": 100 * columns[-1]["total_sparsity"],
+        "stored_size_mb": sum(entry.bytes for entry in a.seen.found[-1].entries.values()) / 2**20,
+        "trained_magnitude_change": change(*ends),
+        "late_magnitude_change": (late_change(a) or (None, None))[1],
+        "puzzle_rows_trained": rows[0].ever if rows else None,
+        "puzzle_rows": rows[0].rows if rows else None,
+    }
 
 # %% ../../nbs/checkpoints/05_folder.ipynb #97773078
 def plain_values(value: Any) -> Any:
@@ -247,19 +341,71 @@ def record(
 ) -> dict[str, Any]:  # plain values
     "The whole analysis for programs."
     seen, t = a.seen, a.tested
-    checkpoints = [{"name": one.name, "step": one.step, "layout": one.layout, "container": one.container, "prefix": one.prefix, "file_bytes": one.size,
-                    "tensor_bytes": sum(entry.bytes for entry in one.entries.values()), "strange": list(one.strange), "by_kind": by_kind(stats),
-                    "document": document_columns(stats), "rows": rows, "biases": biases, "scores": None}
-                   for one, stats, rows, biases in zip(seen.found, seen.stats, seen.rows, seen.biases)]
+    checkpoints = [
+        {
+            "name": one.name,
+            "step": one.step,
+            "layout": one.layout,
+            "container": one.container,
+            "prefix": one.prefix,
+            "file_bytes": one.size,
+            "tensor_bytes": sum(entry.bytes for entry in one.entries.values()),
+            "strange": list(one.strange),
+            "by_kind": by_kind(stats),
+            "document": document_columns(stats),
+            "rows": rows,
+            "biases": biases,
+            "scores": None,
+        }
+        for one, stats, rows, biases in zip(seen.found, seen.stats, seen.rows, seen.biases)
+    ]
     for one in t.ones if t else ():
-        next(c for c in checkpoints if c["name"] == one.name)["scores"] = one.means() | ({"seconds": one.seconds} if timed else {})
-    moves = [{"from": a_, "to": b, "trained": trained, "tensors": {name: {"relative": m.relative, "cosine": m.cosine} for name, m in ones.items()}}
-             for a_, b, trained, ones in zip(seen.steps, seen.steps[1:], motion(seen), seen.moves)]
-    return plain_values({
-        "summary": summary(a), "folder": Path(a.folder).resolve().name, "checkpoints": checkpoints, "skipped": {inside(s.path, a.folder): s.reason for s in a.skipped}, "different": a.odd,
-        "architecture": {"kind": a.architecture.kind, "facts": a.architecture.facts, "wrong": list(a.architecture.wrong), "assumed": a.assumed,
-                         "not_rebuilt": a.unbuilt, "depth": a.config and depth(a.config), "parts": components(seen.found[-1].entries)},
-        "moves": moves, "verdict": a.verdict, "health": a.checks, "uses": a.uses, "missing": [need for need in a.needs if not need.where],
-        "baselines": {name: {"loss": one.loss.mean().item(), "token_accuracy": one.token_accuracy.mean().item()} for name, one in t.known.items()} if t else None,
-        "ensembles": {name: {"loss": one.loss.mean().item(), "exact_accuracy": one.exact_accuracy.mean().item()} for name, one in t.ensembles.items()} if t else None,
-        "gains": a.gains, "failures": a.wrong})
+        next(c for c in checkpoints if c["name"] == one.name)["scores"] = one.means() | (
+            {"seconds": one.seconds} if timed else {}
+        )
+    moves = [
+        {
+            "from": a_,
+            "to": b,
+            "trained": trained,
+            "tensors": {name: {"relative": m.relative, "cosine": m.cosine} for name, m in ones.items()},
+        }
+        for a_, b, trained, ones in zip(seen.steps, seen.steps[1:], motion(seen), seen.moves)
+    ]
+    return plain_values(
+        {
+            "summary": summary(a),
+            "folder": Path(a.folder).resolve().name,
+            "checkpoints": checkpoints,
+            "skipped": {inside(s.path, a.folder): s.reason for s in a.skipped},
+            "different": a.odd,
+            "architecture": {
+                "kind": a.architecture.kind,
+                "facts": a.architecture.facts,
+                "wrong": list(a.architecture.wrong),
+                "assumed": a.assumed,
+                "not_rebuilt": a.unbuilt,
+                "depth": a.config and depth(a.config),
+                "parts": components(seen.found[-1].entries),
+            },
+            "moves": moves,
+            "verdict": a.verdict,
+            "health": a.checks,
+            "uses": a.uses,
+            "missing": [need for need in a.needs if not need.where],
+            "baselines": {
+                name: {"loss": one.loss.mean().item(), "token_accuracy": one.token_accuracy.mean().item()}
+                for name, one in t.known.items()
+            }
+            if t
+            else None,
+            "ensembles": {
+                name: {"loss": one.loss.mean().item(), "exact_accuracy": one.exact_accuracy.mean().item()}
+                for name, one in t.ensembles.items()
+            }
+            if t
+            else None,
+            "gains": a.gains,
+            "failures": a.wrong,
+        }
+    )

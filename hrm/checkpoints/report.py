@@ -31,11 +31,17 @@ def show(value: Any, digits: int = 4) -> str:
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    "Rows with the same keys as a Markdown table. (The table of `hrm.core.report` would load pandas, which costs more memory than the analysis.)"
+    """Rows with the same keys as a Markdown table. (The table of `hrm.core.report` would load pandas, which costs more
+    memory than the analysis.)
+    """
     if not rows:
         return "–"
     cell = lambda value: show(value).replace("|", "\\|").replace("\n", " ")
-    lines = [[cell(name) for name in rows[0]], ["---"] * len(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
+    lines = [
+        [cell(name) for name in rows[0]],
+        ["---"] * len(rows[0]),
+        *([cell(value) for value in row.values()] for row in rows),
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -44,19 +50,41 @@ def text(
     timed: bool = False,  # say how long the evaluations took
 ) -> str:
     "The analysis in a screen."
-    lines = [f"{a.architecture.kind} in {a.folder}: {len(a.seen.found)} checkpoints, {sum(e.numel for e in a.seen.found[-1].entries.values()):,} values"]
+    lines = [
+        f"{a.architecture.kind} in {a.folder}: {len(a.seen.found)} checkpoints, "
+        f"{sum(e.numel for e in a.seen.found[-1].entries.values()):,} values"
+    ]
     for k, one in enumerate(a.seen.found):
         rows = next(iter(a.seen.rows[k].values()), None)
-        scores = next((f", loss {o.loss.mean():.4f}, tokens {o.token_accuracy.mean():.3f}, exact {o.exact_accuracy.mean():.3f}{f', {o.seconds:.1f} s' * timed}" for o in (a.tested.ones if a.tested else ()) if o.name == one.name), "")
+        scores = next(
+            (
+                f", loss {o.loss.mean():.4f}, tokens {o.token_accuracy.mean():.3f}, exact "
+                f"{o.exact_accuracy.mean():.3f}{f', {o.seconds:.1f} s' * timed}"
+                for o in (a.tested.ones if a.tested else ())
+                if o.name == one.name
+            ),
+            "",
+        )
         moved = motion(a.seen)[k - 1]["relative"] if k else None
-        lines.append(f"  {one.name}: step {show(one.step)}, {one.size / 2**20:.1f} MB, {len(one.entries)} tensors" + (f", {rows.touched:,} of {rows.rows:,} puzzle rows trained" if rows else "")
-                     + (f", moved {moved:.3g} per 1000 steps" if moved is not None else "") + scores + (" <- recommended" if k == a.best else ""))
-    lines += [f"  {inside(s.path, a.folder)}: skipped, {s.reason}" for s in a.skipped[:20]] + ([f"  and {len(a.skipped) - 20} more skipped"] if len(a.skipped) > 20 else [])
+        lines.append(
+            f"  {one.name}: step {show(one.step)}, {one.size / 2**20:.1f} MB, {len(one.entries)} tensors"
+            + (f", {rows.touched:,} of {rows.rows:,} puzzle rows trained" if rows else "")
+            + (f", moved {moved:.3g} per 1000 steps" if moved is not None else "")
+            + scores
+            + (" <- recommended" if k == a.best else "")
+        )
+    lines += [f"  {inside(s.path, a.folder)}: skipped, {s.reason}" for s in a.skipped[:20]] + (
+        [f"  and {len(a.skipped) - 20} more skipped"] if len(a.skipped) > 20 else []
+    )
     lines += [f"training: {a.verdict.word}; {a.verdict.why}", f"health: {healthy(a.checks)}"]
     lines += [f"  {check.state:13}{check.name:14}{check.text}" for check in a.checks]
     lines += [f"use: {use.use}: {use.choice} ({use.why})" for use in a.uses] if a.tested else []
     lines += [f"missing: {need.what}; {need.advice}" for need in a.needs if not need.where]
-    return "\n".join(lines + ([f"assumed: {', '.join(a.assumed)}"] if a.assumed else []) + ([f"not rebuilt: {a.unbuilt}"] if a.unbuilt else []))
+    return "\n".join(
+        lines
+        + ([f"assumed: {', '.join(a.assumed)}"] if a.assumed else [])
+        + ([f"not rebuilt: {a.unbuilt}"] if a.unbuilt else [])
+    )
 
 # %% ../../nbs/checkpoints/06_report.ipynb #baec72c1
 def _phase(step: int | None, first: int | None, last: int | None, k: int, n: int) -> str:
@@ -71,12 +99,20 @@ def _overview(a: Analysis) -> str:
     "Executive summary: the four findings."
     s = summary(a)
     mark = "[DONE]" if a.tested else "[UNDETERMINED]"
-    lines = [f"- {mark} **Training status**: {a.verdict.word} ({a.verdict.why})",
-             f"- {mark} **Recommended checkpoint**: {s['recommended_checkpoint'] or 'none: there is no held-out metric to choose by'}",
-             f"- {'[FAILED]' if s['health_status'] == 'UNHEALTHY' else '[DONE]'} **Model health**: {s['health_status']}",
-             f"- {'[DONE]' if s['trained_magnitude_change'] is not None and s['total_checkpoints'] > 1 else '[UNDETERMINED]'} **Weight evolution**: trained weights {show(s['trained_magnitude_change'], 3)} % in mean magnitude from first to last"]
+    moved = s["trained_magnitude_change"] is not None and s["total_checkpoints"] > 1
+    lines = [
+        f"- {mark} **Training status**: {a.verdict.word} ({a.verdict.why})",
+        f"- {mark} **Recommended checkpoint**: "
+        f"{s['recommended_checkpoint'] or 'none: there is no held-out metric to choose by'}",
+        f"- {'[FAILED]' if s['health_status'] == 'UNHEALTHY' else '[DONE]'} **Model health**: {s['health_status']}",
+        f"- {'[DONE]' if moved else '[UNDETERMINED]'} **Weight evolution**: trained weights "
+        f"{show(s['trained_magnitude_change'], 3)} % in mean magnitude from first to last",
+    ]
     if s["puzzle_rows"]:
-        lines.append(f"- [DONE] **Puzzle embedding**: {s['puzzle_rows_trained']:,} of {s['puzzle_rows']:,} rows were ever trained")
+        lines.append(
+            f"- [DONE] **Puzzle embedding**: {s['puzzle_rows_trained']:,} of {s['puzzle_rows']:,} rows were ever "
+            "trained"
+        )
     return "\n".join(lines)
 
 
@@ -84,15 +120,44 @@ def _structure(a: Analysis) -> str:
     "Architecture overview, components, highlights."
     parts, known = components(a.seen.found[-1].entries), a.architecture
     stored, full = (sum(row[key] for row in parts) / 2**20 for key in ("bytes", "float32_bytes"))
-    lines = [f"{known.kind}, {sum(row['parameters'] for row in parts):,} values in {sum(row['tensors'] for row in parts)} tensors: {stored:.2f} MB as stored, {full:.2f} MB if all were float32.", ""]
+    lines = [
+        f"{known.kind}, {sum(row['parameters'] for row in parts):,} values in {sum(row['tensors'] for row in parts)} "
+        f"tensors: {stored:.2f} MB as stored, {full:.2f} MB if all were float32.",
+        "",
+    ]
     if known.kind != "unknown":
         lines += ["```", diagram(known), "```", ""]
-    lines.append(markdown_table([{"component": r["part"], "parameters": r["parameters"], "share": f"{r['share']:.3%}", "kind": r["kind"], "types": r["dtypes"], "MB": r["bytes"] / 2**20, "description": r["description"]} for r in parts]))
+    lines.append(
+        markdown_table(
+            [
+                {
+                    "component": r["part"],
+                    "parameters": r["parameters"],
+                    "share": f"{r['share']:.3%}",
+                    "kind": r["kind"],
+                    "types": r["dtypes"],
+                    "MB": r["bytes"] / 2**20,
+                    "description": r["description"],
+                }
+                for r in parts
+            ]
+        )
+    )
     if a.config:
         d = depth(a.config)
-        lines += ["", f"Depth of computation: {d['stored']} blocks are stored; one segment runs through {d['per_segment']}, {d['segments']} segments through {d['in_all']}."]
+        lines += [
+            "",
+            f"Depth of computation: {d['stored']} blocks are stored; one segment runs through {d['per_segment']}, "
+            f"{d['segments']} segments through {d['in_all']}.",
+        ]
     notes = [f"Assumed, since nothing tells: {', '.join(a.assumed)}."] if a.assumed else []
-    return "\n".join(lines + [""] * bool(notes) + notes + ([f"\nNot rebuilt: {a.unbuilt}."] if a.unbuilt else []) + [f"\n{name} differs: {'; '.join(texts[:4])}." for name, texts in a.odd.items()])
+    return "\n".join(
+        lines
+        + [""] * bool(notes)
+        + notes
+        + ([f"\nNot rebuilt: {a.unbuilt}."] if a.unbuilt else [])
+        + [f"\n{name} differs: {'; '.join(texts[:4])}." for name, texts in a.odd.items()]
+    )
 
 # %% ../../nbs/checkpoints/06_report.ipynb #c18b5dd6
 def _timeline(a: Analysis) -> str:
@@ -102,17 +167,52 @@ def _timeline(a: Analysis) -> str:
     rows = []
     for k, one in enumerate(seen.found):
         table = next(iter(seen.rows[k].values()), None)
-        rows.append({"step": one.step, "phase": _phase(one.step, seen.steps[0], seen.steps[-1], k, n), "file MB": one.size / 2**20,
-                     "trained |w|": kinds[k].get("trained", {}).get("abs_mean"), "trained std": kinds[k].get("trained", {}).get("std"),
-                     "moved per 1000 steps": moves[k - 1]["relative"] if k else None, "cosine to the next": moves[k - 1]["cosine"] if k else None,
-                     "puzzle rows": table.ever if table else None, "checkpoint": one.name + (" (recommended)" if k == a.best else "")})
-    theirs = [{"step": one.step, "avg abs weight": c["avg_abs_mean"], "avg std": c["avg_weight_std"], "sparsity %": 100 * c["total_sparsity"], "max": c["max_weight"], "min": c["min_weight"]}
-              for one, c in zip(seen.found, columns)]
+        rows.append(
+            {
+                "step": one.step,
+                "phase": _phase(one.step, seen.steps[0], seen.steps[-1], k, n),
+                "file MB": one.size / 2**20,
+                "trained |w|": kinds[k].get("trained", {}).get("abs_mean"),
+                "trained std": kinds[k].get("trained", {}).get("std"),
+                "moved per 1000 steps": moves[k - 1]["relative"] if k else None,
+                "cosine to the next": moves[k - 1]["cosine"] if k else None,
+                "puzzle rows": table.ever if table else None,
+                "checkpoint": one.name + (" (recommended)" if k == a.best else ""),
+            }
+        )
+    theirs = [
+        {
+            "step": one.step,
+            "avg abs weight": c["avg_abs_mean"],
+            "avg std": c["avg_weight_std"],
+            "sparsity %": 100 * c["total_sparsity"],
+            "max": c["max_weight"],
+            "min": c["min_weight"],
+        }
+        for one, c in zip(seen.found, columns)
+    ]
     first, final = theirs[0], theirs[-1]
-    changes = [{"of": key, "initial": first[key], "final": final[key], "change": f"{show(final[key] - first[key], 3)} points" if "%" in key else f"{show(change(first[key], final[key]), 3)} %"}
-               for key in ("avg abs weight", "avg std", "sparsity %", "max", "min") if first[key] is not None and final[key] is not None]
-    return "\n\n".join([markdown_table(rows), "The document's columns, unweighted means over tensors. They describe the initial states, the bias of the Q head and the untrained rows more than the model:",
-                        markdown_table(theirs), markdown_table(changes)])
+    changes = [
+        {
+            "of": key,
+            "initial": first[key],
+            "final": final[key],
+            "change": f"{show(final[key] - first[key], 3)} points"
+            if "%" in key
+            else f"{show(change(first[key], final[key]), 3)} %",
+        }
+        for key in ("avg abs weight", "avg std", "sparsity %", "max", "min")
+        if first[key] is not None and final[key] is not None
+    ]
+    return "\n\n".join(
+        [
+            markdown_table(rows),
+            "The document's columns, unweighted means over tensors. They describe the initial states, the bias of the "
+            "Q head and the untrained rows more than the model:",
+            markdown_table(theirs),
+            markdown_table(changes),
+        ]
+    )
 
 
 def _convergence(a: Analysis) -> str:
@@ -120,26 +220,59 @@ def _convergence(a: Analysis) -> str:
     deviations = [document_columns(s)["avg_weight_std"] for s in a.seen.stats][-3:]
     middle = sum(deviations) / len(deviations)
     spread = math.sqrt(sum((d - middle) ** 2 for d in deviations) / max(len(deviations) - 1, 1))
-    lines = [f"**{a.verdict.word}**: {a.verdict.why}.", "", f"The document's criterion, the spread of the last {len(deviations)} average deviations, is {spread:.5f} here. It is the spread of {len(deviations)} "
-             "points, not a slope, and not a measure of quality; no conclusion is drawn from it."]
+    lines = [
+        f"**{a.verdict.word}**: {a.verdict.why}.",
+        "",
+        f"The document's criterion, the spread of the last {len(deviations)} average deviations, is {spread:.5f} "
+        f"here. It is the spread of {len(deviations)} "
+        "points, not a slope, and not a measure of quality; no conclusion is drawn from it.",
+    ]
     late = late_change(a)
-    lines += ["", f"Over the final 2000 steps, from step {late[0]:,} on, the trained weights change by {show(late[1], 3)} % in mean magnitude." if late else
-              "No two checkpoints lie within the final 2000 steps, so no change over them is stated."]
+    lines += [
+        "",
+        f"Over the final 2000 steps, from step {late[0]:,} on, the trained weights change by {show(late[1], 3)} % in "
+        "mean magnitude."
+        if late
+        else "No two checkpoints lie within the final 2000 steps, so no change over them is stated.",
+    ]
     return "\n".join(lines), markdown_table([{"check": c.name, "state": c.state, "finding": c.text} for c in a.checks])
 
 # %% ../../nbs/checkpoints/06_report.ipynb #4bf048cc
 def _scores(a: Analysis, timed: bool = False) -> str:
     "Task metrics, baselines, failures, ensemble."
     if not a.tested:
-        return "No held-out examples were given, so nothing here says whether the model is good. Give a data set in the official layout: `hrm inspect FOLDER --data DATA`."
+        return (
+            "No held-out examples were given, so nothing here says whether the model is good. Give a data set in "
+            "the official layout: `hrm inspect FOLDER --data DATA`."
+        )
     t = a.tested
-    gain = lambda k: show(None) if not 0 < k <= len(a.gains) or a.gains[k - 1] is None else f"{a.gains[k - 1].value:+.4f} [{a.gains[k - 1].low:+.4f}, {a.gains[k - 1].high:+.4f}]"
+    gain = lambda k: (
+        show(None)
+        if not 0 < k <= len(a.gains) or a.gains[k - 1] is None
+        else f"{a.gains[k - 1].value:+.4f} [{a.gains[k - 1].low:+.4f}, {a.gains[k - 1].high:+.4f}]"
+    )
     took = lambda one: {"seconds": one.seconds if one in t.ones else None} if timed else {}
-    row = lambda name, one, k=0: {"": name, "loss, nats per label": float(one.loss.mean()), "tokens": float(one.token_accuracy.mean()), "exact": float(one.exact_accuracy.mean()),
-                             "segments": float(one.stops.mean()) if one.halt.size else None, "Brier score": one.means()["brier"] if one.halt.size else None,
-                                  f"gain in {t.metric} over the one before": gain(k)} | took(one)
-    tables = [markdown_table([row(o.name, o, k) for k, o in enumerate(t.ones)] + [row(f"baseline: {name}", o) for name, o in t.known.items()] + [row(f"ensemble: {name}", o) for name, o in t.ensembles.items()]),
-              f"{len(t.examples)} held-out examples; segments: where the halting head would stop, of {t.ones[0].halt.shape[1]}. Gains: paired over the examples, above zero is better."]
+    row = lambda name, one, k=0: (
+        {
+            "": name,
+            "loss, nats per label": float(one.loss.mean()),
+            "tokens": float(one.token_accuracy.mean()),
+            "exact": float(one.exact_accuracy.mean()),
+            "segments": float(one.stops.mean()) if one.halt.size else None,
+            "Brier score": one.means()["brier"] if one.halt.size else None,
+            f"gain in {t.metric} over the one before": gain(k),
+        }
+        | took(one)
+    )
+    tables = [
+        markdown_table(
+            [row(o.name, o, k) for k, o in enumerate(t.ones)]
+            + [row(f"baseline: {name}", o) for name, o in t.known.items()]
+            + [row(f"ensemble: {name}", o) for name, o in t.ensembles.items()]
+        ),
+        f"{len(t.examples)} held-out examples; segments: where the halting head would stop, of "
+        f"{t.ones[0].halt.shape[1]}. Gains: paired over the examples, above zero is better.",
+    ]
     if a.wrong:
         tables += ["Failure cases of the recommended checkpoint, the worst first:", markdown_table(a.wrong)]
     return "\n\n".join(tables)
@@ -148,19 +281,43 @@ def _scores(a: Analysis, timed: bool = False) -> str:
 def _advice(a: Analysis) -> str:
     "What to do next, as far as figures support it."
     word, lines = a.verdict.word, []
-    lines.append({"CONVERGED": "Stop here, or lower the learning rate tenfold and watch 500 to 1000 steps more on held-out examples.", "IMPROVING": "Train on: the held-out score was still rising.",
-                  "DIVERGING": "Stop: take the recommended checkpoint, and lower the learning rate before going on.", "UNDETERMINED": "Measure first: no advice on deploying or stopping follows from weights."}[word])
-    lines += {"DIVERGING": ["Regularise or augment: what was learned last does not carry over to the held-out examples; more weight decay or more disguises are the first things to try."],
-              "IMPROVING": []}.get(word, ["Regularise or augment: no figure here asks for it; a held-out score that falls while training goes on would."])
+    lines.append(
+        {
+            "CONVERGED": "Stop here, or lower the learning rate tenfold and watch 500 to 1000 steps more on held-out "
+            "examples.",
+            "IMPROVING": "Train on: the held-out score was still rising.",
+            "DIVERGING": "Stop: take the recommended checkpoint, and lower the learning rate before going on.",
+            "UNDETERMINED": "Measure first: no advice on deploying or stopping follows from weights.",
+        }[word]
+    )
+    lines += {
+        "DIVERGING": [
+            "Regularise or augment: what was learned last does not carry over to the held-out examples; more weight "
+            "decay or more disguises are the first things to try."
+        ],
+        "IMPROVING": [],
+    }.get(
+        word,
+        [
+            "Regularise or augment: no figure here asks for it; a held-out score that falls while training goes on "
+            "would."
+        ],
+    )
     if a.tested and word != "IMPROVING" and a.uses and a.uses[0].choice == "none":
         lines.append(f"Tune hyperparameters: {a.uses[0].why}. `hrm sweep` compares settings on held-out examples.")
     rows = next(iter(a.seen.rows[-1].items()), None)
     if rows and rows[1].ever < rows[1].rows:
         table, entry = rows[1], a.seen.found[-1].entries[rows[0]]
         saved = (table.rows - table.ever - 1) * entry.bytes / max(table.rows, 1) / 2**20
-        lines.append(f"Prune: {table.rows - table.ever:,} rows of the puzzle embedding are zero; without them the checkpoint is {max(saved, 0):.1f} MB smaller and computes the same (`hrm inspect --prune`).")
+        lines.append(
+            f"Prune: {table.rows - table.ever:,} rows of the puzzle embedding are zero; without them the checkpoint "
+            f"is {max(saved, 0):.1f} MB smaller and computes the same (`hrm inspect --prune`)."
+        )
     if a.config:
-        lines.append(f"Depth: {depth(a.config)['stored']} stored blocks run {depth(a.config)['in_all']} times; more cycles or segments add depth without parameters, more layers add both. Neither was tried here.")
+        lines.append(
+            f"Depth: {depth(a.config)['stored']} stored blocks run {depth(a.config)['in_all']} times; more cycles or "
+            "segments add depth without parameters, more layers add both. Neither was tried here."
+        )
     lines += [f"Save {need.what}: {need.advice}." for need in a.needs if not need.where]
     return "\n".join(f"- {line}" for line in lines)
 
@@ -177,49 +334,105 @@ for name, entry in found.entries.items():
 known = recognise({{name: entry.shape for name, entry in found.entries.items()}})
 print(known.kind, known.facts)
 ```"""
-STRICT = "model = rebuild(found, configure(known, found.about)[0])  # strict: a missing or unexpected tensor is an error\n"
+STRICT = (
+    "model = rebuild(found, configure(known, found.about)[0])  # strict: a missing or unexpected tensor is an error\n"
+)
 
 
 def _loading(a: Analysis) -> str:
-    "How to load the recommended, else the last checkpoint. A path of the project is written from its root, so that the report is the same everywhere."
+    """How to load the recommended, else the last checkpoint. A path of the project is written from its root, so that
+    the report is the same everywhere.
+    """
     path = a.seen.found[-1 if a.best is None else a.best].path
     try:
         path = path.relative_to(root()) if path.is_absolute() and path.is_relative_to(root()) else path
     except ConfigError:  # outside a project
         pass
     code = LOADING.format(path=json.dumps(path.as_posix(), ensure_ascii=False))
-    return code.replace("print(known", STRICT + "print(known") if a.config else code.replace("configure, rebuild, recognise", "recognise")
+    return (
+        code.replace("print(known", STRICT + "print(known")
+        if a.config
+        else code.replace("configure, rebuild, recognise", "recognise")
+    )
 
 
 def _sweep(a: Analysis) -> str:
     "The sweep that the last checkpoint's record names, if it does."
     about = a.seen.found[-1].about
     places = [about, *(value for value in about.values() if isinstance(value, Mapping))]
-    return next((str(place[key]) for place in places for key in ("sweep_url", "sweep", "sweep_id") if isinstance(place.get(key), str) and place[key]), "")
+    return next(
+        (
+            str(place[key])
+            for place in places
+            for key in ("sweep_url", "sweep", "sweep_id")
+            if isinstance(place.get(key), str) and place[key]
+        ),
+        "",
+    )
 
 # %% ../../nbs/checkpoints/06_report.ipynb #479172a9
 def markdown(
     a: Analysis,
     generated: str = "",  # date, if it is to be named; a report without one is the same every time
-    sweep: str = "",      # link of the sweep that the run belongs to; by default what the last checkpoint says
+    sweep: str = "",  # link of the sweep that the run belongs to; by default what the last checkpoint says
     files: Sequence[str] = (),  # names of what is written beside it
     timed: bool = False,  # say how long the evaluations took
 ) -> str:
     "The whole report."
     steps, needs = [s for s in a.seen.steps if s is not None], [need for need in a.needs if not need.where]
-    head = [*([f"Generated: {generated}"] if generated else []), f"Sweep: {sweep or _sweep(a) or 'none recorded'}", f"Total checkpoints: {len(a.seen.found)}",
-            f"Step range: {f'{min(steps):,} to {max(steps):,}' if steps else 'unknown'}"]
+    head = [
+        *([f"Generated: {generated}"] if generated else []),
+        f"Sweep: {sweep or _sweep(a) or 'none recorded'}",
+        f"Total checkpoints: {len(a.seen.found)}",
+        f"Step range: {f'{min(steps):,} to {max(steps):,}' if steps else 'unknown'}",
+    ]
     convergence, checks = _convergence(a)
-    tree = [f"{Path(a.folder).name}/", *(f"  {one.name}  ({one.size / 2**20:.1f} MB)" for one in a.seen.found), *(f"  {inside(s.path, a.folder)}  (skipped: {s.reason})" for s in a.skipped),
-            *(["report/"] + [f"  {name}" for name in files] if files else [])]
-    sections = {"Summary": _overview(a), "Architecture": _structure(a), "Timeline": _timeline(a), "Convergence": convergence, "Health": checks, "Held-out examples": _scores(a, timed),
-                "Which checkpoint for what": markdown_table([{"use": u.use, "checkpoint": u.choice, "rationale": u.why} for u in a.uses]), "What to do": _advice(a),
-                "Missing information": markdown_table([{"missing": need.what, "next time": need.advice} for need in needs]) if needs else "Nothing: loss curves, metrics, settings, data and optimizer state are there.",
-                "Loading": _loading(a), "Files": "\n".join(["```", *tree, "```"])}
-    foot = [f"Written by `hrm inspect`. Status: {a.verdict.word}. Confidence: " + ("95 % intervals over the examples, as stated" if a.tested else "none can be stated without held-out examples")
-            + f". Checkpoint format: {', '.join(sorted({one.layout for one in a.seen.found}))}."
-            + " References: Hierarchical Reasoning Model, arXiv:2506.21734; its code, sapientinc/HRM." + (f" Analysis date: {generated}." if generated else "")]
-    return "\n\n".join(["# Checkpoint evaluation report", "  \n".join(head), *(f"## {title}\n\n{body}" for title, body in sections.items()), "## About this report", *foot]) + "\n"
+    tree = [
+        f"{Path(a.folder).name}/",
+        *(f"  {one.name}  ({one.size / 2**20:.1f} MB)" for one in a.seen.found),
+        *(f"  {inside(s.path, a.folder)}  (skipped: {s.reason})" for s in a.skipped),
+        *(["report/"] + [f"  {name}" for name in files] if files else []),
+    ]
+    sections = {
+        "Summary": _overview(a),
+        "Architecture": _structure(a),
+        "Timeline": _timeline(a),
+        "Convergence": convergence,
+        "Health": checks,
+        "Held-out examples": _scores(a, timed),
+        "Which checkpoint for what": markdown_table(
+            [{"use": u.use, "checkpoint": u.choice, "rationale": u.why} for u in a.uses]
+        ),
+        "What to do": _advice(a),
+        "Missing information": markdown_table([{"missing": need.what, "next time": need.advice} for need in needs])
+        if needs
+        else "Nothing: loss curves, metrics, settings, data and optimizer state are there.",
+        "Loading": _loading(a),
+        "Files": "\n".join(["```", *tree, "```"]),
+    }
+    foot = [
+        f"Written by `hrm inspect`. Status: {a.verdict.word}. Confidence: "
+        + (
+            "95 % intervals over the examples, as stated"
+            if a.tested
+            else "none can be stated without held-out examples"
+        )
+        + f". Checkpoint format: {', '.join(sorted({one.layout for one in a.seen.found}))}."
+        + " References: Hierarchical Reasoning Model, arXiv:2506.21734; its code, sapientinc/HRM."
+        + (f" Analysis date: {generated}." if generated else "")
+    ]
+    return (
+        "\n\n".join(
+            [
+                "# Checkpoint evaluation report",
+                "  \n".join(head),
+                *(f"## {title}\n\n{body}" for title, body in sections.items()),
+                "## About this report",
+                *foot,
+            ]
+        )
+        + "\n"
+    )
 
 # %% ../../nbs/checkpoints/06_report.ipynb #c88dbd86
 REPORT = "CHECKPOINT_EVALUATION_REPORT.md"
@@ -235,6 +448,12 @@ def write(
     "The report, summary.json, analysis.json, and the document's files; each is written atomically."
     folder = Path(folder)
     dumped = lambda value: json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    written = [*write_document_files(a.seen, folder), write_atomic(folder / "summary.json", dumped(plain_values(summary(a)))),
-               write_atomic(folder / "analysis.json", dumped(record(a, timed)))]
-    return [write_atomic(folder / REPORT, markdown(a, generated, sweep, [REPORT, *(path.name for path in written)], timed)), *written]
+    written = [
+        *write_document_files(a.seen, folder),
+        write_atomic(folder / "summary.json", dumped(plain_values(summary(a)))),
+        write_atomic(folder / "analysis.json", dumped(record(a, timed))),
+    ]
+    return [
+        write_atomic(folder / REPORT, markdown(a, generated, sweep, [REPORT, *(path.name for path in written)], timed)),
+        *written,
+    ]

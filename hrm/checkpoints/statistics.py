@@ -33,16 +33,20 @@ def bins(
 
 
 def _edges(place: int) -> tuple[float, float]:
-    "The smallest and the largest value of a bin; the last one ends at the largest float32, since infinity has no middle."
+    """The smallest and the largest value of a bin; the last one ends at the largest float32, since infinity has no
+    middle.
+    """
     size = place - 2**15 if place >= 2**15 else 2**15 - 1 - place
-    small, large = torch.tensor([size << 16, min((size + 1) << 16, 0x7F7FFFFF)], dtype=torch.int32).view(torch.float32).tolist()
+    small, large = (
+        torch.tensor([size << 16, min((size + 1) << 16, 0x7F7FFFFF)], dtype=torch.int32).view(torch.float32).tolist()
+    )
     return (small, large) if place >= 2**15 else (-large, -small)
 
 
 def quantiles(
     histogram: Tensor,  # [65536] int64, over `bins`
     chances: Sequence[float],
-    low: float,   # of all values
+    low: float,  # of all values
     high: float,
 ) -> list[float]:
     "The value below which each share lies, interpolated inside its bin. Empty for no values."
@@ -106,20 +110,21 @@ CHANCES = (0.01, 0.25, 0.5, 0.75, 0.99)
 @dataclass(frozen=True)
 class TensorStats:
     "One tensor of one checkpoint. Statistics are over its finite values; None where there are none."
+
     name: str
     part: str
-    kind: str              # trained, buffer or sparse embedding
+    kind: str  # trained, buffer or sparse embedding
     shape: tuple[int, ...]
     dtype: str
     parameters: int
     bytes: int
     mean: float | None
-    std: float | None      # unbiased, as torch's
+    std: float | None  # unbiased, as torch's
     abs_mean: float | None
     min: float | None
     max: float | None
-    norm: float            # Euclidean
-    zeros: float           # share
+    norm: float  # Euclidean
+    zeros: float  # share
     nan: int
     inf: int
     quantiles: tuple[float, ...]  # at CHANCES
@@ -129,19 +134,35 @@ class TensorStats:
         "From its moments."
         part, kind, _ = part_of(name, entry.dtype)
         some = (lambda value: value) if m.count else (lambda value: None)
-        return cls(name, part, kind, entry.shape, str(entry.dtype).removeprefix("torch."), entry.numel, entry.bytes, some(m.mean),
-                   math.sqrt(m.square / (m.count - 1)) if m.count > 1 else some(0.0), some(m.absolute / max(m.count, 1)), some(m.low), some(m.high),
-                   math.sqrt(m.square + m.count * m.mean**2), m.zeros / max(entry.numel, 1), m.nan, m.inf,
-                   tuple(quantiles(m.histogram, CHANCES, m.low, m.high)))
+        return cls(
+            name,
+            part,
+            kind,
+            entry.shape,
+            str(entry.dtype).removeprefix("torch."),
+            entry.numel,
+            entry.bytes,
+            some(m.mean),
+            math.sqrt(m.square / (m.count - 1)) if m.count > 1 else some(0.0),
+            some(m.absolute / max(m.count, 1)),
+            some(m.low),
+            some(m.high),
+            math.sqrt(m.square + m.count * m.mean**2),
+            m.zeros / max(entry.numel, 1),
+            m.nan,
+            m.inf,
+            tuple(quantiles(m.histogram, CHANCES, m.low, m.high)),
+        )
 
 # %% ../../nbs/checkpoints/02_statistics.ipynb #e56814cd
 @dataclass(frozen=True)
 class Rows:
     "The rows of a table in one checkpoint."
+
     rows: int
-    touched: int          # not zero
-    ever: int             # not zero in this or an earlier checkpoint
-    changed: int | None   # different from the checkpoint before
+    touched: int  # not zero
+    ever: int  # not zero in this or an earlier checkpoint
+    changed: int | None  # different from the checkpoint before
     norms: tuple[float, ...]  # of the touched rows, at CHANCES; empty for none
 
 
@@ -152,7 +173,9 @@ class _Family:
         self.moments, self.seen = [Moments() for _ in range(count)], 0
         self.gram = torch.zeros(max(count - 1, 0), max(count - 1, 0), dtype=torch.float64)
         self.touched, self.ever, self.changed = [0] * count, [0] * count, [0] * max(count - 1, 0)
-        self.norms = torch.zeros(count, rows)  # made at once: small results kept between large pieces would keep the heap from shrinking
+        self.norms = torch.zeros(
+            count, rows
+        )  # made at once: small results kept between large pieces would keep the heap from shrinking
 
     def add(
         self,
@@ -184,21 +207,23 @@ def _used(piece: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Move:
     "One tensor from one checkpoint to the next."
-    length: float            # of the difference
-    relative: float | None   # to the length of the weights before, per thousand steps
-    cosine: float | None     # to the difference that follows
-    dot: float | None        # inner product with it
+
+    length: float  # of the difference
+    relative: float | None  # to the length of the weights before, per thousand steps
+    cosine: float | None  # to the difference that follows
+    dot: float | None  # inner product with it
 
 
 @dataclass
 class Survey:
     "What was measured on a series of checkpoints."
+
     found: list[Found]
-    stats: list[dict[str, TensorStats]]        # per checkpoint, by name
-    rows: list[dict[str, Rows]]                # per checkpoint, of sparse embeddings
-    moves: list[dict[str, Move]]               # per pair of neighbours
-    biases: list[dict[str, list[float]]]       # per checkpoint, tensors of at most eight values
-    failed: list[Skipped]                      # unreadable on the way
+    stats: list[dict[str, TensorStats]]  # per checkpoint, by name
+    rows: list[dict[str, Rows]]  # per checkpoint, of sparse embeddings
+    moves: list[dict[str, Move]]  # per pair of neighbours
+    biases: list[dict[str, list[float]]]  # per checkpoint, tensors of at most eight values
+    failed: list[Skipped]  # unreadable on the way
 
     @property
     def steps(self) -> list[int | None]:
@@ -218,8 +243,14 @@ def _moves(gram: Tensor, norms: Sequence[float], steps: Sequence[int | None]) ->
         thousands = (b - a) / 1000 if a is not None and b is not None and b > a else None
         dot = gram[k, k + 1].item() if k + 1 < len(length) else None
         both = length[k] * length[k + 1] if dot is not None else 0.0
-        moves.append(Move(length[k], _real(length[k] / norms[k] / thousands) if thousands and norms[k] else None,
-                          max(-1.0, min(1.0, dot / both)) if both and math.isfinite(dot / both) else None, dot if dot is None else _real(dot)))
+        moves.append(
+            Move(
+                length[k],
+                _real(length[k] / norms[k] / thousands) if thousands and norms[k] else None,
+                max(-1.0, min(1.0, dot / both)) if both and math.isfinite(dot / both) else None,
+                dot if dot is None else _real(dot),
+            )
+        )
     return moves
 
 
@@ -240,8 +271,22 @@ def _follow(survey: Survey, name: str, places: list[int], most: int) -> None:
         for at, k in enumerate(places):
             norms = family.norms[at]
             norms = norms[norms.isfinite() & (norms > 0)]
-            held = tuple(quantiles(torch.bincount(bins(norms), minlength=2**16), CHANCES, norms.min().item(), norms.max().item())) if len(norms) else ()
-            survey.rows[k][name] = Rows(found[at].entries[name].shape[0], family.touched[at], family.ever[at], family.changed[at - 1] if at else None, held)
+            held = (
+                tuple(
+                    quantiles(
+                        torch.bincount(bins(norms), minlength=2**16), CHANCES, norms.min().item(), norms.max().item()
+                    )
+                )
+                if len(norms)
+                else ()
+            )
+            survey.rows[k][name] = Rows(
+                found[at].entries[name].shape[0],
+                family.touched[at],
+                family.ever[at],
+                family.changed[at - 1] if at else None,
+                held,
+            )
 
 # %% ../../nbs/checkpoints/02_statistics.ipynb #25855d3c
 def _runs(found: Sequence[Found], name: str) -> list[list[int]]:
@@ -265,7 +310,14 @@ def survey(
     found, failed = list(found), []
     while True:
         n = len(found)
-        result = Survey(found, [{} for _ in range(n)], [{} for _ in range(n)], [{} for _ in range(max(n - 1, 0))], [{} for _ in range(n)], failed)
+        result = Survey(
+            found,
+            [{} for _ in range(n)],
+            [{} for _ in range(n)],
+            [{} for _ in range(max(n - 1, 0))],
+            [{} for _ in range(n)],
+            failed,
+        )
         try:
             for name in dict.fromkeys(name for one in found for name in one.entries):
                 for places in _runs(found, name):
@@ -294,26 +346,43 @@ def _pooled(ones: Sequence[TensorStats]) -> dict[str, float]:
     mean = sum(n * one.mean for one, n in sizes) / max(total, 1)
     square = sum((n - 1) * one.std**2 + n * (one.mean - mean) ** 2 for one, n in sizes)
     parameters = sum(one.parameters for one in ones)
-    return {"tensors": len(ones), "parameters": parameters, "mean": mean, "std": math.sqrt(square / (total - 1)) if total > 1 else 0.0,
-            "abs_mean": sum(n * one.abs_mean for one, n in sizes) / max(total, 1), "zeros": sum(one.zeros * one.parameters for one in ones) / max(parameters, 1),
-            "norm": math.sqrt(sum(one.norm**2 for one in ones))}
+    return {
+        "tensors": len(ones),
+        "parameters": parameters,
+        "mean": mean,
+        "std": math.sqrt(square / (total - 1)) if total > 1 else 0.0,
+        "abs_mean": sum(n * one.abs_mean for one, n in sizes) / max(total, 1),
+        "zeros": sum(one.zeros * one.parameters for one in ones) / max(parameters, 1),
+        "norm": math.sqrt(sum(one.norm**2 for one in ones)),
+    }
 
 
 def motion(
-    seen: Survey,
-    kind: str = "trained",
+    seen: Survey, kind: str = "trained"
 ) -> list[dict[str, float | None]]:  # per pair of neighbours: length, relative (per thousand steps), cosine
     "How all tensors of a kind move together."
     found = []
     for k, moves in enumerate(seen.moves):
         names = [name for name in moves if seen.stats[k][name].kind == kind]
-        length, norm = (math.sqrt(sum(values)) for values in ([moves[n].length ** 2 for n in names], [seen.stats[k][n].norm ** 2 for n in names]))
+        length, norm = (
+            math.sqrt(sum(values))
+            for values in ([moves[n].length ** 2 for n in names], [seen.stats[k][n].norm ** 2 for n in names])
+        )
         a, b = seen.steps[k : k + 2]
         thousands = (b - a) / 1000 if a is not None and b is not None and b > a else None
         dots = [moves[n].dot for n in names if moves[n].dot is not None]
-        after = math.sqrt(sum(seen.moves[k + 1][n].length ** 2 for n in names if n in seen.moves[k + 1])) if k + 1 < len(seen.moves) else 0.0
-        found.append({"length": _real(length), "relative": _real(length / norm / thousands) if norm and thousands else None,
-                      "cosine": _real(sum(dots) / (length * after)) if dots and length and after else None})
+        after = (
+            math.sqrt(sum(seen.moves[k + 1][n].length ** 2 for n in names if n in seen.moves[k + 1]))
+            if k + 1 < len(seen.moves)
+            else 0.0
+        )
+        found.append(
+            {
+                "length": _real(length),
+                "relative": _real(length / norm / thousands) if norm and thousands else None,
+                "cosine": _real(sum(dots) / (length * after)) if dots and length and after else None,
+            }
+        )
     return found
 
 # %% ../../nbs/checkpoints/02_statistics.ipynb #3c2350be
@@ -323,19 +392,26 @@ def document_columns(
     "The document's columns: unweighted means over tensors, whatever their size."
     ones = [one for one in stats.values() if one.mean is not None]
     mean = lambda values: sum(values) / max(len(ones), 1)
-    return {"total_parameters": sum(one.parameters for one in stats.values()), "num_layers": len(stats),
-            "avg_weight_mean": mean([one.mean for one in ones]), "avg_weight_std": mean([one.std for one in ones]),
-            "avg_abs_mean": mean([one.abs_mean for one in ones]), "max_weight": max((one.max for one in ones), default=None),
-            "min_weight": min((one.min for one in ones), default=None), "total_sparsity": mean([one.zeros for one in ones]),
-            "has_nan": any(one.nan for one in stats.values()), "has_inf": any(one.inf for one in stats.values()),
-            "weighting": f"unweighted mean over {len(ones)} tensors, as in the document"}
+    return {
+        "total_parameters": sum(one.parameters for one in stats.values()),
+        "num_layers": len(stats),
+        "avg_weight_mean": mean([one.mean for one in ones]),
+        "avg_weight_std": mean([one.std for one in ones]),
+        "avg_abs_mean": mean([one.abs_mean for one in ones]),
+        "max_weight": max((one.max for one in ones), default=None),
+        "min_weight": min((one.min for one in ones), default=None),
+        "total_sparsity": mean([one.zeros for one in ones]),
+        "has_nan": any(one.nan for one in stats.values()),
+        "has_inf": any(one.inf for one in stats.values()),
+        "weighting": f"unweighted mean over {len(ones)} tensors, as in the document",
+    }
 
 # %% ../../nbs/checkpoints/02_statistics.ipynb #da4524d6
 def rows_from_sparsity(
     percent: float,  # the document's figure
-    tensors: int,    # it was averaged over
-    rows: int,       # of the table
-    digits: int = 2, # decimals of the figure
+    tensors: int,  # it was averaged over
+    rows: int,  # of the table
+    digits: int = 2,  # decimals of the figure
 ) -> tuple[int, int]:  # least and most rows that were trained
     "How many rows of the one sparse tensor the figure stands for, if all other tensors are free of zeros."
     half = 0.5 * 10.0**-digits
@@ -349,7 +425,12 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value for key, value in row.items()})
+        writer.writerow(
+            {
+                key: " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+                for key, value in row.items()
+            }
+        )
     return text.getvalue()
 
 
@@ -357,32 +438,59 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_document_files(
-    seen: Survey,
-    folder: Path | str,
-) -> list[Path]:
+def write_document_files(seen: Survey, folder: Path | str) -> list[Path]:
     "checkpoint_analysis and detailed_checkpoint_analysis (.json, .csv), model_architecture.json, and our tensors.csv."
-    basic = [{"checkpoint_path": one.name, "step": one.step, "checkpoint_keys": [entry.key for entry in one.entries.values()]} for one in seen.found]
-    detailed = [{"checkpoint": one.name, "step": one.step} | document_columns(stats) for one, stats in zip(seen.found, seen.stats)]
-    texts = {"checkpoint_analysis.json": _json(basic), "checkpoint_analysis.csv": _csv(basic),
-             "detailed_checkpoint_analysis.json": _json(detailed), "detailed_checkpoint_analysis.csv": _csv(detailed)}
+    basic = [
+        {
+            "checkpoint_path": one.name,
+            "step": one.step,
+            "checkpoint_keys": [entry.key for entry in one.entries.values()],
+        }
+        for one in seen.found
+    ]
+    detailed = [
+        {"checkpoint": one.name, "step": one.step} | document_columns(stats)
+        for one, stats in zip(seen.found, seen.stats)
+    ]
+    texts = {
+        "checkpoint_analysis.json": _json(basic),
+        "checkpoint_analysis.csv": _csv(basic),
+        "detailed_checkpoint_analysis.json": _json(detailed),
+        "detailed_checkpoint_analysis.csv": _csv(detailed),
+    }
     if seen.found:
         entries = seen.found[-1].entries
         layers = [{"name": entry.key, "shape": list(entry.shape), "params": entry.numel} for entry in entries.values()]
         total = sum(entry.numel for entry in entries.values())
-        texts["model_architecture.json"] = _json({"total_parameters": total, "model_size_mb": total * 4 / 2**20, "size": "as if float32, as in the document",
-                                                  "components": {"inner": {"num_layers": len(layers), "total_params": total, "layers": layers}}, "parts": components(entries)})
-    tensors = [{"checkpoint": one.name, "step": one.step} | {key: value for key, value in vars(row).items() if key != "quantiles"}
-               | {f"q{int(100 * chance)}": q for chance, q in zip(CHANCES, row.quantiles or [None] * len(CHANCES))}
-               for one, stats in zip(seen.found, seen.stats) for row in stats.values()]
+        texts["model_architecture.json"] = _json(
+            {
+                "total_parameters": total,
+                "model_size_mb": total * 4 / 2**20,
+                "size": "as if float32, as in the document",
+                "components": {"inner": {"num_layers": len(layers), "total_params": total, "layers": layers}},
+                "parts": components(entries),
+            }
+        )
+    tensors = [
+        {"checkpoint": one.name, "step": one.step}
+        | {key: value for key, value in vars(row).items() if key != "quantiles"}
+        | {f"q{int(100 * chance)}": q for chance, q in zip(CHANCES, row.quantiles or [None] * len(CHANCES))}
+        for one, stats in zip(seen.found, seen.stats)
+        for row in stats.values()
+    ]
     texts["tensors.csv"] = _csv(tensors)
     return [write_atomic(Path(folder) / name, text) for name, text in texts.items()]
 
 # %% ../../nbs/checkpoints/02_statistics.ipynb #5242c6de
 def heat(
     seen: Survey,
-) -> tuple[list[str], Tensor]:  # names, and [names, pairs of neighbours] relative movement per thousand steps; NaN for none
+) -> tuple[
+    list[str], Tensor
+]:  # names, and [names, pairs of neighbours] relative movement per thousand steps; NaN for none
     "The matrix of a heat map of movement."
     names = [name for name in (seen.stats[0] if seen.stats else {})]
     value = lambda k, name: seen.moves[k][name].relative if name in seen.moves[k] else None
-    return names, torch.tensor([[math.nan if value(k, name) is None else value(k, name) for k in range(len(seen.moves))] for name in names], dtype=torch.float64)
+    return names, torch.tensor(
+        [[math.nan if value(k, name) is None else value(k, name) for k in range(len(seen.moves))] for name in names],
+        dtype=torch.float64,
+    )

@@ -23,6 +23,7 @@ from .statistics import Survey, by_kind
 @dataclass(frozen=True)
 class Verdict:
     "A word, why, and the figures behind it."
+
     word: str  # CONVERGED, IMPROVING, DIVERGING or UNDETERMINED
     why: str
     improvement: Any = None  # Estimate: the best of the last checkpoints less the best before them
@@ -31,6 +32,7 @@ class Verdict:
 def _difference(a: np.ndarray, b: np.ndarray, seed: int, resamples: int):
     "mean(a) - mean(b) over shared examples, with its interval."
     from hrm.core.stats import paired_bootstrap
+
     return paired_bootstrap(a, b, np.random.default_rng(seed), resamples=resamples)
 
 # %% ../../nbs/checkpoints/04_verdict.ipynb #895068d1
@@ -75,7 +77,10 @@ def neighbours(
     resamples: int = 2000,
 ) -> list:  # per pair of neighbours: Estimate of the later less the earlier; None where one is not finite
     "Paired differences along the series."
-    return [_difference(b, a, seed, resamples) if np.isfinite(a).all() and np.isfinite(b).all() else None for a, b in zip(scores, scores[1:])]
+    return [
+        _difference(b, a, seed, resamples) if np.isfinite(a).all() and np.isfinite(b).all() else None
+        for a, b in zip(scores, scores[1:])
+    ]
 
 # %% ../../nbs/checkpoints/04_verdict.ipynb #1c7ac494
 def recommend(
@@ -89,6 +94,7 @@ def recommend(
 @dataclass(frozen=True)
 class Use:
     "Which checkpoint for what, and why."
+
     use: str
     choice: str  # name of the checkpoint, or "none"
     why: str
@@ -112,10 +118,20 @@ def use_cases(
     lead = against(scores[best], baseline[1]) if baseline else None
     beats = [k for k in finite if baseline and against(scores[k], baseline[1]).low > 0]
     same = next(k for k in finite if against(scores[k], scores[best]).high >= 0)
-    found = [Use(uses[0], names[best], f"best held-out mean{f'; {lead} above {baseline[0]}' if lead else ''}") if lead is None or lead.low > 0 else
-             Use(uses[0], "none", f"the best one, {names[best]}, is no better than {baseline[0]}: {lead}"),
-             Use(uses[1], names[same], "the earliest that cannot be told from the best" + ("" if same == best else f": {against(scores[same], scores[best])}")),
-             Use(uses[2], names[beats[0]], f"the first that beats {baseline[0]}") if beats else Use(uses[2], "none", "none beats the baseline" if baseline else "no baseline was measured")]
+    found = [
+        Use(uses[0], names[best], f"best held-out mean{f'; {lead} above {baseline[0]}' if lead else ''}")
+        if lead is None or lead.low > 0
+        else Use(uses[0], "none", f"the best one, {names[best]}, is no better than {baseline[0]}: {lead}"),
+        Use(
+            uses[1],
+            names[same],
+            "the earliest that cannot be told from the best"
+            + ("" if same == best else f": {against(scores[same], scores[best])}"),
+        ),
+        Use(uses[2], names[beats[0]], f"the first that beats {baseline[0]}")
+        if beats
+        else Use(uses[2], "none", "none beats the baseline" if baseline else "no baseline was measured"),
+    ]
     gain = against(together[1], scores[best]) if together else None
     text = "no ensemble was measured" if gain is None else f"probabilities averaged; gain over {names[best]}: {gain}"
     return [*found, Use(uses[3], together[0] if gain is not None and gain.low > 0 else "none", text)]
@@ -124,6 +140,7 @@ def use_cases(
 @dataclass(frozen=True)
 class Check:
     "One look at the health of a series."
+
     name: str
     state: str  # ok, attention, failed or UNDETERMINED
     text: str
@@ -131,15 +148,31 @@ class Check:
 
 def _numbers(seen: Survey) -> list[Check]:
     "NaN, infinity, range."
-    bad = {kind: [f"{one.name} in {found.name} ({getattr(one, kind)} of {one.parameters})" for found, stats in zip(seen.found, seen.stats)
-                  for one in stats.values() if getattr(one, kind)] for kind in ("nan", "inf")}
-    checks = [Check(name, "failed" if bad[kind] else "ok", "; ".join(bad[kind][:6]) + (f"; and {len(bad[kind]) - 6} more" if len(bad[kind]) > 6 else "") or "none in any tensor")
-              for name, kind in (("NaN", "nan"), ("infinity", "inf"))]
+    bad = {
+        kind: [
+            f"{one.name} in {found.name} ({getattr(one, kind)} of {one.parameters})"
+            for found, stats in zip(seen.found, seen.stats)
+            for one in stats.values()
+            if getattr(one, kind)
+        ]
+        for kind in ("nan", "inf")
+    }
+    checks = [
+        Check(
+            name,
+            "failed" if bad[kind] else "ok",
+            "; ".join(bad[kind][:6]) + (f"; and {len(bad[kind]) - 6} more" if len(bad[kind]) > 6 else "")
+            or "none in any tensor",
+        )
+        for name, kind in (("NaN", "nan"), ("infinity", "inf"))
+    ]
     trained = [one for one in seen.stats[-1].values() if one.kind == "trained" and one.min is not None]
     if trained:
         largest = max(trained, key=lambda one: max(abs(one.min), abs(one.max)))
         size = max(abs(largest.min), abs(largest.max))
-        checks.append(Check("range", "attention" if size > 50 else "ok", f"largest trained value {size:.4g}, in {largest.name}"))
+        checks.append(
+            Check("range", "attention" if size > 50 else "ok", f"largest trained value {size:.4g}, in {largest.name}")
+        )
     return checks
 
 
@@ -148,13 +181,27 @@ def _motionless(seen: Survey) -> list[Check]:
     if len(seen.found) < 2:
         return [Check("movement", "UNDETERMINED", "one checkpoint does not move")]
     names = [name for name in seen.stats[-1] if all(name in moves for moves in seen.moves)]
-    still = [n for n in names if seen.stats[-1][n].kind == "trained" and not any(moves[n].length for moves in seen.moves)]
+    still = [
+        n for n in names if seen.stats[-1][n].kind == "trained" and not any(moves[n].length for moves in seen.moves)
+    ]
     moved = [n for n in names if seen.stats[-1][n].kind == "buffer" and any(moves[n].length for moves in seen.moves)]
     ends = [by_kind(stats).get("trained", {"norm": 0.0})["norm"] for stats in (seen.stats[0], seen.stats[-1])]
     growth = ends[1] / ends[0] if ends[0] else math.nan
-    return [Check("learning", "failed" if still else "ok", f"never moved: {', '.join(still[:6])}" if still else "every trained tensor moves"),
-            Check("constants", "attention" if moved else "ok", f"moved: {', '.join(moved[:6])}" if moved else "constants stay"),
-            Check("growth", "attention" if not growth < 10 else "ok", f"length of the trained weights times {growth:.3g} from first to last")]
+    return [
+        Check(
+            "learning",
+            "failed" if still else "ok",
+            f"never moved: {', '.join(still[:6])}" if still else "every trained tensor moves",
+        ),
+        Check(
+            "constants", "attention" if moved else "ok", f"moved: {', '.join(moved[:6])}" if moved else "constants stay"
+        ),
+        Check(
+            "growth",
+            "attention" if not growth < 10 else "ok",
+            f"length of the trained weights times {growth:.3g} from first to last",
+        ),
+    ]
 
 # %% ../../nbs/checkpoints/04_verdict.ipynb #4c0fe9e4
 def _parts(seen: Survey, architecture: Architecture | None) -> list[Check]:
@@ -162,14 +209,33 @@ def _parts(seen: Survey, architecture: Architecture | None) -> list[Check]:
     checks = []
     if architecture and architecture.kind != "unknown":
         wrong = "; ".join(architecture.wrong[:6])
-        checks.append(Check("structure", "failed" if wrong else "ok", wrong or f"all tensors of {'an HRM' if architecture.kind == 'HRM' else 'a TRM'}, and no others"))
+        checks.append(
+            Check(
+                "structure",
+                "failed" if wrong else "ok",
+                wrong or f"all tensors of {'an HRM' if architecture.kind == 'HRM' else 'a TRM'}, and no others",
+            )
+        )
     for name, rows in seen.rows[-1].items():
         share = rows.ever / max(rows.rows, 1)
-        checks.append(Check("coverage", "attention" if share < 0.5 else "ok", f"{rows.ever:,} of {rows.rows:,} rows of {name} ever trained ({share:.1%})"))
+        checks.append(
+            Check(
+                "coverage",
+                "attention" if share < 0.5 else "ok",
+                f"{rows.ever:,} of {rows.rows:,} rows of {name} ever trained ({share:.1%})",
+            )
+        )
     for name, values in seen.biases[-1].items():
         if name.endswith("q_head.bias") and values and values[0] is not None:
             start = abs(values[0] + 5) < 0.5
-            checks.append(Check("halting head", "attention" if start else "ok", f"bias {', '.join('not finite' if v is None else f'{v:.3f}' for v in values)}" + ("; it began at -5" if start else "")))
+            checks.append(
+                Check(
+                    "halting head",
+                    "attention" if start else "ok",
+                    f"bias {', '.join('not finite' if v is None else f'{v:.3f}' for v in values)}"
+                    + ("; it began at -5" if start else ""),
+                )
+            )
     return checks
 
 
@@ -177,7 +243,10 @@ def forgotten(
     exact: Sequence[np.ndarray],  # per checkpoint: [N] 0 or 1
 ) -> list[float]:  # per pair of neighbours
     "Of the examples that were right, the share that the next checkpoint gets wrong; NaN if none was right."
-    return [float((before.astype(bool) & ~after.astype(bool)).sum() / before.sum()) if before.sum() else math.nan for before, after in zip(exact, exact[1:])]
+    return [
+        float((before.astype(bool) & ~after.astype(bool)).sum() / before.sum()) if before.sum() else math.nan
+        for before, after in zip(exact, exact[1:])
+    ]
 
 
 def health(
@@ -187,30 +256,70 @@ def health(
 ) -> list[Check]:
     "Everything that was looked at, and how it stands."
     lost = [share for share in forgotten(exact) if not math.isnan(share)] if exact else []
-    memory = Check("forgetting", "UNDETERMINED", "no example was right in a checkpoint before the last" if exact else "no held-out examples: not a property of weights")
+    memory = Check(
+        "forgetting",
+        "UNDETERMINED",
+        "no example was right in a checkpoint before the last"
+        if exact
+        else "no held-out examples: not a property of weights",
+    )
     if lost:
-        memory = Check("forgetting", "attention" if max(lost) > 0.5 else "ok", f"at most {max(lost):.1%} of what was right is wrong at the next checkpoint")
+        memory = Check(
+            "forgetting",
+            "attention" if max(lost) > 0.5 else "ok",
+            f"at most {max(lost):.1%} of what was right is wrong at the next checkpoint",
+        )
     return [*_numbers(seen), *_motionless(seen), *_parts(seen, architecture), memory] if seen.found else []
 
 
 def healthy(checks: Sequence[Check]) -> str:
     "The whole in one word."
     states = {check.state for check in checks}
-    return "UNHEALTHY" if "failed" in states else "ATTENTION" if "attention" in states else "UNDETERMINED" if "UNDETERMINED" in states or not checks else "HEALTHY"
+    return (
+        "UNHEALTHY"
+        if "failed" in states
+        else "ATTENTION"
+        if "attention" in states
+        else "UNDETERMINED"
+        if "UNDETERMINED" in states or not checks
+        else "HEALTHY"
+    )
 
 # %% ../../nbs/checkpoints/04_verdict.ipynb #3525e8da
 NEEDED = {  # what -> (words among the keys, patterns of files beside, how to have it next time)
-    "loss curves": (r"losses$|history|curve", ("log.jsonl", "*.csv", "events.out.tfevents.*", "trainer_state.json"), "log every few steps to a file beside the checkpoints"),
-    "validation metrics": (r"^(?!.*_(every|puzzles|interval|steps|batch_size|examples|path)$).*?(?<![^_.])(metrics|val(id(ation)?)?|held_out|eval(uation)?|accuracy|exact|best)(?![^_.])", (), "evaluate on held-out data before each checkpoint, and store the result in it"),
-    "hyperparameters": (r"(?<![^_.])((config|hparams|hyper_?parameters|args|arch)(?![^_.])|(optim|lr|learning_rate)$)", ("all_config.yaml", "config.json", "config.yaml", "params.yaml"), "store the whole configuration with the weights"),
-    "data set": (r"(?<!meta)(^|[_.])data(set)?(_hash|_path|_name)?$", ("dataset.json",), "store the data's name and hash with the weights"),
-    "optimizer state": (r"state\.pt|optim\w*(_state(_dict)?)$|optimizers?$", ("state.pt", "optimizer.pt", "optimizer.pth"), "save the optimizer's state dict as well, to be able to go on"),
+    "loss curves": (
+        r"losses$|history|curve",
+        ("log.jsonl", "*.csv", "events.out.tfevents.*", "trainer_state.json"),
+        "log every few steps to a file beside the checkpoints",
+    ),
+    "validation metrics": (
+        r"^(?!.*_(every|puzzles|interval|steps|batch_size|examples|path)$).*?(?<![^_.])"
+        r"(metrics|val(id(ation)?)?|held_out|eval(uation)?|accuracy|exact|best)(?![^_.])",
+        (),
+        "evaluate on held-out data before each checkpoint, and store the result in it",
+    ),
+    "hyperparameters": (
+        r"(?<![^_.])((config|hparams|hyper_?parameters|args|arch)(?![^_.])|(optim|lr|learning_rate)$)",
+        ("all_config.yaml", "config.json", "config.yaml", "params.yaml"),
+        "store the whole configuration with the weights",
+    ),
+    "data set": (
+        r"(?<!meta)(^|[_.])data(set)?(_hash|_path|_name)?$",
+        ("dataset.json",),
+        "store the data's name and hash with the weights",
+    ),
+    "optimizer state": (
+        r"state\.pt|optim\w*(_state(_dict)?)$|optimizers?$",
+        ("state.pt", "optimizer.pt", "optimizer.pth"),
+        "save the optimizer's state dict as well, to be able to go on",
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Need:
     "Something that should stand beside weights."
+
     what: str
     where: str  # where it was found; "" if missing
     advice: str
@@ -223,15 +332,15 @@ def _keys(about: Any, depth: int = 2) -> list[str]:
     return [*about, *(key for value in about.values() for key in _keys(value, depth - 1))]
 
 
-def missing(
-    found: Found,
-) -> list[Need]:
+def missing(found: Found) -> list[Need]:
     "The five things, and where each was found."
     keys = [*found.beside, *_keys(found.about)]
     folder = found.path.parent
     needs = []
     for what, (words, files, advice) in NEEDED.items():
-        filled = next((key for key in keys if re.search(words, key, re.I) and found.about.get(key) not in ({}, [], "")), None)
+        filled = next(
+            (key for key in keys if re.search(words, key, re.I) and found.about.get(key) not in ({}, [], "")), None
+        )
         beside = next((file.name for pattern in files for file in sorted(folder.glob(pattern))), None)
         where = f"{filled} in the checkpoint" if filled else f"{beside} beside it" if beside else ""
         needs.append(Need(what, where, "" if where else advice))
@@ -249,5 +358,14 @@ def failures(
     asked = labels != ignore
     wrong = (asked & (one.answers != labels)).sum(1)
     order = [k for k in np.argsort(-one.loss, kind="stable") if wrong[k]][:most]
-    return [{"example": int(k), "puzzle": int(identifiers[k]), "wrong": int(wrong[k]), "of": int(asked[k].sum()), "loss": float(one.loss[k]),
-             "halting": float(one.halt[k, -1]) if one.halt.size else None} for k in order]
+    return [
+        {
+            "example": int(k),
+            "puzzle": int(identifiers[k]),
+            "wrong": int(wrong[k]),
+            "of": int(asked[k].sum()),
+            "loss": float(one.loss[k]),
+            "halting": float(one.halt[k, -1]) if one.halt.size else None,
+        }
+        for k in order
+    ]

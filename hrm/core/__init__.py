@@ -7,4 +7,5 @@ __all__ = []
 
 # %% ../../nbs/core/00_core.ipynb #79a65076
 import os
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -49,7 +49,9 @@ def write(
     meta: dict[str, Any],  # plain values
     state: dict[str, Any] | None = None,  # tensors and plain values, to resume from
 ) -> Path:
-    "Write a checkpoint atomically: the old one or the new one, never a half. Raises `ConfigError` for another's folder."
+    """Write a checkpoint atomically: the old one or the new one, never a half. Raises `ConfigError` for another's
+    folder.
+    """
     with replacing_folder(folder, is_part, "a checkpoint") as new:
         plain = {name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}
         save_file(plain, new / "model.safetensors")
@@ -61,9 +63,7 @@ def write(
     return Path(folder)
 
 # %% ../../nbs/core/14_checkpoint.ipynb #e1fb7891
-def find(
-    folder: Path | str,
-) -> Path | None:
+def find(folder: Path | str) -> Path | None:
     "The complete checkpoint under this name: the folder, or the one that stepped aside when a write was cut off."
     folder = Path(folder)
     for candidate in (folder, beside(folder, "old")):
@@ -87,7 +87,10 @@ class Checkpoint:
 
     def verify(self, part: str = "model") -> None:
         "Raise CheckpointError unless a file, of the model or the state, is the one that was written."
-        file, said = self.path / {"model": "model.safetensors", "state": "state.pt"}[part], self.meta.get(f"{part}_sha256")
+        file, said = (
+            self.path / {"model": "model.safetensors", "state": "state.pt"}[part],
+            self.meta.get(f"{part}_sha256"),
+        )
         if said != _digest(file):
             raise CheckpointError(f"{file}: damaged (its SHA-256 is not {said or 'in meta.json'})")
 
@@ -103,9 +106,7 @@ class Checkpoint:
             raise CheckpointError(f"{file}: cannot be read as a training state ({type(error).__name__})") from error
 
 
-def read(
-    folder: Path | str,
-) -> Checkpoint:
+def read(folder: Path | str) -> Checkpoint:
     "Read a checkpoint. Raises CheckpointError if it is missing, incomplete or damaged."
     found = find(folder)
     if found is None:
@@ -128,8 +129,11 @@ def differences(
     "The tensors that are missing, unexpected and misshapen, in words."
     wrong = [f"missing {name}" for name in own if name not in given]
     wrong += [f"unexpected {name}" for name in given if name not in own]
-    return wrong + [f"{name} has shape {tuple(given[name])}, expected {tuple(own[name])}"
-                    for name in own if name in given and tuple(given[name]) != tuple(own[name])]
+    return wrong + [
+        f"{name} has shape {tuple(given[name])}, expected {tuple(own[name])}"
+        for name in own
+        if name in given and tuple(given[name]) != tuple(own[name])
+    ]
 
 
 def load_weights(
@@ -163,8 +167,9 @@ def rebuild(
     config = saved.meta.get("config") if isinstance(saved.meta, dict) else None
     if not isinstance(config, dict) or config.get(key) not in tuple(values):
         wanted = f"{key}: {' or '.join(map(str, values))}"
-        raise ConfigError(f"{where}: {saved.about.name} does not say `{wanted}` under `config`; "
-                          f"is this a checkpoint of hrm {system}?")
+        raise ConfigError(
+            f"{where}: {saved.about.name} does not say `{wanted}` under `config`; is this a checkpoint of hrm {system}?"
+        )
     try:
         known = {name: config[name] for name in says.model_fields if name in config}
         told = validate(known, says, ("config",), saved.about)
@@ -178,10 +183,9 @@ def rebuild(
 PREFIXES = ("_orig_mod.", "module.", "model.")  # torch.compile, DistributedDataParallel, the loss head
 
 
-def official_names(
-    state_dict: dict[str, Tensor],
-) -> dict[str, Tensor]:
+def official_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     "The same tensors without the prefixes that wrappers add."
+
     def strip(name: str) -> str:
         while prefix := next((p for p in PREFIXES if name.startswith(p)), None):
             name = name.removeprefix(prefix)

@@ -80,8 +80,11 @@ def _statements(nodes: list, depth: int = 0) -> list[str]:
         if _is_prose(node):
             continue
         fields = list(ast.iter_fields(node))
-        blocks = [(name, value) for name, value in fields
-                  if isinstance(value, list) and value and isinstance(value[0], BLOCKS)]
+        blocks = [
+            (name, value)
+            for name, value in fields
+            if isinstance(value, list) and value and isinstance(value[0], BLOCKS)
+        ]
         names = {name for name, _ in blocks}
         head = _fields(node, ((name, value) for name, value in fields if name not in names))
         lines.append(f"{'  ' * depth}{type(node).__name__}({head})")
@@ -94,38 +97,44 @@ def _statements(nodes: list, depth: int = 0) -> list[str]:
 @functools.cache
 def normalised(
     source: str,  # Python, or a cell of a notebook, in which lines of IPython may stand
-) -> str:         # one line per statement
+    package: str = "",  # the package it stands in, for relative imports; "" for a chapter
+) -> str:  # one line per statement
     "What a piece of code does, as a text that formatting, comments, docstrings and the version of Python leave alone."
-    return "".join(f"{line}\n" for line in _statements(_tree(source).body))
+    return "".join(f"{line}\n" for line in _statements(_tree(source, package).body))
 
 
-def _tree(source: str) -> ast.Module:
-    "The syntax tree, `%magic` and `!command` turned into Python where they stand. Raises `SyntaxError`."
+def _tree(source: str, package: str = "") -> ast.Module:
+    "The syntax tree; IPython's `%` and `!` are Python in it, and imports name whole modules. Raises `SyntaxError`."
     try:
-        return ast.parse(source)
+        tree = ast.parse(source)
     except SyntaxError:
         from IPython.core.inputtransformer2 import TransformerManager
-        return ast.parse(TransformerManager().transform_cell(source))
+
+        tree = ast.parse(TransformerManager().transform_cell(source))
+    for node in ast.walk(tree) if package else ():
+        if isinstance(node, ast.ImportFrom) and node.level:
+            node.module = resolve_name("." * node.level + (node.module or ""), package).rstrip(".")
+            node.level = 0
+    return tree
 
 # %% ../../nbs/core/06_closure.ipynb #5f74aaf7
 @functools.cache
 def imported(
-    source: str,         # Python code
-    package: str,        # the package it stands in, for relative imports; "" for a chapter
-) -> frozenset[str]:     # dotted names that may be modules of hrm
+    source: str,  # Python code
+    package: str,  # the package it stands in, for relative imports; "" for a chapter
+) -> frozenset[str]:  # dotted names that may be modules of hrm
     "What a piece of code imports of `hrm`, wherever the import stands."
     names: set[str] = set()
-    for node in ast.walk(_tree(source)):
+    for node in ast.walk(_tree(source, package)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module or ""
-            names |= {base.rstrip(".")} | {f"{base.rstrip('.')}.{alias.name}" for alias in node.names}
+            names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
     return frozenset(name for name in names if name.split(".")[0] == "hrm")
 
 
 def module_file(
-    name: str,     # dotted name
+    name: str,  # dotted name
     folder: Path,  # that holds `hrm`
 ) -> Path | None:  # its file, None if the name is no module
     "Where a module stands."
@@ -135,7 +144,7 @@ def module_file(
 
 def acts(
     path: Path,  # an `__init__.py`
-) -> bool:       # whether importing it does anything
+) -> bool:  # whether importing it does anything
     "Whether a package's file holds more than a docstring, a version and a list of names."
     return bool(normalised(path.read_text(encoding="utf-8")))
 
@@ -145,17 +154,22 @@ def _home() -> Path:
     return Path(find_spec("hrm").origin).resolve().parents[1]
 
 
+def _package_of(name: str, path: Path | None) -> str:
+    "The package in which a module's relative imports are read: that above it, or itself where it is one."
+    return name if path and path.name == "__init__.py" else name.rpartition(".")[0]
+
+
 def reached(
-    names: Iterable[str],        # dotted names to start from
+    names: Iterable[str],  # dotted names to start from
     folder: Path | None = None,  # that holds `hrm`; None for the one that is running
-) -> list[str]:                  # dotted names of modules, sorted
+) -> list[str]:  # dotted names of modules, sorted
     "Every module of `hrm` that importing these names loads, directly or through another module."
     folder, todo, found, seen = folder or _home(), set(names), [], set()
     while todo:
         name = todo.pop()
         seen.add(name)
         path = module_file(name, folder) if name.split(".")[0] == "hrm" else None
-        package = name if path and path.name == "__init__.py" else name.rpartition(".")[0]
+        package = _package_of(name, path)
         new = imported(path.read_text(encoding="utf-8"), package) if path else set()
         todo |= ({name.rpartition(".")[0], *new} - {""}) - seen
         if path and (path.name != "__init__.py" or acts(path)):
@@ -164,23 +178,23 @@ def reached(
 
 # %% ../../nbs/core/06_closure.ipynb #41a3d6fd
 def closure(
-    *sources: str,               # pieces of code, such as the cells of a chapter
-    names: Iterable[str] = (),   # modules that count besides, by their dotted names
+    *sources: str,  # pieces of code, such as the cells of a chapter
+    names: Iterable[str] = (),  # modules that count besides, by their dotted names
     folder: Path | None = None,  # that holds `hrm`; None for the one that is running
 ) -> str:
     "Everything that decides what code does: the code itself, then each module it reaches under a line with its name."
     folder = folder or _home()
     pieces = [("%%", normalised(one) + "shows nothing\n" * one.rstrip().endswith(";")) for one in sources]
     known = reached({*names}.union(*(imported(one, "") for one in sources)), folder)
-    files = [(name, module_file(name, folder)) for name in known]
-    pieces += [(name, normalised(path.read_text(encoding="utf-8"))) for name, path in files if path]
+    files = [(name, path) for name in known if (path := module_file(name, folder))]
+    pieces += [(name, normalised(path.read_text(encoding="utf-8"), _package_of(name, path))) for name, path in files]
     return "\n".join(f"# {head}\n{text}" for head, text in pieces if text)
 
 # %% ../../nbs/core/06_closure.ipynb #eaf3e1fc
 @functools.cache
 def code_version(
     module: str,  # such as "hrm.sudoku.train"
-) -> str:         # 16 hexadecimal digits
+) -> str:  # 16 hexadecimal digits
     "The fingerprint of a module's closure, read once per process. Raises `ConfigError` where there is no such module."
     if module_file(module, _home()) is None:
         raise ConfigError(f"code_version: found {module!r}; allowed: a module of hrm by its dotted name")

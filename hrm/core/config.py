@@ -19,11 +19,15 @@ from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 # %% ../../nbs/core/02_config.ipynb #1f120f73
 class ConfigError(ValueError):
-    "Something in `params.yaml` or in the environment is not usable; the text names file, key, what was found and what is allowed."
+    """Something in `params.yaml` or in the environment is not usable; the text names file, key, what was found and what
+    is allowed.
+    """
 
 # %% ../../nbs/core/02_config.ipynb #4057dd31
 def root() -> Path:  # the project's folder
-    "The nearest folder, from the current one upwards, that holds `params.yaml`; `HRM_ROOT` overrides. Raises `ConfigError`."
+    """The nearest folder, from the current one upwards, that holds `params.yaml`; `HRM_ROOT` overrides. Raises
+    `ConfigError`.
+    """
     if forced := os.environ.get("HRM_ROOT"):
         if not (Path(forced) / "params.yaml").is_file():
             raise ConfigError(f"HRM_ROOT={forced}: found no params.yaml there; allowed: the folder of an hrm project")
@@ -32,7 +36,9 @@ def root() -> Path:  # the project's folder
     for folder in (here, *here.parents):
         if (folder / "params.yaml").is_file():
             return folder
-    raise ConfigError(f"params.yaml: found in neither {here} nor a folder above; start inside the project or set HRM_ROOT")
+    raise ConfigError(
+        f"params.yaml: found in neither {here} nor a folder above; start inside the project or set HRM_ROOT"
+    )
 
 # %% ../../nbs/core/02_config.ipynb #ddba1558
 EXCHANGED = "# Of a trial of `hrm sweep`; the project's own file is data/.partial/params.yaml until it is put back.\n"
@@ -47,8 +53,10 @@ def _parse(path: Path | str | None, compose: bool = False):
     try:
         text = file.read_text(encoding="utf-8")
         if text.startswith(EXCHANGED) and (file.parent / "data" / ".partial" / "params.yaml").is_file():
-            raise ConfigError(f"{file}: found the parameters of a trial of `hrm sweep`, which was killed or is at "
-                              "work; your own are put back by: python -m hrm.tools.stage lock")
+            raise ConfigError(
+                f"{file}: found the parameters of a trial of `hrm sweep`, which was killed or is at "
+                "work; your own are put back by: python -m hrm.tools.stage lock"
+            )
         return yaml.compose(text) if compose else yaml.load(text)
     except UnicodeDecodeError as e:
         raise ConfigError(f"{file.name}: not UTF-8 text ({e.reason} at byte {e.start}); allowed: YAML 1.2") from e
@@ -98,6 +106,7 @@ def _trail(keys: tuple, path: Path | str | None = None) -> list[tuple[int, Any]]
 # %% ../../nbs/core/02_config.ipynb #7bebba0e
 class Section(BaseModel):
     "The base of every section model: unknown keys are errors, values are not coerced, instances are frozen."
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 # %% ../../nbs/core/02_config.ipynb #9a113497
@@ -106,8 +115,10 @@ def _named(text: Any, *, more: str = "") -> str:
     signs = " ".join(("_ . -", *more.strip())) + " and blanks" * (" " in more)
     fits = isinstance(text, str) and re.fullmatch(rf"[A-Za-z0-9][\w.{more}-]*", text)
     if not fits or ".." in text or len(text) > 100:
-        raise ValueError(f"allowed: a name of letters, digits, {signs}, which begins with an ASCII letter or a digit "
-                         'and has no ".." and at most 100 characters')
+        raise ValueError(
+            f"allowed: a name of letters, digits, {signs}, which begins with an ASCII letter or a digit "
+            'and has no ".." and at most 100 characters'
+        )
     return text
 
 
@@ -159,7 +170,9 @@ def _reason(error: dict, model: type[BaseModel] | None) -> str:
         if field and get_args(field.annotation):
             want = str(field.annotation).replace("typing.", "")
         return f"missing key; allowed: {want}"
-    text = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    text = (
+        error["msg"].removeprefix("Input should be ").removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    )
     word = "" if kind in ("value_error", "assertion_error") else "allowed: "
     return f"found {_show(error['input'])}; {word}{text}"
 
@@ -168,7 +181,9 @@ def _place(error: dict, values: Any, model: type[BaseModel]) -> tuple[tuple, typ
     "The keys of an error as they stand in the file, without the branch names that pydantic adds, and the model there."
     keys: list = []
     for i, key in enumerate(error["loc"]):
-        here = isinstance(values, Mapping) and (key in values or error["type"] == "missing" and i == len(error["loc"]) - 1)
+        here = isinstance(values, Mapping) and (
+            key in values or error["type"] == "missing" and i == len(error["loc"]) - 1
+        )
         if not here and not (isinstance(values, list) and isinstance(key, int)):
             continue
         if i < len(error["loc"]) - 1:
@@ -182,11 +197,11 @@ _SectionT = TypeVar("_SectionT", bound=Section)
 
 
 def validate(
-    values: Mapping,                # what was read
-    model: type[_SectionT],         # the section's model
-    where: tuple[str, ...] = (),    # keys that lead to the section
-    path: Path | str | None = None, # the file, for the message; without it `root()/params.yaml`
-    base: tuple[str, ...] = (),     # keys that lead to the section that this one is laid over, if it is
+    values: Mapping,  # what was read
+    model: type[_SectionT],  # the section's model
+    where: tuple[str, ...] = (),  # keys that lead to the section
+    path: Path | str | None = None,  # the file, for the message; without it `root()/params.yaml`
+    base: tuple[str, ...] = (),  # keys that lead to the section that this one is laid over, if it is
 ) -> _SectionT:
     "Check the values of a section. Raises `ConfigError` with one line per wrong key: file, line, key, found, allowed."
     text = json.dumps(values, default=str)  # JSON mode is strict and yet takes a list for a tuple
@@ -205,8 +220,9 @@ def validate(
 
 # %% ../../nbs/core/02_config.ipynb #ebf8fc93
 def _at(keys: tuple, path: Path | str | None = None, told: bool = False, base: tuple = ()) -> str:
-    """`params.yaml, line 31: profiles.smoke.sudoku.train` heads a message; a last key that is `told` itself is left out.
-    With the same keys in the `base`, the place is there if nothing in the overlay is nearer to it."""
+    """`params.yaml, line 31: profiles.smoke.sudoku.train` heads a message; a last key that is `told` itself is left
+    out. With the same keys in the `base`, the place is there if nothing in the overlay is nearer to it.
+    """
     trail, reader = _trail(keys, path), ""
     if base and not any(isinstance(node, SequenceNode) for _, node in trail):  # a list replaces what is below it
         below = _trail(base, path)
@@ -228,24 +244,25 @@ def _descend(data: dict, keys: tuple[str, ...], path: Path | str | None = None, 
             raise ConfigError(f"{_at(keys[:i], path)}: no {kind} {key!r}; allowed: {allowed}")
         data = data[key]
         if not isinstance(data, dict):
-            raise ConfigError(f"{_at(keys[:i + 1], path)}: found {_show(data)}; allowed: a mapping of keys to values")
+            raise ConfigError(f"{_at(keys[: i + 1], path)}: found {_show(data)}; allowed: a mapping of keys to values")
         for name in data if keys[: i + 1] == ("profiles",) else ():
-            try: _named(name)
+            try:
+                _named(name)
             except ValueError as e:
                 raise ConfigError(f"{_at(('profiles', name), path, True)}: found {_show(name)}; {e}") from None
     return data
 
 # %% ../../nbs/core/02_config.ipynb #ed6abb55
-BASE = "laptop"        # the profile that every other one is laid over
+BASE = "laptop"  # the profile that every other one is laid over
 REMOVE = "--remove--"  # what an overlay says of a key that it does without
 
 
 def laid_over(
-    overlay: Mapping,                # what differs
-    base: Mapping,                   # from this
-    where: tuple = (),               # keys that lead to the overlay, for the message
+    overlay: Mapping,  # what differs
+    base: Mapping,  # from this
+    where: tuple = (),  # keys that lead to the overlay, for the message
     path: Path | str | None = None,  # the file, for the message; without it `root()/params.yaml`
-) -> dict:                           # a new mapping; a new key stands behind the one before it in the overlay, else last
+) -> dict:  # a new mapping; a new key stands behind the one before it in the overlay, else last
     "Mappings merge at every depth, lists and values replace, `REMOVE` removes. Raises `ConfigError` where it cannot."
     keys, at = list(base), len(base)
     for key in overlay:
@@ -281,11 +298,11 @@ def profiles(
 
 
 def merged(
-    params: dict,                    # what `load_params` gives
-    profile: str,                    # such as "smoke"
-    name: str,                       # such as "sudoku.train", or "sudoku" for all that this profile has of it
+    params: dict,  # what `load_params` gives
+    profile: str,  # such as "smoke"
+    name: str,  # such as "sudoku.train", or "sudoku" for all that this profile has of it
     path: Path | str | None = None,  # the file, for the message; without it `root()/params.yaml`
-) -> dict:                           # plain values, every alias a copy of its own
+) -> dict:  # plain values, every alias a copy of its own
     "What `profiles.<profile>.<name>` comes to, laid over that of `laptop`. Raises `ConfigError`."
     every = _descend(params, ("profiles",), path)
     where, base = (("profiles", one, *name.split(".")) for one in (profile, BASE))
@@ -298,13 +315,15 @@ def merged(
     try:
         return laid_over(own, laid_over(_descend(params, base, path), {}, base, path), where, path)
     except ConfigError as e:
-        raise e if isinstance(spare, dict) else ConfigError(f"{_at(where, path)} has nothing to be laid over: {e}") from None
+        raise (
+            e if isinstance(spare, dict) else ConfigError(f"{_at(where, path)} has nothing to be laid over: {e}")
+        ) from None
 
 
 def section(
-    profile: str,                    # such as "laptop"
-    name: str,                       # such as "sudoku.train"
-    model: type[_SectionT],          # what the section must look like
+    profile: str,  # such as "laptop"
+    name: str,  # such as "sudoku.train"
+    model: type[_SectionT],  # what the section must look like
     path: Path | str | None = None,  # the file; without it `root()/params.yaml`
 ) -> _SectionT:
     "The section `<name>` of a profile, merged and checked. Raises `ConfigError`: file, line, key, found and allowed."
@@ -315,10 +334,10 @@ def section(
 
 # %% ../../nbs/core/02_config.ipynb #783b7577
 def checked_name(
-    name: Any,   # what was read
+    name: Any,  # what was read
     where: str,  # file and key, or option, for the message
     error: type[ValueError] = ConfigError,  # what the caller raises for such a file
-) -> str:        # the name
+) -> str:  # the name
     "A name by which a folder may be called. Raises `error`."
     try:
         return _named(name)
@@ -327,9 +346,9 @@ def checked_name(
 
 # %% ../../nbs/core/02_config.ipynb #435b6946
 def stored(
-    file: Path,              # JSON
+    file: Path,  # JSON
     model: type[_SectionT],  # what it must look like
-    allowed: str,            # what such a file is, for the message where it cannot be read
+    allowed: str,  # what such a file is, for the message where it cannot be read
     error: type[ValueError] = ConfigError,  # what the caller raises for such a file
 ) -> _SectionT:
     "What a JSON file says, checked. Raises `error`, in one line that names file, key, found and allowed."
@@ -342,10 +361,10 @@ def stored(
 
 # %% ../../nbs/core/02_config.ipynb #5a8d1401
 def setting(
-    name: str,                       # a top-level key such as "tracking"
-    default: Any,                    # what an absent key means
+    name: str,  # a top-level key such as "tracking"
+    default: Any,  # what an absent key means
     path: Path | str | None = None,  # the file; without it `root()/params.yaml`
-    allowed: tuple | None = None,    # the values it may have; None leaves it open
+    allowed: tuple | None = None,  # the values it may have; None leaves it open
 ) -> Any:
     "A top-level key of `params.yaml`. Raises `ConfigError` when its value is not among `allowed`."
     value = load_params(path).get(name, default)
@@ -369,8 +388,10 @@ def _plain(value: Any) -> Any:
 
 def hash_of(
     obj: Any,  # dictionaries, lists, numbers, strings, sections, paths, arrays
-) -> str:      # 16 hexadecimal digits
-    "A fingerprint of a value's canonical JSON (sorted keys, no spaces): the same in every process and on every machine."
+) -> str:  # 16 hexadecimal digits
+    """A fingerprint of a value's canonical JSON (sorted keys, no spaces): the same in every process and on every
+    machine.
+    """
     text = json.dumps(obj, sort_keys=True, separators=(",", ":"), default=_plain, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
@@ -379,10 +400,12 @@ MADE = ".hrm.json"  # see `hrm.core.files.making`
 
 
 def tree_hash(
-    path: Path | str,    # a folder or a file
+    path: Path | str,  # a folder or a file
     pattern: str = "*",  # which files of the folder, at any depth
-) -> str:                # 16 hexadecimal digits
-    "A fingerprint of the names and contents of files; caches and the list of a command that made the folder do not count."
+) -> str:  # 16 hexadecimal digits
+    """A fingerprint of the names and contents of files; caches and the list of a command that made the folder do not
+    count.
+    """
     path, skip = Path(path), {"__pycache__", ".ipynb_checkpoints", MADE}
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder to take a fingerprint of")

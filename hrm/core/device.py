@@ -18,9 +18,10 @@ from .config import ConfigError
 @dataclass(frozen=True)
 class Placement:
     "Where a model computes and in which types, with a reason for each."
+
     device: torch.device
-    dtype: torch.dtype                    # of the activations; weights stay float32
-    float64: torch.dtype                  # what stands in for float64, used by the stablemax loss
+    dtype: torch.dtype  # of the activations; weights stay float32
+    float64: torch.dtype  # what stands in for float64, used by the stablemax loss
     reason: dict[str, str] = field(default_factory=dict, compare=False)  # "device", "dtype", "float64" -> why
 
     def __str__(self) -> str:
@@ -101,13 +102,15 @@ def _choose_dtype(wish: str, device: torch.device) -> tuple[torch.dtype, str]:
         return DTYPES[wish], "asked for"
     if has_bf16(device):
         return torch.bfloat16, "this GPU multiplies bfloat16 in hardware"
-    return torch.float32, {"cpu": "bfloat16 is emulated on a CPU and far slower",
-                           "mps": "the safe choice on Apple's GPUs"}.get(device.type, "this GPU has no bfloat16 units")
+    return torch.float32, {
+        "cpu": "bfloat16 is emulated on a CPU and far slower",
+        "mps": "the safe choice on Apple's GPUs",
+    }.get(device.type, "this GPU has no bfloat16 units")
 
 # %% ../../nbs/core/07_device.ipynb #6bfc9ab9
 def pick(
     device: str | torch.device = "auto",  # auto, cpu, cuda, cuda:1, xpu, mps
-    dtype: str | torch.dtype = "auto",    # auto, float32, bfloat16, float64
+    dtype: str | torch.dtype = "auto",  # auto, float32, bfloat16, float64
 ) -> Placement:
     "Choose device and precision, each with its reason. Raises `ConfigError` for what is not here, with what is."
     where, why_device = _choose_device(str(device))
@@ -132,7 +135,7 @@ def cores() -> int:
 
 def threads(
     n: int | None = None,  # None: `OMP_NUM_THREADS` where it is set, else no more than `cores()`
-) -> int:                  # how many torch uses from now on
+) -> int:  # how many torch uses from now on
     "Set the number of threads for one operation. Raises `ConfigError` for less than one."
     if n is not None and n < 1:
         raise ConfigError(f"threads: found {n}; allowed: 1 or more, or none for the machine's own number")
@@ -145,7 +148,9 @@ def threads(
 
 @contextmanager
 def one_thread(wanted: bool = True):
-    "Within the context each operation runs on one thread: for work so small that waking a second one costs more than it does."
+    """Within the context each operation runs on one thread: for work so small that waking a second one costs more than
+    it does.
+    """
     before = torch.get_num_threads()
     if not wanted or before == 1:
         yield
@@ -158,8 +163,8 @@ def one_thread(wanted: bool = True):
 
 # %% ../../nbs/core/07_device.ipynb #bbe1687e
 def seeded(
-    seed: int,                          # 0 or more
-    device: str | torch.device = "cpu", # where the draws are made
+    seed: int,  # 0 or more
+    device: str | torch.device = "cpu",  # where the draws are made
 ) -> torch.Generator:
     "A generator of its own. The same seed gives the same draws, on one kind of device. Raises `ConfigError`."
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
@@ -167,9 +172,7 @@ def seeded(
     return torch.Generator(device=device).manual_seed(seed)
 
 # %% ../../nbs/core/07_device.ipynb #887120af
-def set_determinism(
-    on: bool = True,
-) -> str:  # one sentence: what holds from now on
+def set_determinism(on: bool = True) -> str:  # one sentence: what holds from now on
     "Ask torch for deterministic kernels. Operations that have none raise an error from then on."
     torch.use_deterministic_algorithms(on)
     torch.backends.cudnn.deterministic = on
@@ -182,7 +185,10 @@ def set_determinism(
     if os.environ.get("CUBLAS_WORKSPACE_CONFIG") in (":4096:8", ":16:8"):
         return "deterministic kernels on, cuBLAS too"
     if torch.cuda.is_initialized():
-        return "deterministic kernels on, but cuBLAS was started without CUBLAS_WORKSPACE_CONFIG=:4096:8: set it and restart"
+        return (
+            "deterministic kernels on, but cuBLAS was started without CUBLAS_WORKSPACE_CONFIG=:4096:8: set it and "
+            "restart"
+        )
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     return "deterministic kernels on, cuBLAS too (CUBLAS_WORKSPACE_CONFIG=:4096:8 was set)"
 
@@ -197,17 +203,34 @@ def _memory() -> float | None:
 
 def _gpus() -> list[dict]:
     "Name, memory in GiB and compute capability of each CUDA device."
-    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    return [{"name": g.name, "memory_gib": round(g.total_memory / 2**30, 1), "capability": f"{g.major}.{g.minor}"} for g in found]
+    found = (
+        [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        if torch.cuda.is_available()
+        else []
+    )
+    return [
+        {"name": g.name, "memory_gib": round(g.total_memory / 2**30, 1), "capability": f"{g.major}.{g.minor}"}
+        for g in found
+    ]
 
 # %% ../../nbs/core/07_device.ipynb #1272d663
 def machine() -> dict:
-    "What this machine is: processor, cores, threads, memory (GiB), GPUs, versions. No host name, no path, nothing that varies."
-    return {"cpu": cpu_model(), "cpu_capability": torch.backends.cpu.get_cpu_capability(), "cores": cores(),
-            "threads": torch.get_num_threads(), "memory_gib": _memory(), "gpus": _gpus(),
-            "other_devices": [kind for kind in available() if kind not in ("cuda", "cpu")],
-            "os": f"{platform.system()} {platform.machine()}", "python": platform.python_version(),
-            "torch": torch.__version__, "cuda": torch.version.cuda}
+    """What this machine is: processor, cores, threads, memory (GiB), GPUs, versions. No host name, no path, nothing
+    that varies.
+    """
+    return {
+        "cpu": cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": _memory(),
+        "gpus": _gpus(),
+        "other_devices": [kind for kind in available() if kind not in ("cuda", "cpu")],
+        "os": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+    }
 
 
 def machine_name(
@@ -222,7 +245,7 @@ def machine_name(
 # %% ../../nbs/core/07_device.ipynb #01a6d2a7
 def compiler(
     device: str | torch.device = "cpu",  # where the compiled model is to run
-) -> tuple[bool, str]:                   # can it, and what was found or is missing
+) -> tuple[bool, str]:  # can it, and what was found or is missing
     "Whether `torch.compile` can work here, with the reason."
     kind = torch.device(device).type
     if kind == "mps":
@@ -235,6 +258,7 @@ def compiler(
         return False, "Python.h is missing: models run eagerly (install Python's headers, such as python3-dev)"
     if kind != "cpu":
         import importlib.util
+
         if importlib.util.find_spec("triton") is None:
             return False, "Triton is missing: models run eagerly"
     return True, f"{Path(wanted).name} found: models can be compiled"

@@ -27,9 +27,7 @@ except ImportError:  # not a Unix: no locks there
     fcntl = None
 
 # %% ../../nbs/core/03_files.ipynb #9d593287
-def sync_folder(
-    folder: Path,
-) -> None:
+def sync_folder(folder: Path) -> None:
     "Make a rename in this folder durable, where the system lets a folder be opened."
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -184,8 +182,10 @@ def only_ours(
     stranger = next((entry for entry in entries if entry.name not in JUNK and not ours(entry)), None)
     if stranger is not None:
         whole = " (or not all of it)" if stranger.is_dir() else ""
-        raise ConfigError(f"{folder}: found {stranger.name}, which is not ours to replace{whole}; "
-                          f"allowed: a new or empty folder, or {what}")
+        raise ConfigError(
+            f"{folder}: found {stranger.name}, which is not ours to replace{whole}; "
+            f"allowed: a new or empty folder, or {what}"
+        )
     return folder
 
 # %% ../../nbs/core/03_files.ipynb #8a018235
@@ -262,7 +262,9 @@ def check_folder(
     ours: Callable[[Path], bool],  # see `only_ours`
     what: str,
 ) -> Path:
-    "The folder, if it may be replaced: in it and in the one that would step aside is only what is ours. Raises `ConfigError`."
+    """The folder, if it may be replaced: in it and in the one that would step aside is only what is ours. Raises
+    `ConfigError`.
+    """
     folder = only_ours(folder, ours, what)
     only_ours(beside(folder, "old"), ours, what)
     return folder

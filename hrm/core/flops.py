@@ -20,8 +20,10 @@ def _attention_backward(grad, query, key, value, *args, out_shape=None, **kwargs
     return sdpa_backward_flop_count(grad, query, key, value)
 
 
-ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-             torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward}
+ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
 
 
 def count_flops(

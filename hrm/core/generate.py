@@ -41,8 +41,10 @@ class Decoder(Protocol):
     ) -> None:
         "Take them down. Raises `ValueError` where they do not fit; nothing is appended then."
         if not 0 < ids.shape[1] <= self.room:
-            raise ValueError(f"{ids.shape[1]} {self.unit} for {self.room} places; "
-                             f"the model was built for {self.model.config.seq_len}")
+            raise ValueError(
+                f"{ids.shape[1]} {self.unit} for {self.room} places; "
+                f"the model was built for {self.model.config.seq_len}"
+            )
         self.ids = torch.cat((self.ids, ids.to(self.ids)), dim=1)
 
     def feed(
@@ -53,7 +55,9 @@ class Decoder(Protocol):
 
 # %% ../../nbs/core/26_generate.ipynb #1232f32a
 @torch.compile(dynamic=True)  # when it is first called; a graph for each kind of module, whatever the length
-def _one_more(level: Level, state: Tensor, injection: Tensor, length: int, kept: list[Tensor], rotary: Rotary | None) -> Tensor:
+def _one_more(
+    level: Level, state: Tensor, injection: Tensor, length: int, kept: list[Tensor], rotary: Rotary | None
+) -> Tensor:
     "A module's states of one more position. The cache comes in pieces: its length must be a plain argument."
     cache = Cache(kept[0].shape[2] - 1)
     cache.length, cache.kept = length, kept
@@ -73,11 +77,20 @@ class _Compiled:
             self.tensors = cache.place - place
             return state
         cache.place += self.tensors
-        return _one_more(self.level, state.contiguous(), injection.contiguous(), cache.length, cache.kept[place : cache.place], rotary)
+        return _one_more(
+            self.level,
+            state.contiguous(),
+            injection.contiguous(),
+            cache.length,
+            cache.kept[place : cache.place],
+            rotary,
+        )
 
 # %% ../../nbs/core/26_generate.ipynb #e18eacd0
 class HRMDecoder(Decoder):
-    "Rows of text that a causal HRM continues. Raises `ValueError` for a model that sees the future, or where nothing can be compiled."
+    """Rows of text that a causal HRM continues. Raises `ValueError` for a model that sees the future, or where nothing
+    can be compiled.
+    """
 
     def __init__(
         self,
@@ -90,12 +103,19 @@ class HRMDecoder(Decoder):
     ):
         config = model.config
         if config.causal is not True:
-            raise ValueError(f"only a model that sees the past alone can continue a text; found causal = {config.causal!r}")
+            raise ValueError(
+                f"only a model that sees the past alone can continue a text; found causal = {config.causal!r}"
+            )
         if config.pos_encodings == "relations":
-            raise ValueError("relations are made for boards of a fixed length; found pos_encodings = 'relations'; allowed: rope, learned")
+            raise ValueError(
+                "relations are made for boards of a fixed length; found pos_encodings = 'relations'; allowed: rope, "
+                "learned"
+            )
         self.model, self.segments = model.eval(), segments or config.halt_max_steps
         device = model.inner.H_init.device
-        possible, reason = compiler(device) if cached else (False, "without a cache there is no pass over one more position")
+        possible, reason = (
+            compiler(device) if cached else (False, "without a cache there is no pass over one more position")
+        )
         if compiled and not possible:
             raise ValueError(f"compiled: found True, but {reason}")
         levels = model.inner.H_level, model.inner.L_level
@@ -229,25 +249,42 @@ class ChatSession:
         most: int = 200,  # ids of a reply
         **options,  # segments, cached, puzzle, compiled: see `HRMDecoder`
     ):
-        self.model, self.tokenizer, self.sampling, self.generator, self.most, self.options = model, tokenizer, sampling, generator, most, options
+        self.model, self.tokenizer, self.sampling, self.generator, self.most, self.options = (
+            model,
+            tokenizer,
+            sampling,
+            generator,
+            most,
+            options,
+        )
         HRMDecoder(model, **options)  # a model that cannot write is refused now, not at the first reply
         if model.config.vocab_size != tokenizer.size:
-            raise ValueError(f"found a model of {model.config.vocab_size} outputs and a tokenizer of {tokenizer.size} ids; allowed: as many")
+            raise ValueError(
+                f"found a model of {model.config.vocab_size} outputs and a tokenizer of {tokenizer.size} ids; "
+                "allowed: as many"
+            )
         self.turns: list[dict[str, str]] = []
         self.reset(system)
 
     def reset(self, system: str | None = None) -> None:
         "Begin again; without an argument with the same system turn."
-        system = next((turn["content"] for turn in self.turns if turn["role"] == "system"), "") if system is None else system
+        system = (
+            next((turn["content"] for turn in self.turns if turn["role"] == "system"), "") if system is None else system
+        )
         self.turns = [{"role": "system", "content": system}] if system else []
 
     def _prompt(self) -> list[int]:
-        "The conversation as ids, with room for a reply; forgets the oldest turns. Raises `ValueError` if system and last turn are too long."
+        """The conversation as ids, with room for a reply; forgets the oldest turns. Raises `ValueError` if system and
+        last turn are too long.
+        """
         turns, most = list(self.turns), self.model.config.seq_len
         while len(ids := encode_chat(self.tokenizer, turns, "assistant")) >= most:
             first = int(turns[0]["role"] == "system")
             if len(turns) - first < 3:
-                raise ValueError(f"found {len(ids)} ids in the {'system and the ' * first}last turn; allowed: fewer than {most}, the model's length")
+                raise ValueError(
+                    f"found {len(ids)} ids in the {'system and the ' * first}last turn; allowed: fewer than {most}, "
+                    "the model's length"
+                )
             del turns[first : first + 2]
         self.turns = turns
         return ids
@@ -255,14 +292,20 @@ class ChatSession:
 # %% ../../nbs/core/26_generate.ipynb #c41e90b2
 @patch
 def say(self: ChatSession, text: str) -> Iterator[str]:
-    "Take the user's turn and yield the reply in pieces as it is written. Raises `ValueError`, and then nothing was said."
+    """Take the user's turn and yield the reply in pieces as it is written. Raises `ValueError`, and then nothing was
+    said.
+    """
     self.turns.append({"role": "user", "content": text})
     try:
         prompt = torch.tensor([self._prompt()], device=self.model.inner.H_init.device)
     except ValueError:
         self.turns.pop()
         raise
-    ends, ids, shown = {self.tokenizer.sos, self.tokenizer.eos, self.tokenizer.pad, *map(self.tokenizer.role, ROLES)}, [], ""
+    ends, ids, shown = (
+        {self.tokenizer.sos, self.tokenizer.eos, self.tokenizer.pad, *map(self.tokenizer.role, ROLES)},
+        [],
+        "",
+    )
     try:
         decoder = HRMDecoder(self.model, **self.options)
         for column in stream(decoder, prompt, self.most, self.sampling, self.generator, ends):
@@ -301,14 +344,18 @@ def _command(session: ChatSession, line: str, color: bool) -> str:
             number = int(value) if name == "top_k" else float(value)
             session.sampling = Sampling(**session.sampling.model_dump() | {name: number})
         except ValueError:
-            allowed = {"temperature": "0 or more", "top_k": "a whole number, 0 or more", "top_p": "above 0, at most 1"}[name]
+            allowed = {"temperature": "0 or more", "top_k": "a whole number, 0 or more", "top_p": "above 0, at most 1"}[
+                name
+            ]
             raise ValueError(f"/{name}: found {value!r}; allowed: {allowed}") from None
         return f"{name} {number}"
     if name == "history":
         return "\n".join(colored(turn["role"], f"{turn['role']}: {turn['content']}", color) for turn in session.turns)
     if name == "help":
         return HELP
-    raise ValueError(f"/{name}: no such command; allowed: {', '.join(line.split()[0].strip(',') for line in HELP.splitlines())}")
+    raise ValueError(
+        f"/{name}: no such command; allowed: {', '.join(line.split()[0].strip(',') for line in HELP.splitlines())}"
+    )
 
 # %% ../../nbs/core/26_generate.ipynb #b10787a9
 def chat_loop(
@@ -329,7 +376,10 @@ def chat_loop(
                 unknown = session.tokenizer.encode(line).count(session.tokenizer.unk)
                 write(f"({unknown} not in the vocabulary)\n" if unknown else "")
                 for number, piece in enumerate(session.say(line)):
-                    write((colored("assistant", "assistant: ", color) if number == 0 else "") + colored("assistant", piece, color))
+                    write(
+                        (colored("assistant", "assistant: ", color) if number == 0 else "")
+                        + colored("assistant", piece, color)
+                    )
                 write("\n")
         except ValueError as error:
             write(f"{error}\n")

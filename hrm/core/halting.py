@@ -20,7 +20,9 @@ def exploration(
 ) -> Tensor:  # [B] int32, least number of segments; 0 where the row is free to stop
     "Draw the least number of segments of each row (HRM, models/hrm/hrm_act_v1.py)."
     chosen = torch.rand(rows, generator=generator) < probability
-    least = torch.randint(2, halt_max_steps + 1, (rows,), generator=generator) if halt_max_steps > 1 else torch.ones(rows)
+    least = (
+        torch.randint(2, halt_max_steps + 1, (rows,), generator=generator) if halt_max_steps > 1 else torch.ones(rows)
+    )
     return torch.where(chosen, least, 0).int()
 
 # %% ../../nbs/core/10_halting.ipynb #9246623d

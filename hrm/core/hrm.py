@@ -22,7 +22,15 @@ from torch import Tensor, nn
 from .config import Section
 from .device import Placement, has_float64
 from .halting import Halting, continue_target, decide, exploration
-from .layers import Block, CastedEmbedding, CastedLinear, Rotary, SparseEmbedding, relation_classes, trunc_normal_
+from hrm.core.layers import (
+    Block,
+    CastedEmbedding,
+    CastedLinear,
+    Rotary,
+    SparseEmbedding,
+    relation_classes,
+    trunc_normal_,
+)
 from .losses import IGNORE, act_loss
 from .recurrence import Carry, Gradient, Level, recur
 
@@ -118,8 +126,14 @@ class HRMInner(nn.Module):
             self.q_head.bias.fill_(-5)
         if c.puzzle_emb_ndim:
             self.puzzle_emb = SparseEmbedding(c.num_puzzle_identifiers, c.puzzle_emb_ndim, self.dtype)
-        shape = dict(hidden_size=c.hidden_size, num_heads=c.num_heads, expansion=c.expansion, rms_norm_eps=c.rms_norm_eps,
-                     relations=_positions(self, coordinates, positions, generator), generator=generator)
+        shape = dict(
+            hidden_size=c.hidden_size,
+            num_heads=c.num_heads,
+            expansion=c.expansion,
+            rms_norm_eps=c.rms_norm_eps,
+            relations=_positions(self, coordinates, positions, generator),
+            generator=generator,
+        )
         self.H_level = Level([self.block("H", causal=c.causal in (True, "H"), **shape) for _ in range(c.H_layers)])
         self.L_level = Level([self.block("L", causal=c.causal in (True, "L"), **shape) for _ in range(c.L_layers)])
         for name in ("H_init", "L_init"):  # where every row starts; never trained
@@ -192,8 +206,18 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # z_H, z_L (both with gradient), logits [B, S, V], q [B, 2] float32
     "One segment. The gradient reaches as far as `config.gradient` says."
     c = self.config
-    z_H, z_L = recur(self.H_level, self.L_level, z_H, z_L, self.embed(inputs, puzzles), c.H_cycles, c.L_cycles,
-                     c.gradient, trace, **self._context(valid))
+    z_H, z_L = recur(
+        self.H_level,
+        self.L_level,
+        z_H,
+        z_L,
+        self.embed(inputs, puzzles),
+        c.H_cycles,
+        c.L_cycles,
+        c.gradient,
+        trace,
+        **self._context(valid),
+    )
     return z_H, z_L, self.lm_head(z_H[:, self.prefix :]), self.q_head(self._read(z_H, valid)).float()
 
 # %% ../../nbs/core/12_hrm.ipynb #9731d54e
@@ -236,16 +260,22 @@ class HRM(nn.Module):
 @patch
 def start(
     self: HRM,
-    batch: dict[str, Tensor],  # inputs [B, S], labels [B, S]; puzzle_identifiers [B] and valid [B, S] where there are any
+    batch: dict[
+        str, Tensor
+    ],  # inputs [B, S], labels [B, S]; puzzle_identifiers [B] and valid [B, S] where there are any
 ) -> Carry:
     "A carry in which every slot has just taken its row of `batch`; on the device of the model."
     device = self.inner.H_init.device
     rows = len(batch["inputs"])
     shape = (rows, self.inner.prefix + batch["inputs"].shape[1], self.config.hidden_size)
     empty = torch.zeros(shape, dtype=self.inner.dtype, device=device)
-    carry = Carry(empty, empty, torch.zeros(rows, dtype=torch.int32, device=device),
-                  torch.ones(rows, dtype=torch.bool, device=device),
-                  {name: torch.zeros_like(value, device=device) for name, value in batch.items()})
+    carry = Carry(
+        empty,
+        empty,
+        torch.zeros(rows, dtype=torch.int32, device=device),
+        torch.ones(rows, dtype=torch.bool, device=device),
+        {name: torch.zeros_like(value, device=device) for name, value in batch.items()},
+    )
     return self.admit(carry, batch)
 
 
@@ -286,9 +316,7 @@ def forward(
 # %% ../../nbs/core/12_hrm.ipynb #e4220fd2
 @patch
 def explore(
-    self: HRM,
-    rows: int,
-    generator: torch.Generator,
+    self: HRM, rows: int, generator: torch.Generator
 ) -> Tensor | None:  # [rows], or None where the halting rule is fixed
     "Least number of segments of each row for the next call in training."
     c = self.config
@@ -304,5 +332,12 @@ def loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:  # sum over the rows, and its parts: see `act_loss`
     "Loss of the segment that was just run."
     dtype = torch.float64 if has_float64(outputs["logits"].device) else torch.float32
-    return act_loss(outputs["logits"], carry.batch["labels"], outputs["q_halt"], outputs["q_continue"],
-                    outputs.get("target_continue"), cross_entropy, dtype=dtype)
+    return act_loss(
+        outputs["logits"],
+        carry.batch["labels"],
+        outputs["q_halt"],
+        outputs["q_continue"],
+        outputs.get("target_continue"),
+        cross_entropy,
+        dtype=dtype,
+    )

@@ -21,7 +21,7 @@ def truncated_std(
     cut: float = 2.0,  # where the standard normal is cut, in standard deviations, on both sides
 ) -> float:  # standard deviation of what is left
     "Standard deviation of a standard normal cut at `-cut` and `cut` (closed form)."
-    density = math.exp(-cut**2 / 2) / math.sqrt(2 * math.pi)
+    density = math.exp(-(cut**2) / 2) / math.sqrt(2 * math.pi)
     return math.sqrt(1 - 2 * cut * density / math.erf(cut / math.sqrt(2)))
 
 # %% ../../nbs/core/08_layers.ipynb #fb35bb23
@@ -51,11 +51,7 @@ class CastedLinear(nn.Module):
     "Linear map with a float32 weight that is cast to the dtype of its input; LeCun truncated normal, bias zero."
 
     def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = False,
-        generator: torch.Generator | None = None,
+        self, in_features: int, out_features: int, bias: bool = False, generator: torch.Generator | None = None
     ):
         super().__init__()
         self.weight = nn.Parameter(
@@ -144,17 +140,16 @@ class Cache:
         end = self.length + new.shape[2]
         if end > self.positions:
             raise ValueError(f"a cache of {self.positions} positions cannot take {end}")
-        if self.place == len(self.kept):  # a place more than is used: the parts handed out are alike in layout, so they compile to one graph
+        if self.place == len(
+            self.kept
+        ):  # a place more than is used: the parts handed out are alike in layout, so they compile to one graph
             self.kept.append(new.new_zeros(*new.shape[:2], self.positions + 1, new.shape[3]))
         kept = self.kept[self.place]
         self.place += 1
         kept[:, :, self.length : end] = new
         return kept[:, :, :end]
 
-    def advance(
-        self,
-        new: int,
-    ) -> None:
+    def advance(self, new: int) -> None:
         "The pass over `new` positions is complete; the next one begins with the first call again."
         self.length, self.place = self.length + new, 0
 
@@ -177,7 +172,7 @@ class Attention(nn.Module):
         self.num_heads, self.causal, self.window = num_heads, causal, window
         self.qkv_proj = CastedLinear(hidden_size, 3 * hidden_size, generator=generator)
         self.o_proj = CastedLinear(hidden_size, hidden_size, generator=generator)
-        # wide at first, so that each head looks somewhere else: with zeros all heads begin as the same average of all cells
+        # wide at first, so that each head looks somewhere else: zeros make all heads the same average of all cells
         bias = trunc_normal_(torch.empty(num_heads, relations), 2.0, generator)
         self.relation_bias = nn.Parameter(bias) if relations else None
 
@@ -206,7 +201,10 @@ def forward(
     causal = self.causal and (x.shape[1] > 1 or self.window > 0)  # a single new position sees all that came before
     if causal and (mask is not None or start or self.window):  # the fused kernels take a mask or the flag, not both
         seen = self._seen(x.shape[1], start, x.device)[:first]
-        mask, causal = seen if mask is None else mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, -math.inf), False
+        mask, causal = (
+            seen if mask is None else mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, -math.inf),
+            False,
+        )
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
     return self.o_proj(rearrange(out, "b h s k -> b s (h k)"))
 
@@ -305,8 +303,6 @@ class SparseEmbedding(nn.Module):
         return rows.to(self.dtype)
 
 # %% ../../nbs/core/08_layers.ipynb #b9405eff
-def parameters(
-    model: nn.Module,
-) -> int:
+def parameters(model: nn.Module) -> int:
     "How many values the main optimizer trains; puzzle embeddings are not among them."
     return sum(p.numel() for p in model.parameters())

@@ -14,9 +14,7 @@ from typing import Any
 from .errors import DataError
 
 # %% ../../nbs/core/04_lines.ipynb #3a0c1fb9
-def json_lines(
-    path: Path | str,
-) -> Iterator[tuple[int, bytes]]:  # number, from 1, and content
+def json_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:  # number, from 1, and content
     "The lines of a file that hold something. Raises `DataError` where there is no such file."
     path = Path(path)
     if not path.is_file():

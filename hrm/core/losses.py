@@ -16,9 +16,7 @@ from torch import Tensor
 IGNORE = -100  # label of positions that do not count
 
 # %% ../../nbs/core/11_losses.ipynb #a47dcd3d
-def stablemax(
-    x: Tensor,
-) -> Tensor:
+def stablemax(x: Tensor) -> Tensor:
     "The function that takes the place of the exponential: `x + 1` above zero, `1 / (1 - x)` below."
     return torch.where(x < 0, 1 / (1 - x.clamp(max=0) + 1e-30), x + 1)
 
@@ -41,7 +39,9 @@ def softmax_cross_entropy(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:  # [...] nats, 0 where ignored
     "The usual cross-entropy, per position, computed in `dtype`."
-    flat = F.cross_entropy(logits.to(dtype).flatten(0, -2), labels.long().flatten(), ignore_index=IGNORE, reduction="none")
+    flat = F.cross_entropy(
+        logits.to(dtype).flatten(0, -2), labels.long().flatten(), ignore_index=IGNORE, reduction="none"
+    )
     return flat.view(labels.shape)
 
 
@@ -61,7 +61,11 @@ def label_entropy(
 def _pairs(inputs: Tensor, labels: Tensor, classes: int) -> Tensor:
     "Float64 counts [classes, classes] of (input, label) where the label counts."
     keep = labels != IGNORE
-    return torch.bincount((inputs[keep] * classes + labels[keep]).long().cpu(), minlength=classes**2).view(classes, classes).double()
+    return (
+        torch.bincount((inputs[keep] * classes + labels[keep]).long().cpu(), minlength=classes**2)
+        .view(classes, classes)
+        .double()
+    )
 
 
 def bigram_entropy(
@@ -112,5 +116,10 @@ def act_loss(
     if target_continue is not None:
         parts["q_continue_loss"] = F.binary_cross_entropy_with_logits(q_continue, target_continue, reduction="sum")
         loss = loss + q_weight * parts["q_continue_loss"]
-    facts = {"lm_rows": rows, "accuracy": right.sum(-1) / counts.clamp_min(1), "exact": exact, "q_halt_right": (q_halt >= 0) == exact}
+    facts = {
+        "lm_rows": rows,
+        "accuracy": right.sum(-1) / counts.clamp_min(1),
+        "exact": exact,
+        "q_halt_right": (q_halt >= 0) == exact,
+    }
     return loss, {name: value.detach() for name, value in (parts | facts).items()}

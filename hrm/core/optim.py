@@ -24,13 +24,7 @@ from .layers import SparseEmbedding
 class AdamATan2(torch.optim.Optimizer):
     "Adam without epsilon: the quotient becomes an arctangent; decoupled weight decay."
 
-    def __init__(
-        self,
-        params: Iterable,
-        lr: float,
-        betas: tuple[float, float],
-        weight_decay: float = 0.0,
-    ):
+    def __init__(self, params: Iterable, lr: float, betas: tuple[float, float], weight_decay: float = 0.0):
         super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay))
 
     @torch.no_grad()
@@ -90,11 +84,21 @@ def _gather(tensor: Tensor) -> Tensor:
 
 # %% ../../nbs/core/13_optim.ipynb #e0aecd4e
 class Grokfast(torch.optim.Optimizer):
-    "Optimizers that get `g + strength * e` for the gradient g and its slow average e; with query-key clipping after the step if wanted."
+    """Optimizers that get `g + strength * e` for the gradient g and its slow average e; with query-key clipping after
+    the step if wanted.
+    """
 
-    def __init__(self, inner: Sequence[torch.optim.Optimizer], alpha: float = 0.98, strength: float = 0.0, clip: "QKClip | None" = None):
+    def __init__(
+        self,
+        inner: Sequence[torch.optim.Optimizer],
+        alpha: float = 0.98,
+        strength: float = 0.0,
+        clip: "QKClip | None" = None,
+    ):
         self.inner, self.alpha, self.strength, self.clip = list(inner), alpha, strength, clip
-        super().__init__([p for optimizer in self.inner for group in optimizer.param_groups for p in group["params"]], {})
+        super().__init__(
+            [p for optimizer in self.inner for group in optimizer.param_groups for p in group["params"]], {}
+        )
         self._share()
 
     def _share(self) -> None:
@@ -123,7 +127,11 @@ class Grokfast(torch.optim.Optimizer):
 
     def state_dict(self):
         slow = [self.state[p].get("slow") if p in self.state else None for p in self._params()]
-        return {"inner": [optimizer.state_dict() for optimizer in self.inner], "slow": slow, "clipped": self.clip.count if self.clip else 0}
+        return {
+            "inner": [optimizer.state_dict() for optimizer in self.inner],
+            "slow": slow,
+            "clipped": self.clip.count if self.clip else 0,
+        }
 
     def load_state_dict(self, state):
         for optimizer, saved in zip(self.inner, state["inner"], strict=True):
@@ -153,7 +161,9 @@ class QKClip:
             peaks: dict[int, Tensor] = {}  # 0 for queries, 1 for keys: [H] longest since the last step
             self.watched.append((pair, width, module.num_heads, peaks))
             for kind, (linear, part) in enumerate(pair):
-                linear.register_forward_hook(partial(_look, peaks, kind, slice(part * width, (part + 1) * width), module.num_heads))
+                linear.register_forward_hook(
+                    partial(_look, peaks, kind, slice(part * width, (part + 1) * width), module.num_heads)
+                )
 
     def forget(self) -> None:
         "What was seen does not count."
@@ -209,17 +219,22 @@ class OptimConfig(Section):
     @model_validator(mode="after")
     def _period(self):
         if (self.schedule == "restarts") != (self.period > 0):
-            raise ValueError(f"schedule {self.schedule!r} with period {self.period}; allowed: a period with `restarts`, and only there")
+            raise ValueError(
+                f"schedule {self.schedule!r} with period {self.period}; allowed: a period with `restarts`, and only "
+                "there"
+            )
         if ("grokfast" in self.name) != (self.grokfast_lambda > 0):
-            raise ValueError(f"name {self.name!r} with grokfast_lambda {self.grokfast_lambda}; allowed: above 0 with grokfast and mugrokfast, and only there")
+            raise ValueError(
+                f"name {self.name!r} with grokfast_lambda {self.grokfast_lambda}; allowed: above 0 with grokfast and "
+                "mugrokfast, and only there"
+            )
         return self
 
 # %% ../../nbs/core/13_optim.ipynb #bd489e69
-def build(
-    model: nn.Module,
-    config: OptimConfig,
-) -> list[torch.optim.Optimizer]:
-    "The optimizers of a model: one for its parameters (two with Muon; one around them with Grokfast or `qk_clip`), one for each table of puzzle embeddings."
+def build(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
+    """The optimizers of a model: one for its parameters (two with Muon; one around them with Grokfast or `qk_clip`),
+    one for each table of puzzle embeddings.
+    """
     kinds = {"adam_atan2": AdamATan2, "adam": torch.optim.Adam}  # AdamW otherwise
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     own = dict(lr=config.lr, weight_decay=config.weight_decay)
@@ -227,8 +242,12 @@ def build(
     if config.name in ("muon", "mugrokfast"):
         if not hasattr(torch.optim, "Muon"):
             raise ConfigError(f"optim.name: {config.name} needs torch 2.9 or later, found {torch.__version__}")
-        hidden = [name for name, p in params.items() if p.ndim == 2 and not any(w in name for w in ("embed", "head", "bias"))]
-        optimizers.append(torch.optim.Muon([params.pop(name) for name in hidden], adjust_lr_fn="match_rms_adamw", **own))
+        hidden = [
+            name for name, p in params.items() if p.ndim == 2 and not any(w in name for w in ("embed", "head", "bias"))
+        ]
+        optimizers.append(
+            torch.optim.Muon([params.pop(name) for name in hidden], adjust_lr_fn="match_rms_adamw", **own)
+        )
     optimizers.append(kinds.get(config.name, torch.optim.AdamW)(params.values(), betas=config.betas, **own))
     if config.grokfast_lambda or config.qk_clip is not None:
         clip = QKClip(model, config.qk_clip) if config.qk_clip is not None else None
@@ -256,9 +275,6 @@ def rate(
     return config.lr_min_ratio + (1 - config.lr_min_ratio) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 # %% ../../nbs/core/13_optim.ipynb #fb6d0873
-def average(
-    model: nn.Module,
-    decay: float,
-) -> AveragedModel:
+def average(model: nn.Module, decay: float) -> AveragedModel:
     "Exponential moving average of parameters and buffers through torch's `AveragedModel`."
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

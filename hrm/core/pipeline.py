@@ -14,7 +14,7 @@ from .config import ConfigError, root
 
 # %% ../../nbs/core/05_pipeline.ipynb #29aca142
 def data_path(
-    stage: str,    # such as "sudoku_train"
+    stage: str,  # such as "sudoku_train"
     profile: str,  # such as "laptop"
 ) -> Path:
     "Where a stage keeps its data: `data/<profile>/<system>/<verb>`; a name without a verb is a folder of its own."
@@ -23,7 +23,7 @@ def data_path(
 
 
 def report_path(
-    stage: str,                  # such as "sudoku_train"
+    stage: str,  # such as "sudoku_train"
     profile: str | None = None,  # such as "laptop"; None for a stage that stands above the profiles
     folder: Path | None = None,  # the project's; `root()` if None
 ) -> Path:
@@ -39,7 +39,7 @@ def chapters() -> dict[str, Path]:  # stage name -> notebook
 
 def chapter(
     stage: str,  # such as "sudoku_train"
-) -> Path:       # its notebook
+) -> Path:  # its notebook
     "The chapter of a stage. Raises `ConfigError` that lists the stages there are."
     known = chapters()
     if stage not in known:
@@ -48,24 +48,34 @@ def chapter(
 
 
 def code_cells(
-    path: Path,    # a notebook
-) -> list[str]:    # their sources
+    path: Path,  # a notebook
+) -> list[str]:  # their sources
     "The part of a notebook that can change a result."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 # %% ../../nbs/core/05_pipeline.ipynb #267071ce
 def sections(
-    stage: str,       # such as "sudoku_train"
+    stage: str,  # such as "sudoku_train"
 ) -> dict[str, str]:  # name of the section -> module and name of its model, such as "hrm.sudoku.train:TrainConfig"
     "The sections of `params.yaml` that a stage's chapter reads. Raises `ConfigError` for a stage without a chapter."
     lines = "\n".join(code_cells(chapter(stage))).splitlines()
     tree = ast.parse("\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in lines))
-    origin = {alias.asname or alias.name: f"{node.module}:{alias.name}"
-              for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    origin = {
+        alias.asname or alias.name: f"{node.module}:{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     calls = [node.args for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "section"]
-    return {args[1].value: origin[args[2].id] for args in calls if len(args) == 3 and isinstance(args[1], ast.Constant)
-            and isinstance(args[2], ast.Name) and args[2].id in origin}
+    return {
+        args[1].value: origin[args[2].id]
+        for args in calls
+        if len(args) == 3
+        and isinstance(args[1], ast.Constant)
+        and isinstance(args[2], ast.Name)
+        and args[2].id in origin
+    }
 
 # %% ../../nbs/core/05_pipeline.ipynb #492ed2dd
 def pipeline() -> dict[str, dict]:  # stage name -> its block
@@ -77,10 +87,12 @@ def pipeline() -> dict[str, dict]:  # stage name -> its block
 
 
 def reported(
-    profile: str,        # such as "laptop"
-    file: str,           # such as "figures.json"
-) -> dict[str, Any]:     # stage name -> what it has written
-    "What the stages say in files of this name, in the order of `dvc.yaml`. Raises `ConfigError` for one that has not run."
+    profile: str,  # such as "laptop"
+    file: str,  # such as "figures.json"
+) -> dict[str, Any]:  # stage name -> what it has written
+    """What the stages say in files of this name, in the order of `dvc.yaml`. Raises `ConfigError` for one that has not
+    run.
+    """
     stages = [name for name, block in pipeline().items() if "matrix" in block]
     for name in stages:
         if not (report_path(name, profile) / f"{name}.ipynb").is_file():

@@ -18,29 +18,54 @@ from matplotlib.figure import Figure
 
 # %% ../../nbs/core/23_plots.ipynb #61ee1015
 PALETTE = ("#3f8fc4", "#d9722e", "#3c9a62", "#b066c2", "#a8862a", "#d1597b", "#2f9a9a", "#8083d6")  # in this order
-GREY = "#7d7d7d"        # text, axes and ticks
+GREY = "#7d7d7d"  # text, axes and ticks
 STYLE = {
-    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
-    "text.color": GREY, "axes.labelcolor": GREY, "axes.edgecolor": GREY, "axes.titlecolor": GREY, "xtick.color": GREY,
-    "ytick.color": GREY, "grid.color": GREY, "grid.alpha": 0.25, "axes.grid": True, "axes.axisbelow": True,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
-    "axes.titlesize": 10, "axes.titlelocation": "left", "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
-    "legend.fontsize": 8, "lines.linewidth": 1.6, "font.family": "DejaVu Sans", "image.cmap": "viridis",
-    "figure.dpi": 110, "savefig.dpi": 110, "svg.hashsalt": "hrm"}
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "legend.frameon": False,
+    "text.color": GREY,
+    "axes.labelcolor": GREY,
+    "axes.edgecolor": GREY,
+    "axes.titlecolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "grid.color": GREY,
+    "grid.alpha": 0.25,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+    "font.family": "DejaVu Sans",
+    "image.cmap": "viridis",
+    "figure.dpi": 110,
+    "savefig.dpi": 110,
+    "svg.hashsalt": "hrm",
+}
 
 # %% ../../nbs/core/23_plots.ipynb #5691a0b7
 @cache
 def _load_backend() -> None:
-    "Load it before the first style context: the context would undo the interactive mode that a notebook's backend sets."
+    """Load it before the first style context: the context would undo the interactive mode that a notebook's backend
+    sets.
+    """
     plt.switch_backend(plt.get_backend())
 
 
 def new(
-    width: float = 7,     # inches
+    width: float = 7,  # inches
     height: float = 3.2,  # inches
     rows: int = 1,
     cols: int = 1,
-    **kwargs,             # for plt.subplots, such as sharey=True
+    **kwargs,  # for plt.subplots, such as sharey=True
 ) -> tuple[Figure, Axes | np.ndarray]:  # one axes, or an array of them
     "A figure in the house style."
     _load_backend()
@@ -50,17 +75,17 @@ def new(
 # %% ../../nbs/core/23_plots.ipynb #402d8b0c
 def series(
     ax: Axes,
-    x: Sequence[float],                  # [n]
-    y: Sequence[float],                  # [n]
-    label: str | None = None,            # for the legend
+    x: Sequence[float],  # [n]
+    y: Sequence[float],  # [n]
+    label: str | None = None,  # for the legend
     low: Sequence[float] | None = None,  # [n] lower end of the interval
-    high: Sequence[float] | None = None, # [n] upper end
-    **kwargs,                            # for Axes.plot, such as marker="o"
+    high: Sequence[float] | None = None,  # [n] upper end
+    **kwargs,  # for Axes.plot, such as marker="o"
 ) -> Axes:
     "A line, with its interval as a band. Raises `ValueError` when only one end is given."
     if (low is None) != (high is None):
         raise ValueError("series: found one end of the interval; allowed: both low and high, or neither")
-    line, = ax.plot(x, y, label=label, **kwargs)
+    (line,) = ax.plot(x, y, label=label, **kwargs)
     if low is not None:
         ax.fill_between(x, low, high, color=line.get_color(), alpha=0.22, linewidth=0)
     return ax
@@ -74,16 +99,24 @@ def reference(
 ) -> Axes:
     "A dashed horizontal line to compare with."
     ax.axhline(y, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
-    ax.annotate(label, (1, y), xycoords=("axes fraction", "data"), xytext=(0, -3 if below else 3), textcoords="offset points",
-                ha="right", va="top" if below else "baseline", fontsize=8, color=GREY)
+    ax.annotate(
+        label,
+        (1, y),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, -3 if below else 3),
+        textcoords="offset points",
+        ha="right",
+        va="top" if below else "baseline",
+        fontsize=8,
+        color=GREY,
+    )
     return ax
 
 
-def references(
-    ax: Axes,
-    levels: Mapping[str, float],
-) -> Axes:
-    "Lines to compare with, labelled above and below in turn from the highest down, so that neighbours do not cover each other."
+def references(ax: Axes, levels: Mapping[str, float]) -> Axes:
+    """Lines to compare with, labelled above and below in turn from the highest down, so that neighbours do not cover
+    each other.
+    """
     for number, (name, level) in enumerate(sorted(levels.items(), key=lambda item: -item[1])):
         reference(ax, level, name, below=number % 2 == 1)
     return ax
@@ -91,7 +124,7 @@ def references(
 
 def label(
     ax: Axes,
-    x: str,                    # with the unit, such as "step" or "time, s"
+    x: str,  # with the unit, such as "step" or "time, s"
     y: str,
     title: str | None = None,
 ) -> Axes:

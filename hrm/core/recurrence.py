@@ -19,10 +19,7 @@ from .layers import Block
 class Level(nn.Module):
     "H-module or L-module: the injection is added to the state once, then a stack of blocks follows."
 
-    def __init__(
-        self,
-        layers: list[Block],
-    ):
+    def __init__(self, layers: list[Block]):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 

@@ -33,7 +33,9 @@ def _clean(value: Any, key: str) -> Any:
         return float(f"{value:.10g}")
     if value is None or isinstance(value, (bool, int, str)):
         return value
-    raise TypeError(f"{key}: found {type(value).__name__}; allowed: numbers, text, None, lists and dictionaries of them")
+    raise TypeError(
+        f"{key}: found {type(value).__name__}; allowed: numbers, text, None, lists and dictionaries of them"
+    )
 
 
 def dump(value: Any) -> str:
@@ -47,10 +49,11 @@ STATUSES = ("works", "reproduced", "refuted", "partly", "not testable here", "no
 @dataclass(frozen=True)
 class Claim:
     "One row of the claims ledger. Raises `ValueError` for a status that is not in `STATUSES`, or an empty field."
-    id: str       # of the checklist, such as "S1-3"
-    claim: str    # what the document says
-    status: str   # one of STATUSES
-    ours: str     # our figure or finding
+
+    id: str  # of the checklist, such as "S1-3"
+    claim: str  # what the document says
+    status: str  # one of STATUSES
+    ours: str  # our figure or finding
     command: str  # what gives it
 
     def __post_init__(self):
@@ -73,7 +76,7 @@ class Stage:
 
     def __init__(
         self,
-        name: str,     # such as "sudoku_train"
+        name: str,  # such as "sudoku_train"
         profile: str,  # such as "laptop"
     ):
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
@@ -87,7 +90,9 @@ class Stage:
         return value
 
     def metrics(self, values: Mapping) -> Mapping:
-        "Write `metrics.json`: only what parameters, data and code decide. Raises `ValueError` that names the key of a NaN."
+        """Write `metrics.json`: only what parameters, data and code decide. Raises `ValueError` that names the key of a
+        NaN.
+        """
         return self._write("metrics.json", values)
 
     def timings(self, values: Mapping) -> Mapping:
@@ -105,7 +110,9 @@ class Stage:
 # %% ../../nbs/core/24_report.ipynb #1cd4e469
 @patch
 def figures(self: Stage, rows: Mapping[str, Mapping]) -> Mapping[str, Mapping]:
-    "Write `figures.json`: name -> value, unit, low, high, n; stage, profile and machine are added. Raises `ValueError`."
+    """Write `figures.json`: name -> value, unit, low, high, n; stage, profile and machine are added. Raises
+    `ValueError`.
+    """
     fields, full = ("value", "unit", "low", "high", "n"), {}
     for name, row in rows.items():
         row = {"low": None, "high": None, "n": None, "unit": ""} | dict(row)
@@ -120,12 +127,14 @@ def figure(
     self: Stage,
     fig: Figure,
     name: str,  # of the file, without the ending
-) -> Figure:    # the same figure, for the notebook to show
+) -> Figure:  # the same figure, for the notebook to show
     "Save `<name>.png` with the same bytes for the same picture."
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise ConfigError(f"figure: found {name!r}; allowed: lower-case letters, digits and underscores")
     raw = io.BytesIO()
-    fig.savefig(raw, format="png", dpi=110, transparent=True, metadata={"Software": None}, pil_kwargs={"optimize": True})  # no version, no date
+    fig.savefig(
+        raw, format="png", dpi=110, transparent=True, metadata={"Software": None}, pil_kwargs={"optimize": True}
+    )  # no version, no date
     write_atomic(self.dir / f"{name}.png", raw.getvalue())
     return fig
 
@@ -138,7 +147,9 @@ def read_metrics(
     "What a stage has written. Raises `ConfigError` that names the stage to run."
     path = report_path(stage, profile) / file
     if not path.is_file():
-        raise ConfigError(f"reports/{profile}/{stage}/{file}: not there yet; run the stage: dvc repro {stage}@{profile}")
+        raise ConfigError(
+            f"reports/{profile}/{stage}/{file}: not there yet; run the stage: dvc repro {stage}@{profile}"
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 # %% ../../nbs/core/24_report.ipynb #5b765efd
@@ -165,11 +176,14 @@ def _cell(value: Any, digits: int) -> str:
 # %% ../../nbs/core/24_report.ipynb #894434d5
 def table(
     rows: pd.DataFrame | Iterable[Mapping | Claim],  # dictionaries may lack keys; columns stand in order of appearance
-    digits: int = 4,                                 # significant digits of floats
+    digits: int = 4,  # significant digits of floats
 ) -> Markdown:
     "A Markdown table; columns of numbers are set flush right."
     if isinstance(rows, pd.DataFrame):
-        columns, rows = [str(c) for c in rows.columns], [dict(zip(map(str, rows.columns), row)) for row in rows.itertuples(index=False)]
+        columns, rows = (
+            [str(c) for c in rows.columns],
+            [dict(zip(map(str, rows.columns), row)) for row in rows.itertuples(index=False)],
+        )
     else:
         rows = [asdict(row) if isinstance(row, Claim) else dict(row) for row in rows]
         columns = list(dict.fromkeys(str(key) for row in rows for key in row))

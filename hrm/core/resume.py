@@ -41,7 +41,8 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def polite_signals():
-    """Within the context, a SIGINT or SIGTERM sets the flag it yields instead of interrupting; a second one raises Stopped.
+    """Within the context, a SIGINT or SIGTERM sets the flag it yields instead of interrupting; a second one raises
+    Stopped.
 
     Main thread only.
     """
@@ -91,7 +92,9 @@ def check_state(
     if wanted != set(state):
         raise checkpoint.CheckpointError(f"training state: {', '.join(sorted(wanted ^ set(state)))} missing or unknown")
     if state["tensors"] != _tensors(state):
-        raise checkpoint.CheckpointError(f"training state: found {_tensors(state)} tensors; allowed: {state['tensors']}")
+        raise checkpoint.CheckpointError(
+            f"training state: found {_tensors(state)} tensors; allowed: {state['tensors']}"
+        )
 
 # %% ../../nbs/core/19_resume.ipynb #e9100b7c
 @dataclass
@@ -113,8 +116,10 @@ class Group:
 
     def state_dict(self) -> dict[str, Any]:
         "Optimizers, and the average where there is one."
-        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-                "average": self.average.state_dict() if self.average else None}
+        return {
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "average": self.average.state_dict() if self.average else None,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         "The inverse."
@@ -156,9 +161,17 @@ class Run:
     def state_dict(self) -> dict[str, Any]:
         "Everything that decides the next step."
         cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
-        return counted({name: getattr(self, name) for name in PROGRESS} | {
-            "cuda": cuda, "task": self.task.state_dict(), "groups": [group.state_dict() for group in self.groups],
-            "model": self.task.model.state_dict(), "scaler": self.scaler.state_dict(), "torch": torch.get_rng_state()})
+        return counted(
+            {name: getattr(self, name) for name in PROGRESS}
+            | {
+                "cuda": cuda,
+                "task": self.task.state_dict(),
+                "groups": [group.state_dict() for group in self.groups],
+                "model": self.task.model.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "torch": torch.get_rng_state(),
+            }
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         "Raises CheckpointError for a state of which a part is missing or empty."
@@ -202,6 +215,7 @@ LOGS = re.compile(r"log\.jsonl|[a-z]+_log_\w+\.jsonl")  # its logs; those of a s
 
 def _of_run(name: str) -> Callable[[Path], bool]:
     "Whether an entry of a folder comes from a run of this name."
+
     def ours(entry: Path) -> bool:
         if entry.is_symlink() or not entry.is_dir():
             return entry.is_file() and LOGS.fullmatch(entry.name) is not None  # DVC may have put a link there
@@ -209,7 +223,9 @@ def _of_run(name: str) -> Callable[[Path], bool]:
             said = json.loads((entry / "meta.json").read_text(encoding="utf-8"))["name"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        return said == name and PARTS.fullmatch(entry.name) is not None and all(map(checkpoint.is_part, entry.iterdir()))
+        return (
+            said == name and PARTS.fullmatch(entry.name) is not None and all(map(checkpoint.is_part, entry.iterdir()))
+        )
 
     return ours
 
@@ -218,7 +234,9 @@ def replaceable(
     out: Path | str,
     name: str,  # of the run that will be put there
 ) -> Path:
-    "The folder, if a run of this name may be put there. Raises `ConfigError` where it holds anything but a finished one."
+    """The folder, if a run of this name may be put there. Raises `ConfigError` where it holds anything but a finished
+    one.
+    """
     return check_folder(out, _of_run(name), f"a finished run {name!r}")
 
 # %% ../../nbs/core/19_resume.ipynb #78bf946f
@@ -235,6 +253,7 @@ def publish(
     name: str,  # of the run
 ) -> None:
     "Put a finished run in its place. Process 0 does."
+
     def rest(where: str, names: list[str]) -> list[str]:
         return [one for one in names if one.startswith(".") or Path(where) == folder and not published(one)]
 
@@ -296,7 +315,9 @@ def go_on(
     folder: Path,  # of the run
     begin: Path | None,  # of the run before it
 ) -> None:
-    "Go on where this run stopped, or where the one before it ended. Raises CheckpointError that says which folder to remove."
+    """Go on where this run stopped, or where the one before it ended. Raises CheckpointError that says which folder to
+    remove.
+    """
     source = folder if checkpoint.find(folder / "latest") else begin
     if source is not None:
         with advice(source):
@@ -310,7 +331,9 @@ def alone(
     out: Path,
     folder: Path,  # of the run
 ):
-    "Within the context no other process writes to these. Process 0 has the locks. Raises ConfigError where another has them."
+    """Within the context no other process writes to these. Process 0 has the locks. Raises ConfigError where another
+    has them.
+    """
     if world()[0]:
         yield
         return
@@ -362,9 +385,16 @@ def finish(
 ) -> Finished:
     "Write the record of a run that has ended."
     entries = [entry for entry in folder.iterdir() if published(entry.name)]
-    files = [file for entry in entries for file in ([entry] if entry.is_file() else entry.iterdir()) if file.name[0] != "."]
-    said = {"place": place_of(out, folder), "metrics": metrics, "timings": timings, "more": more,
-            "files": {file.relative_to(folder).as_posix(): tree_hash(file) for file in sorted(files)}}
+    files = [
+        file for entry in entries for file in ([entry] if entry.is_file() else entry.iterdir()) if file.name[0] != "."
+    ]
+    said = {
+        "place": place_of(out, folder),
+        "metrics": metrics,
+        "timings": timings,
+        "more": more,
+        "files": {file.relative_to(folder).as_posix(): tree_hash(file) for file in sorted(files)},
+    }
     write_atomic(folder / RECORD, json.dumps(said, indent=1) + "\n")
     return stored(folder / RECORD, Finished, "the record of a run")
 
@@ -373,12 +403,18 @@ def finished(
     folder: Path,  # of a run
     keep: bool = False,  # the training state is needed too
 ) -> Finished | None:
-    "The record of a run that has ended; None where there is none, or where it was set aside because something is wrong."
+    """The record of a run that has ended; None where there is none, or where it was set aside because something is
+    wrong.
+    """
     if not (folder / RECORD).is_file():
         return None
     try:
         said = stored(folder / RECORD, Finished, "the record of a run")
-        wrong = [name for name, known in said.files.items() if not (folder / name).is_file() or tree_hash(folder / name) != known]
+        wrong = [
+            name
+            for name, known in said.files.items()
+            if not (folder / name).is_file() or tree_hash(folder / name) != known
+        ]
     except ConfigError:
         wrong = [RECORD]
     if not wrong and keep and checkpoint.find(folder / "latest") is None:

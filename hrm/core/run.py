@@ -27,8 +27,11 @@ def changed(
     change: Mapping[str, Any],  # nested; what it does not name stays
 ) -> dict[str, Any]:
     "Nested dictionaries with some entries replaced."
-    nested = {key: changed(values.get(key) or {}, new) for key, new in change.items()
-              if isinstance(new, Mapping) and isinstance(values.get(key), Mapping | None)}
+    nested = {
+        key: changed(values.get(key) or {}, new)
+        for key, new in change.items()
+        if isinstance(new, Mapping) and isinstance(values.get(key), Mapping | None)
+    }
     return {**values, **change, **nested}
 
 # %% ../../nbs/core/21_run.ipynb #2dcacfa5
@@ -107,8 +110,21 @@ def start(
     "Train one model, or go on where it was stopped. Raises what `fit` raises."
     watch = options.watch(name) if options.watch else None
     settings = config.settings() | {"seed": seed} | dict(facts or {})
-    result = fit(task, loop or config.loop, out, options.home, name, settings, data, options.tracking, options.progress, watch,
-                 options.keep, begin, module)
+    result = fit(
+        task,
+        loop or config.loop,
+        out,
+        options.home,
+        name,
+        settings,
+        data,
+        options.tracking,
+        options.progress,
+        watch,
+        options.keep,
+        begin,
+        module,
+    )
     if options.done and world()[0] == 0:
         options.done(name, result)
     return result

@@ -16,6 +16,7 @@ from scipy.special import gammaln
 @dataclass(frozen=True)
 class Estimate:
     "A figure with its interval (95 % unless said otherwise) and the number of samples."
+
     value: float
     low: float
     high: float
@@ -39,7 +40,9 @@ def _sample(values: Sequence[float] | np.ndarray, name: str, least: int) -> np.n
     return array
 
 # %% ../../nbs/core/22_stats.ipynb #1885c9d5
-def _resampled(arrays: list[np.ndarray], rng: np.random.Generator, statistic: Callable, resamples: int, block: int) -> np.ndarray:
+def _resampled(
+    arrays: list[np.ndarray], rng: np.random.Generator, statistic: Callable, resamples: int, block: int
+) -> np.ndarray:
     "The statistic of each resample; several arrays are resampled by the same indices and differ by subtraction."
     n, found = len(arrays[0]), []
     for start in range(0, resamples, block):
@@ -59,10 +62,10 @@ def _apply(statistic: Callable, rows: np.ndarray) -> np.ndarray:
 # %% ../../nbs/core/22_stats.ipynb #c6a424cc
 def bootstrap(
     values: Sequence[float] | np.ndarray,  # [n] one value per sample; True and False count as 1 and 0
-    rng: np.random.Generator,              # where the resamples are drawn from
-    statistic: Callable = np.mean,         # of a sample; numpy's own are fastest
+    rng: np.random.Generator,  # where the resamples are drawn from
+    statistic: Callable = np.mean,  # of a sample; numpy's own are fastest
     resamples: int = 2000,
-    level: float = 0.95,                   # of the interval
+    level: float = 0.95,  # of the interval
 ) -> Estimate:
     "The statistic with its percentile bootstrap interval. Raises `ValueError` for no values or NaN. Efron 1979."
     if not 0 < level < 1 or resamples < 1:
@@ -81,12 +84,16 @@ def paired_bootstrap(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Estimate:
-    "The difference statistic(a) - statistic(b) with its interval over the samples that they share. Raises `ValueError`."
+    """The difference statistic(a) - statistic(b) with its interval over the samples that they share. Raises
+    `ValueError`.
+    """
     a, b = _sample(a, "a", 1), _sample(b, "b", 1)
     if len(a) != len(b):
         raise ValueError(f"paired_bootstrap: found {len(a)} and {len(b)} values; allowed: one of each per sample")
     if not 0 < level < 1 or resamples < 1:
-        raise ValueError(f"paired_bootstrap: found level {level}, resamples {resamples}; allowed: 0 < level < 1, 1 or more")
+        raise ValueError(
+            f"paired_bootstrap: found level {level}, resamples {resamples}; allowed: 0 < level < 1, 1 or more"
+        )
     found = _resampled([a, b], rng, statistic, resamples, max(1, 1_000_000 // len(a)))
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(statistic(a) - statistic(b)), float(low), float(high), len(a))
@@ -95,6 +102,7 @@ def paired_bootstrap(
 @dataclass(frozen=True)
 class Welch:
     "Welch's test of two means: the difference a - b with its interval, t, degrees of freedom, two-sided p."
+
     difference: Estimate
     t: float
     df: float
@@ -104,9 +112,11 @@ class Welch:
 def welch(
     a: Sequence[float] | np.ndarray,  # [n_a] for example one accuracy per seed
     b: Sequence[float] | np.ndarray,  # [n_b]
-    level: float = 0.95,              # of the interval of the difference
+    level: float = 0.95,  # of the interval of the difference
 ) -> Welch:
-    "Compare two means without assuming equal variances. Raises `ValueError` below two values or without any spread. Welch 1947."
+    """Compare two means without assuming equal variances. Raises `ValueError` below two values or without any spread.
+    Welch 1947.
+    """
     a, b = _sample(a, "a", 2), _sample(b, "b", 2)
     if a.var() == 0 and b.var() == 0:
         raise ValueError("welch: found no spread in either sample; allowed: samples that vary")
@@ -125,7 +135,9 @@ def hedges_g(
     a: Sequence[float] | np.ndarray,  # [n_a]
     b: Sequence[float] | np.ndarray,  # [n_b]
 ) -> float:
-    "The standardised difference of two means, corrected for small samples. Raises `ValueError` without spread. Hedges 1981."
+    """The standardised difference of two means, corrected for small samples. Raises `ValueError` without spread. Hedges
+    1981.
+    """
     a, b = _sample(a, "a", 2), _sample(b, "b", 2)
     df = len(a) + len(b) - 2
     pooled = np.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / df)
@@ -136,7 +148,7 @@ def hedges_g(
 # %% ../../nbs/core/22_stats.ipynb #1ccf4f6e
 def holm(
     p_values: Sequence[float] | np.ndarray,  # [m]
-) -> np.ndarray:                             # [m] adjusted, in the given order; compare with the level as usual
+) -> np.ndarray:  # [m] adjusted, in the given order; compare with the level as usual
     "p values adjusted for their number. Raises `ValueError` outside 0 to 1. Holm 1979."
     p = _sample(p_values, "p_values", 1)
     if (p < 0).any() or (p > 1).any():

@@ -30,7 +30,9 @@ class Task:
     groups: list[tuple[nn.Module, OptimConfig]]  # parts of the model, each with its own optimizer, rate and clip
 
     def loss(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
-        "Run the next piece of work with `model` (possibly wrapped for several processes): mean loss, and sums to report."
+        """Run the next piece of work with `model` (possibly wrapped for several processes): mean loss, and sums to
+        report.
+        """
         raise TypeError(f"{type(self).__name__} defines no loss")
 
     def evaluate(self) -> dict[str, float]:
@@ -52,7 +54,8 @@ class Task:
         pass
 
     def leave(self, folder: Path, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
-        """Called once at the end, in process 0: write logs of its own into the run's folder, and say what else is worth keeping.
+        """Called once at the end, in process 0: write logs of its own into the run's folder, and say what else is worth
+        keeping.
 
         The plain values that it returns are `Result.more`. Nothing else of the task survives the run.
         """
@@ -66,7 +69,9 @@ class LoopConfig(Section):
     evaluate_every: int = Field(gt=0)
     log_every: int = Field(gt=0)
     keep_every: int = Field(0, ge=0)  # periodic checkpoints that stay; 0 for none
-    keep_at: tuple[int, ...] = ()  # more steps after which a checkpoint stays; the held-out part is measured there as well
+    keep_at: tuple[
+        int, ...
+    ] = ()  # more steps after which a checkpoint stays; the held-out part is measured there as well
     keep_optimizer: bool = False  # put the optimizers' state beside the weights of every checkpoint
     store: dict[str, Literal["float16", "bfloat16"]] = {}  # weights that a checkpoint holds in a narrower type, by name
     checkpoint_seconds: float = Field(60.0, ge=0)  # between training states; 0 writes one after every step
@@ -88,7 +93,9 @@ class LoopConfig(Section):
         return step % self.evaluate_every == 0 or step == self.steps or step in self.keep_at
 
     def due(self, step: int) -> list[str]:
-        "Names of the checkpoints that are written after a step at which the held-out part is measured, whatever comes of it."
+        """Names of the checkpoints that are written after a step at which the held-out part is measured, whatever comes
+        of it.
+        """
         periodic = bool(self.keep_every) and step % self.keep_every == 0 or step in self.keep_at
         return [f"step_{step:06d}"] * periodic + ["final"] * (step == self.steps)
 
@@ -96,24 +103,19 @@ class LoopConfig(Section):
 class Stream:
     "Row numbers in order, epoch after epoch; its state can be saved and restored. Raises ValueError for no rows."
 
-    def __init__(
-        self,
-        rows: int,
-        generator: torch.Generator,
-        shuffle: bool = True,
-    ):
+    def __init__(self, rows: int, generator: torch.Generator, shuffle: bool = True):
         if rows < 1:
             raise ValueError(f"a stream of {rows} rows; allowed: 1 or more")
         self.rows, self.generator, self.shuffle = rows, generator, shuffle
         self._begin()
 
     def _begin(self) -> None:
-        self.order, self.place = torch.randperm(self.rows, generator=self.generator) if self.shuffle else torch.arange(self.rows), 0
+        self.order, self.place = (
+            torch.randperm(self.rows, generator=self.generator) if self.shuffle else torch.arange(self.rows),
+            0,
+        )
 
-    def take(
-        self,
-        count: int,
-    ) -> Tensor:  # [count] row numbers
+    def take(self, count: int) -> Tensor:  # [count] row numbers
         "The next rows; a new permutation begins wherever the last one ends."
         parts, left = [], count
         while left:
@@ -166,7 +168,11 @@ class CarryTask(Task):
 
     def state_dict(self) -> dict[str, Any]:
         "Carry of all processes, place in the stream, generator."
-        carry = None if self.carry is None else {name: gather_rows(t).clone() for name, t in self.carry.state_dict().items()}
+        carry = (
+            None
+            if self.carry is None
+            else {name: gather_rows(t).clone() for name, t in self.carry.state_dict().items()}
+        )
         return {"carry": carry, "stream": self.stream.state_dict(), "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -175,4 +181,6 @@ class CarryTask(Task):
         own = saved and {name: tensor[self.mine].to(self.device) for name, tensor in saved.items()}
         self.carry = Carry.from_state_dict(own) if own else None
         self.generator.set_state(state["generator"])
-        self.stream.load_state_dict(state["stream"])  # after the generator: with other rows than before it draws a new order
+        self.stream.load_state_dict(
+            state["stream"]
+        )  # after the generator: with other rows than before it draws a new order

@@ -38,7 +38,9 @@ def _text(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"text: found half a surrogate pair at character {error.start}; allowed: what UTF-8 can hold") from None
+        raise ValueError(
+            f"text: found half a surrogate pair at character {error.start}; allowed: what UTF-8 can hold"
+        ) from None
     return text
 
 
@@ -65,7 +67,9 @@ class Tokenizer(ABC):
         "The text of ids of which none is special."
 
     def decode(self, ids: Iterable[int]) -> str:
-        "The text of ids (a list or a tensor [S]), without specials. Raises `ValueError` for an id that is not in the vocabulary."
+        """The text of ids (a list or a tensor [S]), without specials. Raises `ValueError` for an id that is not in the
+        vocabulary.
+        """
         return self._join([i for i in self._known(ids) if i >= len(SPECIALS)])
 
     def _known(self, ids: Iterable[int]) -> list[int]:
@@ -91,7 +95,9 @@ class Tokenizer(ABC):
     def to_dict(self) -> dict[str, Any]:
         "Everything that `from_dict` needs, as JSON-able data."
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {"kind": self.kind, "specials": list(SPECIALS)} | {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return {"kind": self.kind, "specials": list(SPECIALS)} | {
+            k: list(v) if isinstance(v, tuple) else v for k, v in values.items()
+        }
 
 # %% ../../nbs/core/25_tokens.ipynb #3d8108e2
 class _Listed(Tokenizer):
@@ -108,7 +114,10 @@ class _Listed(Tokenizer):
             except ValueError:
                 fits = False
             if not fits or token in seen:
-                raise ConfigError(f"tokenizer, tokens[{i}]: found {token!r}{' again' if fits else ''}; allowed: {self.allowed}, each once")
+                raise ConfigError(
+                    f"tokenizer, tokens[{i}]: found {token!r}{' again' if fits else ''}; allowed: {self.allowed}, "
+                    "each once"
+                )
             seen.add(token)
 
     @cached_property
@@ -166,9 +175,9 @@ class WordTokenizer(_Listed):
 # %% ../../nbs/core/25_tokens.ipynb #90ae4a3c
 def _train_words(
     cls: type[WordTokenizer],
-    texts: Iterable[str],     # of the training split alone
+    texts: Iterable[str],  # of the training split alone
     most: int | None = None,  # words to keep; None keeps all
-    unknown: str = "unk",     # what an unknown word becomes: "unk", or "characters"
+    unknown: str = "unk",  # what an unknown word becomes: "unk", or "characters"
 ) -> WordTokenizer:
     "The words of the texts, frequent ones first. Raises `ConfigError` and `ValueError`."
     if most is not None and most < 1:
@@ -224,7 +233,9 @@ class BytePairTokenizer(Tokenizer):
         object.__setattr__(self, "merges", tuple(map(tuple, self.merges)))
         known = set(self.tokens)
         if missing := sorted(set(pre_tokenizers.ByteLevel.alphabet()) - known):
-            raise ConfigError(f"tokenizer, tokens: found no token for {len(missing)} bytes; allowed: a vocabulary with all 256")
+            raise ConfigError(
+                f"tokenizer, tokens: found no token for {len(missing)} bytes; allowed: a vocabulary with all 256"
+            )
         if wrong := [pair for pair in self.merges if len(pair) != 2 or not {*pair, "".join(pair)} <= known]:
             raise ConfigError(f"tokenizer, merges: found {wrong[0]!r}; allowed: pairs of tokens whose union is a token")
 
@@ -238,7 +249,9 @@ class BytePairTokenizer(Tokenizer):
         trainer = trainers.BpeTrainer(vocab_size=size - len(SPECIALS), initial_alphabet=alphabet, show_progress=False)
         library.train_from_iterator(_texts(texts), trainer)
         stored = json.loads(library.to_str())["model"]
-        return cls(tuple(sorted(stored["vocab"], key=stored["vocab"].get)), tuple(tuple(pair) for pair in stored["merges"]))
+        return cls(
+            tuple(sorted(stored["vocab"], key=stored["vocab"].get)), tuple(tuple(pair) for pair in stored["merges"])
+        )
 
     @cached_property
     def _model(self) -> tokenizers.Tokenizer:
@@ -271,10 +284,15 @@ def tokenizer_from(
         raise ConfigError(f"tokenizer, kind: found {found!r}; allowed: {', '.join(KINDS)}")
     if stored.get("specials") != list(SPECIALS):
         raise ConfigError(f"tokenizer, specials: found {stored.get('specials')!r}; allowed: {list(SPECIALS)}")
-    cls, values = KINDS[stored["kind"]], {key: value for key, value in stored.items() if key not in ("kind", "specials")}
+    cls, values = (
+        KINDS[stored["kind"]],
+        {key: value for key, value in stored.items() if key not in ("kind", "specials")},
+    )
     names = [f.name for f in fields(cls)]
     if wrong := sorted(set(values) ^ set(names)):
-        raise ConfigError(f"tokenizer: found {', '.join(sorted(map(str, values)))}; allowed: {', '.join(names)} ({wrong[0]} is wrong)")
+        raise ConfigError(
+            f"tokenizer: found {', '.join(sorted(map(str, values)))}; allowed: {', '.join(names)} ({wrong[0]} is wrong)"
+        )
     try:
         return cls(**values)
     except TypeError as error:  # a number where there should be a list
@@ -312,10 +330,7 @@ def encode_chat(
     return ids + ([tokenizer.role(speaker)] if speaker else [])
 
 
-def decode_chat(
-    tokenizer: Tokenizer,
-    ids: Iterable[int],
-) -> list[dict[str, str]]:
+def decode_chat(tokenizer: Tokenizer, ids: Iterable[int]) -> list[dict[str, str]]:
     "The turns of ids, also of those that a model wrote: text outside a turn is left out, an unfinished turn is kept."
     turns, names, ids = [], {tokenizer.role(role): role for role in ROLES}, [int(i) for i in ids]
     starts = [place for place, i in enumerate(ids) if i in names]
@@ -331,7 +346,9 @@ def rows(
     length: int | None = None,  # positions per row; by default what the longest one needs
     pad: int = 0,
 ) -> dict[str, Tensor]:  # inputs [N, S], labels [N, S] with IGNORE, valid [N, S] bool
-    "Sequences as a padded batch for predicting the next token. Raises `ValueError` for one that is too short or too long."
+    """Sequences as a padded batch for predicting the next token. Raises `ValueError` for one that is too short or too
+    long.
+    """
     need = max((len(sequence) - 1 for sequence in sequences), default=0)
     length = need if length is None else length
     for number, sequence in enumerate(sequences):
@@ -345,8 +362,6 @@ def rows(
     return {"inputs": inputs, "labels": labels, "valid": valid}
 
 # %% ../../nbs/core/25_tokens.ipynb #3f449e19
-def characters(
-    turns: Iterable[Mapping[str, str]],
-) -> int:
+def characters(turns: Iterable[Mapping[str, str]]) -> int:
     "Characters of a conversation: its texts, and one for the end of each turn."
     return sum(len(turn["content"]) + 1 for turn in turns)

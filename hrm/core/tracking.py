@@ -40,14 +40,16 @@ def _rows(file: Path) -> list[tuple[int, str]]:
         try:
             rows.append((int(json.loads(line)["step"]), line.decode("utf-8") + "\n"))
         except (ValueError, KeyError, TypeError) as e:
-            if i < len(lines) - 2 and any(part.strip(b"\0 ") for part in lines[i + 1:]):
-                raise ConfigError(f"{file.name}, line {i + 1}: found {line[:60]!r}; allowed: a JSON object with a step") from e
+            if i < len(lines) - 2 and any(part.strip(b"\0 ") for part in lines[i + 1 :]):
+                raise ConfigError(
+                    f"{file.name}, line {i + 1}: found {line[:60]!r}; allowed: a JSON object with a step"
+                ) from e
     return rows
 
 
 def read_log(
     folder: Path | str,  # a run's folder
-) -> pd.DataFrame:       # one row per row of the log, `step` first, then the other columns by name
+) -> pd.DataFrame:  # one row per row of the log, `step` first, then the other columns by name
     "The log of a run as a table. Raises `FileNotFoundError` when there is none."
     file = Path(folder) / "log.jsonl"
     if not file.is_file():
@@ -64,12 +66,12 @@ class Tracker:
 
     def __init__(
         self,
-        folder: Path | str,                         # the run's folder; made if missing
-        mode: str = "disabled",                     # of W&B: disabled, offline, online
-        project: str = "hrm",                       # W&B's project
-        name: str | None = None,                    # W&B's name for the run
-        config: dict | None = None,                 # what W&B shows as the run's configuration
-        resume_step: int = 0,                       # rows after this step are cut away; 0 is a fresh start
+        folder: Path | str,  # the run's folder; made if missing
+        mode: str = "disabled",  # of W&B: disabled, offline, online
+        project: str = "hrm",  # W&B's project
+        name: str | None = None,  # W&B's name for the run
+        config: dict | None = None,  # what W&B shows as the run's configuration
+        resume_step: int = 0,  # rows after this step are cut away; 0 is a fresh start
         timeouts: tuple[float, float] = (20, 300),  # seconds that W&B may take to begin and to upload at the end
     ):
         if mode not in MODES:
@@ -96,7 +98,10 @@ def _try(self: Tracker, action, *args) -> Any:
     except Exception as e:  # whatever it is, it must not end a training
         self._run = None
         why = (str(e).strip().splitlines() or ["no reason given"])[0][:160]
-        print(f"tracking: Weights & Biases is off from here on ({type(e).__name__}: {why}); log.jsonl goes on", file=sys.stderr)
+        print(
+            f"tracking: Weights & Biases is off from here on ({type(e).__name__}: {why}); log.jsonl goes on",
+            file=sys.stderr,
+        )
 
 # %% ../../nbs/core/15_tracking.ipynb #f4870f99
 _USERS = {key for key in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR") if key in os.environ}
@@ -110,11 +115,14 @@ def _wandb(folder: Path):
         if key not in _USERS:
             os.environ[key] = str(folder.resolve() if key == "WANDB_DIR" else folder.resolve() / "wandb")
     import wandb
+
     return wandb
 
 # %% ../../nbs/core/15_tracking.ipynb #3123139d
 @patch
-def _start(self: Tracker, mode: str, project: str, name: str | None, config: dict | None, resume_step: int, timeouts: tuple):
+def _start(
+    self: Tracker, mode: str, project: str, name: str | None, config: dict | None, resume_step: int, timeouts: tuple
+):
     "Open a W&B run; a resumed training goes on in the run that it had."
     wandb = _wandb(self.folder)
     if mode == "online" and not wandb.login(prompt=False, verify=False):
@@ -122,10 +130,23 @@ def _start(self: Tracker, mode: str, project: str, name: str | None, config: dic
     file = self.folder / "wandb" / "run_id"
     resumed = mode == "online" and resume_step > 0 and file.is_file()
     settings = wandb.Settings(
-        silent=True, console="off", disable_git=True, save_code=False, init_timeout=timeouts[0], finish_timeout=timeouts[1])
+        silent=True,
+        console="off",
+        disable_git=True,
+        save_code=False,
+        init_timeout=timeouts[0],
+        finish_timeout=timeouts[1],
+    )
     self._run = wandb.init(
-        project=project, name=name, config=config, mode=mode, dir=self.folder, settings=settings,
-        id=file.read_text().strip() if resumed else None, resume="allow" if resumed else None)
+        project=project,
+        name=name,
+        config=config,
+        mode=mode,
+        dir=self.folder,
+        settings=settings,
+        id=file.read_text().strip() if resumed else None,
+        resume="allow" if resumed else None,
+    )
     self._run.define_metric("*", step_metric="step")  # our steps are the x axis, in whatever order they arrive
     write_atomic(file, f"{self._run.id}\n")
 
@@ -167,8 +188,8 @@ def close(self: Tracker) -> None:
 @patch
 def artifact(
     self: Tracker,
-    path: Path | str,     # a file or a folder
-    name: str,            # W&B's name for it; other characters than letters, digits, dot, dash become dashes
+    path: Path | str,  # a file or a folder
+    name: str,  # W&B's name for it; other characters than letters, digits, dot, dash become dashes
     kind: str = "model",  # W&B's type
 ) -> None:
     "Send a file or a folder along as a W&B artifact. Raises `FileNotFoundError`, whether W&B is on or not."
@@ -180,6 +201,7 @@ def artifact(
 
 def _send(run: Any, path: Path, name: str, kind: str) -> None:
     import wandb
+
     parcel = wandb.Artifact(name, type=kind)
     parcel.add_dir(str(path)) if path.is_dir() else parcel.add_file(str(path))
     run.log_artifact(parcel)

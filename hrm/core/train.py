@@ -30,8 +30,23 @@ from .device import compiler, machine, set_determinism
 from .files import Lock
 from .flops import count_flops
 from .parallel import add_up, anywhere, from_first, world
-from .resume import (Finished, Group, Run, Stopped, alone, clone, finish, finished, go_on, polite_signals,
-                             publish, remove, replaceable, set_aside, tidy)
+from hrm.core.resume import (
+    Finished,
+    Group,
+    Run,
+    Stopped,
+    alone,
+    clone,
+    finish,
+    finished,
+    go_on,
+    polite_signals,
+    publish,
+    remove,
+    replaceable,
+    set_aside,
+    tidy,
+)
 from .task import LoopConfig, Task
 from .tracking import Tracker
 
@@ -47,7 +62,9 @@ class Result:
     more: dict[str, Any] = field(default_factory=dict)  # what the task left besides
 
     def forget(self) -> None:
-        "Remove the run from `resume`: the same call would train it again. For many short runs whose outcome is safe elsewhere."
+        """Remove the run from `resume`: the same call would train it again. For many short runs whose outcome is safe
+        elsewhere.
+        """
         if world()[0] == 0:
             with Lock.take(self.state):
                 remove(self.state)
@@ -95,8 +112,12 @@ def _update(run: Run, model: nn.Module) -> dict[str, Tensor]:
 
 def _step(group: Group, scaler: torch.amp.GradScaler) -> None:
     "Clip and step one group. A sign has no length to clip or to scale; a frozen group has no gradients at all."
-    dense = [o for o in group.optimizers if not isinstance(o, optim.SignSGD)
-             and any(p.grad is not None for params in o.param_groups for p in params["params"])]
+    dense = [
+        o
+        for o in group.optimizers
+        if not isinstance(o, optim.SignSGD)
+        and any(p.grad is not None for params in o.param_groups for p in params["params"])
+    ]
     for optimizer in dense:
         scaler.unscale_(optimizer)
     if group.config.clip is not None:
@@ -127,7 +148,9 @@ def _stored(weights: dict[str, Tensor], store: dict[str, str]) -> dict[str, Tens
     narrow = {name: weights[name].to(getattr(torch, dtype)) for name, dtype in store.items()}
     for name, tensor in narrow.items():
         if (tensor.isinf() & ~weights[name].isinf()).any():
-            raise OverflowError(f"store: {name} has values up to {weights[name].abs().max():.3g}, too large for {store[name]}")
+            raise OverflowError(
+                f"store: {name} has values up to {weights[name].abs().max():.3g}, too large for {store[name]}"
+            )
     return weights | narrow
 
 # %% ../../nbs/core/20_train.ipynb #f2e96a09
@@ -142,7 +165,9 @@ def _evaluate(run: Run, tracker: Tracker, folder: Path, meta: dict[str, Any]) ->
         tracker.log(run.step, **{f"held_out.{name}": value for name, value in metrics.items()})
         value, weights = metrics[config.best], _stored(run.task.model.state_dict(), config.store)
         state = {"groups": [group.state_dict() for group in run.groups]} if config.keep_optimizer else None
-        better = run.best is None or (value > run.best["value"] if config.best_mode == "max" else value < run.best["value"])
+        better = run.best is None or (
+            value > run.best["value"] if config.best_mode == "max" else value < run.best["value"]
+        )
         if better:
             run.best = {"metric": config.best, "value": value, "step": run.step}
         about = meta | {"step": run.step, "metrics": metrics, "best": run.best}
@@ -166,8 +191,9 @@ def _report(run: Run, tracker: Tracker, bar: tqdm, watch: Callable | None) -> No
     run.sums = {}
 
 
-def _drive(run: Run, model: nn.Module, folder: Path, meta: dict, tracker: Tracker, bar: tqdm,
-           watch: Callable | None) -> None:
+def _drive(
+    run: Run, model: nn.Module, folder: Path, meta: dict, tracker: Tracker, bar: tqdm, watch: Callable | None
+) -> None:
     "Steps until the end or until asked to stop."
     config, saved, (rank, _) = run.config, time.monotonic(), world()
     with polite_signals() as asked, bar:
@@ -213,7 +239,9 @@ def code_of(
         return code_version(module)
     kinds = [kind for kind in type(task).__mro__ if kind is not object]
     ours = {kind.__module__ for kind in kinds if kind.__module__.split(".")[0] == "hrm"}
-    return hash_of(closure(*(_source(kind) for kind in kinds if kind.__module__ not in ours), names={"hrm.core.train", *ours}))
+    return hash_of(
+        closure(*(_source(kind) for kind in kinds if kind.__module__ not in ours), names={"hrm.core.train", *ours})
+    )
 
 
 def _identity(run: Run, name: str, settings: dict, data_hash: str, module: str | None) -> tuple[dict, dict]:
@@ -226,7 +254,9 @@ def _identity(run: Run, name: str, settings: dict, data_hash: str, module: str |
 
 # %% ../../nbs/core/20_train.ipynb #b7c2e6d4
 def _compile(task: Task, wish: str, device: torch.device) -> tuple[bool, str]:
-    "Compile the task's model if asked for and possible; what was done, and why. Raises ConfigError if it must and cannot."
+    """Compile the task's model if asked for and possible; what was done, and why. Raises ConfigError if it must and
+    cannot.
+    """
     possible, reason = (False, "switched off") if wish == "off" else compiler(device)
     if wish == "on" and not possible:
         raise ConfigError(f"compile: on, but {reason}")
@@ -239,8 +269,9 @@ def _done(begin: Path | None, steps: int, name: str) -> int:
     "Steps of the run to go on from. Raises ConfigError where nothing is left to do."
     before = checkpoint.read(begin / "latest").meta["step"] if begin else 0
     if before >= steps:
-        raise ConfigError(f"{name}: the run to go on from has {before} steps already; found steps: {steps}; "
-                          "allowed: more than that")
+        raise ConfigError(
+            f"{name}: the run to go on from has {before} steps already; found steps: {steps}; allowed: more than that"
+        )
     return before
 
 
@@ -263,16 +294,31 @@ def _tracker(run: Run, folder: Path, mode: str, decides: dict, watch: Callable |
 def _timings(run: Run, tflop: float) -> dict[str, Any]:
     "Seconds, speeds and memory: what differs from run to run."
     steps = run.config.steps
-    own = {"train_seconds": run.train_seconds, "evaluate_seconds": run.evaluate_seconds, "tflop": tflop,
-           "steps_per_second": steps / run.train_seconds, "gflop_per_second": 1e3 * tflop / run.train_seconds}
+    own = {
+        "train_seconds": run.train_seconds,
+        "evaluate_seconds": run.evaluate_seconds,
+        "tflop": tflop,
+        "steps_per_second": steps / run.train_seconds,
+        "gflop_per_second": 1e3 * tflop / run.train_seconds,
+    }
     if run.device.type == "cuda":
         own["peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
         torch.cuda.reset_peak_memory_stats()  # for the next run
     return own
 
 # %% ../../nbs/core/20_train.ipynb #7a913a19
-def _train(run: Run, folder: Path, out: Path, before: int, begin: Path | None, meta: dict, decides: dict, tracking: str,
-           progress: bool, watch: Callable | None) -> Finished | None:
+def _train(
+    run: Run,
+    folder: Path,
+    out: Path,
+    before: int,
+    begin: Path | None,
+    meta: dict,
+    decides: dict,
+    tracking: str,
+    progress: bool,
+    watch: Callable | None,
+) -> Finished | None:
     "Train to the end; the record of it. None in all processes but the first."
     config, name, (rank, size) = run.config, decides["name"], world()
     run.task.model.train()
@@ -309,10 +355,10 @@ def fit(
     begin: Path | None = None,  # `Result.state` of such a run, to go on from with more steps
     module: str | None = None,  # whose code decides the run; by default that of the task
 ) -> Result:
-    """Train to the end, from the last state of the same run if there is one, or not at all if it has ended before: then the
-    task's model stays as it is. Raises Stopped after SIGINT or SIGTERM with the state saved, ConfigError where nothing is
-    left to do, where `out` holds what is not this run's, and where another process trains it. The weights in `best`, `final`
-    and `step_N` are the averaged ones where an average is kept.
+    """Train to the end, from the last state of the same run if there is one, or not at all if it has ended before: then
+    the task's model stays as it is. Raises Stopped after SIGINT or SIGTERM with the state saved, ConfigError where
+    nothing is left to do, where `out` holds what is not this run's, and where another process trains it. The weights
+    in `best`, `final` and `step_N` are the averaged ones where an average is kept.
     """
     run, out, first = Run.of(task, config), replaceable(out, name), world()[0] == 0
     decides, meta = _identity(run, name, settings | ({"begin": begin.name} if begin else {}), data_hash, module)

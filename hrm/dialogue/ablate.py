@@ -41,7 +41,10 @@ class AblateConfig(Section):
 
     def option_runs(self) -> TrainConfig:
         "The options as runs of a training section. Raises `ConfigError` that names the key."
-        values = {"seed": 0, "runs": {name: changed(self.base.model_dump(), change) for name, change in self.options.items()}}
+        values = {
+            "seed": 0,
+            "runs": {name: changed(self.base.model_dump(), change) for name, change in self.options.items()},
+        }
         return validate(values, TrainConfig, ("dialogue", "ablate", "options"))
 
     def variant(self, name: str) -> RunConfig:
@@ -61,11 +64,19 @@ def ablate(
         return run(label, recipes[name], seed, data, out / label, options)
 
     results = start_all(one, todo, out, options, bar="ablations")
-    return pd.DataFrame([
-        {"variant": name, "seed": seed, "loss": result.metrics["held_out"]["loss"],
-         "per_character": result.metrics["held_out"]["per_character"], "tflop": result.metrics["tflop"],
-         "seconds": result.timings["train_seconds"]}
-        for (name, seed), result in zip(todo.values(), results.values())])
+    return pd.DataFrame(
+        [
+            {
+                "variant": name,
+                "seed": seed,
+                "loss": result.metrics["held_out"]["loss"],
+                "per_character": result.metrics["held_out"]["per_character"],
+                "tflop": result.metrics["tflop"],
+                "seconds": result.timings["train_seconds"],
+            }
+            for (name, seed), result in zip(todo.values(), results.values())
+        ]
+    )
 
 # %% ../../nbs/dialogue/06_ablate.ipynb #7eca0ce2
 def differences(
@@ -75,7 +86,9 @@ def differences(
     "Each variant against the base, paired by seed. Raises `ValueError` where seeds are missing."
     wide = table.pivot(index="seed", columns="variant", values=column)
     if wide.isna().any(axis=None):
-        raise ValueError(f"differences: found {int(wide.isna().sum().sum())} missing runs; allowed: every variant with every seed")
+        raise ValueError(
+            f"differences: found {int(wide.isna().sum().sum())} missing runs; allowed: every variant with every seed"
+        )
     found = []
     for name in [name for name in dict.fromkeys(table["variant"]) if name != "base"]:
         gap = wide[name] - wide["base"]
@@ -85,8 +98,15 @@ def differences(
         else:
             test = scipy_stats.ttest_rel(wide[name], wide["base"])
             (low, high), p = test.confidence_interval(0.95), test.pvalue
-        found.append({"variant": name, "mean": wide[name].mean(), "difference": Estimate(float(gap.mean()), float(low), float(high), len(gap)),
-                      "p": float(p), "relative": gap.mean() / wide["base"].mean()})
+        found.append(
+            {
+                "variant": name,
+                "mean": wide[name].mean(),
+                "difference": Estimate(float(gap.mean()), float(low), float(high), len(gap)),
+                "p": float(p),
+                "relative": gap.mean() / wide["base"].mean(),
+            }
+        )
     frame = pd.DataFrame(found)
     return frame.assign(p=holm(frame["p"])) if len(frame) else frame
 

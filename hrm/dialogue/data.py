@@ -61,7 +61,12 @@ KEYWORDS = ("attack", "exploit", "vulnerability", "breach", "security")
 def document_filter(chat: Chat) -> bool:
     "Whether the documents' filter keeps a conversation."
     text = " ".join(turn["content"] for turn in chat.turns).lower()
-    return 20 <= len(text.split()) <= 500 and text.count("?") >= 2 and len(chat.turns) >= 4 and any(word in text for word in KEYWORDS)
+    return (
+        20 <= len(text.split()) <= 500
+        and text.count("?") >= 2
+        and len(chat.turns) >= 4
+        and any(word in text for word in KEYWORDS)
+    )
 
 
 def faults(
@@ -120,20 +125,28 @@ def filter_scores(
 ) -> dict[str, dict[str, float]]:
     "What both filters remove: precision and recall against the damage, and recall by kind."
     seen: set[str] = set()
-    removed = {"documents' filter": [not document_filter(chat) for chat in chats], "ours": [bool(faults(chat, seen)) for chat in chats]}
+    removed = {
+        "documents' filter": [not document_filter(chat) for chat in chats],
+        "ours": [bool(faults(chat, seen)) for chat in chats],
+    }
     broken, scores = np.array([bool(kind) for kind in kinds]), {}
     for name, out in removed.items():
         out = np.array(out)
-        scores[name] = {"removed": int(out.sum()), "precision": float(broken[out].mean()) if out.any() else 0.0, "recall": float(out[broken].mean())}
+        scores[name] = {
+            "removed": int(out.sum()),
+            "precision": float(broken[out].mean()) if out.any() else 0.0,
+            "recall": float(out[broken].mean()),
+        }
         scores[name] |= {kind: float(out[np.array(kinds) == kind].mean()) for kind in DAMAGE if kind in kinds}
     return scores
 
 # %% ../../nbs/dialogue/02_data.ipynb #df5b493a
 Tokens = Literal["word", "document", "expanded", "byte_pair"]
-TERMS = """firewall malware ransomware spyware botnet rootkit keylogger trojan worm payload sandbox honeypot phishing spoofing hashing
- cipher encryption decryption certificate authentication authorisation privilege escalation forensics incident patch hardening
- segmentation telemetry sniffing tunnelling proxy gateway perimeter endpoint intrusion detection prevention attestation provenance
- watermark redaction quarantine allowlist blocklist""".split()
+TERMS = """firewall malware ransomware spyware botnet rootkit keylogger trojan worm payload sandbox honeypot phishing
+ spoofing hashing cipher encryption decryption certificate authentication authorisation privilege escalation
+ forensics incident patch hardening segmentation telemetry sniffing tunnelling proxy gateway perimeter
+ endpoint intrusion detection prevention attestation provenance watermark redaction quarantine allowlist
+ blocklist""".split()
 
 
 def plain(text: str) -> str:
@@ -141,14 +154,12 @@ def plain(text: str) -> str:
     return " ".join(filter(None, (word.strip(".,!?") for word in text.lower().split())))
 
 
-def expand_vocabulary(
-    texts: Sequence[str],
-    words: int = 1500,
-    pairs: int = 100,
-) -> WordTokenizer:
+def expand_vocabulary(texts: Sequence[str], words: int = 1500, pairs: int = 100) -> WordTokenizer:
     "The vocabulary of phase 3: words, pairs of letters, characters, terms. Unknown words are spelled."
     base = WordTokenizer.train(texts, most=words, unknown="characters")
-    counts = Counter(word[i : i + 2] for text in texts for word in re.findall(r"\w+", text) for i in range(len(word) - 1))
+    counts = Counter(
+        word[i : i + 2] for text in texts for word in re.findall(r"\w+", text) for i in range(len(word) - 1)
+    )
     common = [pair for pair, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:pairs]]
     return WordTokenizer(tuple(dict.fromkeys((*base.tokens, *common, *TERMS))), "characters")
 
@@ -167,16 +178,21 @@ def make_tokenizer(
     return expand_vocabulary(texts) if kind == "expanded" else WordTokenizer.train(texts)
 
 # %% ../../nbs/dialogue/02_data.ipynb #40785a95
-def encode(
-    chats: Iterable[Chat],
-    tokenizer: Tokenizer,
-    kind: Tokens = "word",
-) -> list[list[int]]:
+def encode(chats: Iterable[Chat], tokenizer: Tokenizer, kind: Tokens = "word") -> list[list[int]]:
     "The ids of each conversation."
     if kind != "document":
         return [encode_chat(tokenizer, chat.turns) for chat in chats]
-    return [[tokenizer.sos, *(i for turn in chat.turns for i in (tokenizer.sos, *tokenizer.encode(plain(turn["content"])), tokenizer.eos))]
-            for chat in chats]
+    return [
+        [
+            tokenizer.sos,
+            *(
+                i
+                for turn in chat.turns
+                for i in (tokenizer.sos, *tokenizer.encode(plain(turn["content"])), tokenizer.eos)
+            ),
+        ]
+        for chat in chats
+    ]
 
 
 def occurring(sequences: Iterable[Sequence[int]]) -> set[int]:
@@ -184,17 +200,15 @@ def occurring(sequences: Iterable[Sequence[int]]) -> set[int]:
     return {i for sequence in sequences for i in sequence}
 
 # %% ../../nbs/dialogue/02_data.ipynb #ffd28bf1
-def generated(
-    chat: Chat,
-) -> bool:
+def generated(chat: Chat) -> bool:
     "Whether a conversation is what its metadata say, in the words of the grammar."
     return first_fault(chat.turns) is None and chat.metadata == parse(chat.turns)._asdict()
 
 
-def slot_entropy(
-    chats: Sequence[Chat],
-) -> float:
-    "Sum of the empirical entropies of template and slots in a split of generated conversations, in nats per conversation."
+def slot_entropy(chats: Sequence[Chat]) -> float:
+    """Sum of the empirical entropies of template and slots in a split of generated conversations, in nats per
+    conversation.
+    """
     total = 0.0
     for name in ("template", *SLOTS):
         share = np.array(list(Counter(chat.metadata[name] for chat in chats).values())) / len(chats)
@@ -208,14 +222,20 @@ def entropies(
     chats: Sequence[Chat],  # the held-out conversations
     classes: int,  # ids that the model can give
 ) -> dict[str, float]:
-    "Nats per held-out label: uniform, unigram, bigram, bigram table, and for generated text the floor and the leak bound."
+    """Nats per held-out label: uniform, unigram, bigram, bigram table, and for generated text the floor and the leak
+    bound.
+    """
     inputs, labels = held_out["inputs"], held_out["labels"]
     found = label_entropy(labels, classes) | {
         "bigram": bigram_entropy(inputs, labels),
-        "bigram_table": bigram_loss((train["inputs"], train["labels"]), (inputs, labels), classes)}
+        "bigram_table": bigram_loss((train["inputs"], train["labels"]), (inputs, labels), classes),
+    }
     if all(map(generated, chats)):
         per = int((labels != -100).sum()) / len(chats)
-        found |= {"floor": entropy(sorted({chat.metadata["template"] for chat in chats})) / per, "leak_bound": slot_entropy(chats) / per}
+        found |= {
+            "floor": entropy(sorted({chat.metadata["template"] for chat in chats})) / per,
+            "leak_bound": slot_entropy(chats) / per,
+        }
     return found
 
 # %% ../../nbs/dialogue/02_data.ipynb #599eaf25
@@ -225,11 +245,22 @@ def statistics(
 ) -> dict[str, Any]:
     "Conversations, slot values covered, turns, words, ids, characters."
     words = [word for chat in chats for turn in chat.turns for word in turn["content"].split()]
-    covered = {f"{name}_values": len({chat.metadata[name] for chat in chats if isinstance(chat.metadata.get(name), str)}) for name in SLOTS}
-    return {"conversations": len(chats), "different": len({json.dumps(chat.turns) for chat in chats}), **covered,
-            "mean_turns": float(np.mean([len(chat.turns) for chat in chats])), "words": len(words), "different_words": len(set(words)),
-            "mean_ids": float(np.mean([len(s) for s in sequences])), "longest_ids": max(map(len, sequences)),
-            "different_ids": len(occurring(sequences)), "characters": sum(characters(chat.turns) for chat in chats)}
+    covered = {
+        f"{name}_values": len({chat.metadata[name] for chat in chats if isinstance(chat.metadata.get(name), str)})
+        for name in SLOTS
+    }
+    return {
+        "conversations": len(chats),
+        "different": len({json.dumps(chat.turns) for chat in chats}),
+        **covered,
+        "mean_turns": float(np.mean([len(chat.turns) for chat in chats])),
+        "words": len(words),
+        "different_words": len(set(words)),
+        "mean_ids": float(np.mean([len(s) for s in sequences])),
+        "longest_ids": max(map(len, sequences)),
+        "different_ids": len(occurring(sequences)),
+        "characters": sum(characters(chat.turns) for chat in chats),
+    }
 
 # %% ../../nbs/dialogue/02_data.ipynb #b85378cc
 class DataConfig(Section):
@@ -248,7 +279,10 @@ class DataConfig(Section):
         if self.held_out % 2:
             raise ValueError(f"held_out {self.held_out}; allowed: an even number, half of it from each template")
         if self.expanded > 2 * self.basic:
-            raise ValueError(f"expanded {self.expanded} with basic {self.basic}; allowed: at most twice as many, for half of them are of template A")
+            raise ValueError(
+                f"expanded {self.expanded} with basic {self.basic}; allowed: at most twice as many, for half of them "
+                "are of template A"
+            )
         return self
 
 
@@ -261,13 +295,18 @@ def split_own(chats: Sequence[Chat], share: float, rng: np.random.Generator) -> 
         raise DataError(f"found {len(groups)} different conversation; allowed: two or more, to hold some out")
     order = rng.permutation(len(groups))
     out = set(order[: min(len(groups) - 1, max(1, round(share * len(groups))))].tolist())
-    parts = [[chat for number, group in enumerate(groups.values()) if (number in out) == held for chat in group] for held in (False, True)]
+    parts = [
+        [chat for number, group in enumerate(groups.values()) if (number in out) == held for chat in group]
+        for held in (False, True)
+    ]
     return parts[0], parts[1]
 
 # %% ../../nbs/dialogue/02_data.ipynb #26358b35
 def make_sets(
     config: DataConfig,
-) -> tuple[dict[str, tuple[list[Chat], list[Chat]]], Report | None]:  # name -> train, held out; and about the user's file
+) -> tuple[
+    dict[str, tuple[list[Chat], list[Chat]]], Report | None
+]:  # name -> train, held out; and about the user's file
     "The sets of the pipeline. Raises `DataError` for a source that cannot be used."
     rng = np.random.default_rng(config.seed)
     held = hold_out(max(1, config.held_out // 2), rng)
@@ -276,10 +315,15 @@ def make_sets(
     basic = generate(config.basic, [one for one in free if one.template == "A"], rng, "basic")
     # the documents' expansion appends conversations of the second template to those of the first
     expanded = basic[: config.expanded // 2]
-    expanded = expanded + generate(config.expanded - len(expanded), [one for one in free if one.template == "B"], rng, "added")
+    expanded = expanded + generate(
+        config.expanded - len(expanded), [one for one in free if one.template == "B"], rng, "added"
+    )
     only = [chat for chat in held_chats if chat.metadata["template"] == "A"]
-    sets = {"basic": (basic, only), "expanded": (expanded, held_chats),
-            "filtered": ([chat for chat in expanded if document_filter(chat)], held_chats)}
+    sets = {
+        "basic": (basic, only),
+        "expanded": (expanded, held_chats),
+        "filtered": ([chat for chat in expanded if document_filter(chat)], held_chats),
+    }
     report = None
     if config.source:
         chats, report = read_chats(config.source, config.strict)
@@ -287,10 +331,7 @@ def make_sets(
     return sets, report
 
 
-def build(
-    config: DataConfig,
-    folder: Path,
-) -> dict[str, Any]:
+def build(config: DataConfig, folder: Path) -> dict[str, Any]:
     "Write the sets and return their statistics. Raises `DataError` before anything is written."
     sets, report = make_sets(config)
     facts: dict[str, Any] = {}
@@ -333,15 +374,24 @@ def prepare(
     longest: int | None = None,  # positions; what is longer is cut
     size: int = 512,  # of a vocabulary of byte pairs
 ) -> Prepared:
-    "Read a set and encode it. Raises `DataError` for missing files or a split that shares conversations, `ConfigError` for too few classes."
+    """Read a set and encode it. Raises `DataError` for missing files or a split that shares conversations,
+    `ConfigError` for too few classes.
+    """
     parts = [read_chats(Path(folder) / f"{part}.jsonl", strict=True)[0] for part in ("train", "held_out")]
     if shared := {json.dumps(chat.turns) for chat in parts[0]} & {json.dumps(chat.turns) for chat in parts[1]}:
-        raise DataError(f"{folder}: {len(shared)} conversations are in both train.jsonl and held_out.jsonl; allowed: none")
+        raise DataError(
+            f"{folder}: {len(shared)} conversations are in both train.jsonl and held_out.jsonl; allowed: none"
+        )
     tokenizer = make_tokenizer(kind, parts[0], size)
     if classes is not None and classes < tokenizer.size:
         raise ConfigError(f"vocab_size: found {classes}; allowed: at least the {tokenizer.size} ids of {folder}")
-    train, held_out = ([ids[: longest + 1] if longest else ids for ids in encode(chats, tokenizer, kind)] for chats in parts)
+    train, held_out = (
+        [ids[: longest + 1] if longest else ids for ids in encode(chats, tokenizer, kind)] for chats in parts
+    )
     found = entropies(rows(train), rows(held_out), parts[1], classes or tokenizer.size)
     labels = sum(len(ids) - 1 for ids in held_out)
-    said = [[turn | {"content": plain(turn["content"])} for turn in chat.turns] if kind == "document" else chat.turns for chat in parts[1]]
+    said = [
+        [turn | {"content": plain(turn["content"])} for turn in chat.turns] if kind == "document" else chat.turns
+        for chat in parts[1]
+    ]
     return Prepared(tokenizer, train, held_out, parts[1], found, labels / sum(map(characters, said)))

@@ -42,7 +42,9 @@ def label_losses(
     segments: int | None = None,  # by default as many as in training
     masked: bool = True,  # whether padding is hidden from attention
     batch: int = 32,
-) -> tuple[Tensor, Tensor, Tensor]:  # [N, S] float64 nats, 0 where nothing is labelled; [N, S] bool, right; [N, S] labels
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # [N, S] float64 nats, 0 where nothing is labelled; [N, S] bool, right; [N, S] labels
     "Loss of every label after a fixed number of segments. The model is left in the mode it was in."
     segments, training = segments or model.config.halt_max_steps, model.training
     data = rows(sequences)
@@ -53,7 +55,9 @@ def label_losses(
     model.eval()
     nats, right = [], []
     for start in range(0, len(sequences), batch):
-        carry = model.start({name: value[start : start + batch].to(model.inner.H_init.device) for name, value in data.items()})
+        carry = model.start(
+            {name: value[start : start + batch].to(model.inner.H_init.device) for name, value in data.items()}
+        )
         for _ in range(segments):
             carry, outputs = model(carry)
         nats.append(softmax_cross_entropy(outputs["logits"], carry.batch["labels"]).double().cpu())
@@ -71,11 +75,16 @@ def check_leak(
     loss: float,  # held out, nats per label
     entropies: dict[str, float],  # from `hrm.dialogue.data.entropies`
 ) -> None:
-    "Raise `LeakError` for a loss below what the slot frequencies of the split can explain; nothing to check without a floor."
+    """Raise `LeakError` for a loss below what the slot frequencies of the split can explain; nothing to check without a
+    floor.
+    """
     bound = entropies.get("leak_bound")
     if bound is not None and loss < bound:
-        raise LeakError(f"leak: held-out loss {loss:.4f} nats per label is below {bound:.4f}: the floor is {entropies['floor']:.4f}, "
-                        "and the slot frequencies of this split explain no more than the difference")
+        raise LeakError(
+            f"leak: held-out loss {loss:.4f} nats per label is below {bound:.4f}: the floor is "
+            f"{entropies['floor']:.4f}, "
+            "and the slot frequencies of this split explain no more than the difference"
+        )
 
 # %% ../../nbs/dialogue/04_evaluate.ipynb #5997c946
 def slot_scores(
@@ -86,21 +95,30 @@ def slot_scores(
     rng: np.random.Generator,  # of the bootstrap over conversations
     resamples: int = 2000,
 ) -> dict[str, dict[str, Estimate | float]]:  # slot -> first, later, macro_recall (later), chance
-    "Accuracy of each slot's word at its first and later mentions. Raises `ValueError` for a slot that is not one token."
+    """Accuracy of each slot's word at its first and later mentions. Raises `ValueError` for a slot that is not one
+    token.
+    """
     scores = {}
     for name, values in SLOTS.items():
         first, later = np.zeros(len(chats)), np.zeros(len(chats))
         for row, chat in enumerate(chats):
             token = tokenizer.encode(chat.metadata[name])
-            places = (labels[row] == token[0]).nonzero().flatten() if len(token) == 1 and token[0] != tokenizer.unk else ()
+            places = (
+                (labels[row] == token[0]).nonzero().flatten() if len(token) == 1 and token[0] != tokenizer.unk else ()
+            )
             if len(places) < 2:
-                raise ValueError(f"{chat.id}: {name} {chat.metadata[name]!r} is not one token that is mentioned twice or more")
+                raise ValueError(
+                    f"{chat.id}: {name} {chat.metadata[name]!r} is not one token that is mentioned twice or more"
+                )
             first[row], later[row] = float(right[row, places[0]]), right[row, places[1:]].double().mean().item()
         value = np.array([chat.metadata[name] for chat in chats])
-        scores[name] = {"first": bootstrap(first, rng, resamples=resamples), "later": bootstrap(later, rng, resamples=resamples),
-                        "macro_recall_first": float(np.mean([first[value == v].mean() for v in values if (value == v).any()])),
-                        "macro_recall": float(np.mean([later[value == v].mean() for v in values if (value == v).any()])),
-                        "chance": 1 / len(values)}
+        scores[name] = {
+            "first": bootstrap(first, rng, resamples=resamples),
+            "later": bootstrap(later, rng, resamples=resamples),
+            "macro_recall_first": float(np.mean([first[value == v].mean() for v in values if (value == v).any()])),
+            "macro_recall": float(np.mean([later[value == v].mean() for v in values if (value == v).any()])),
+            "chance": 1 / len(values),
+        }
     return scores
 
 # %% ../../nbs/dialogue/04_evaluate.ipynb #814843b5
@@ -116,11 +134,7 @@ class Continued:
         return [fault is None for fault in self.faults]
 
 
-def given(
-    sequence: Sequence[int],
-    tokenizer: Tokenizer,
-    turns: int = 2,
-) -> list[int]:
+def given(sequence: Sequence[int], tokenizer: Tokenizer, turns: int = 2) -> list[int]:
     "The ids of the first turns of a conversation. Raises `ValueError` where there are fewer."
     ends = [place for place, i in enumerate(sequence) if i == tokenizer.eos]
     if len(ends) < turns:
@@ -192,7 +206,9 @@ def looked_at(
     reach: int = 12,  # positions to both sides
     places: Sequence[int] | None = None,  # predicting positions to ask; by default all that have so many to both sides
 ) -> tuple[np.ndarray, np.ndarray]:  # [2 reach + 1] offsets, and the mean share of each in the gradient
-    "Which positions the logits of the right labels depend on, by the norm of the gradient. Leaves the model in evaluation mode."
+    """Which positions the logits of the right labels depend on, by the norm of the gradient. Leaves the model in
+    evaluation mode.
+    """
     model.eval()
     inner, c = model.inner, model.config
     data = rows([sequence])
@@ -209,13 +225,14 @@ def looked_at(
     places = range(reach, len(chosen) - reach) if places is None else places
     for place in places:
         norms = torch.autograd.grad(chosen[place], x, retain_graph=True)[0][0, inner.prefix :].norm(dim=-1)
-        share += F.pad(norms / norms.sum().clamp_min(1e-30), (reach, reach))[place : place + 2 * reach + 1].cpu().numpy()
+        share += (
+            F.pad(norms / norms.sum().clamp_min(1e-30), (reach, reach))[place : place + 2 * reach + 1].cpu().numpy()
+        )
     return offsets, share / max(1, len(places))
 
 # %% ../../nbs/dialogue/04_evaluate.ipynb #220df44e
 def gradient_probe(
-    model: HRM,
-    sequences: Sequence[Sequence[int]],
+    model: HRM, sequences: Sequence[Sequence[int]]
 ) -> list[str]:  # names of parameters whose gradient is missing or zero
     "One training step of a fresh row batch, halting head included; gradients are cleared afterwards."
     model.train()

@@ -21,7 +21,9 @@ from ..core.tokens import ROLES
 
 # %% ../../nbs/dialogue/01_files.ipynb #312f8221
 LAYOUTS = {"conversation": ("role", "content"), "messages": ("role", "content"), "conversations": ("from", "value")}
-NAMES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant", "bard": "assistant"} | {role: role for role in ROLES}
+NAMES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant", "bard": "assistant"} | {
+    role: role for role in ROLES
+}
 LONGEST = 20_000  # characters of a turn; longer ones are files that somebody pasted
 
 
@@ -58,10 +60,16 @@ class Report:
 # %% ../../nbs/dialogue/01_files.ipynb #262cf20d
 def _content(value: Any, where: str) -> str:
     "The text of a turn. Raises `DataError`."
-    if isinstance(value, list) and value and all(isinstance(p, Mapping) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in value):
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(p, Mapping) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in value)
+    ):
         value = "".join(part["text"] for part in value)
     if not isinstance(value, str):
-        raise DataError(f"{where}: the text is {'missing' if value is None else type(value).__name__}; allowed: a string")
+        raise DataError(
+            f"{where}: the text is {'missing' if value is None else type(value).__name__}; allowed: a string"
+        )
     if not value.strip():
         raise DataError(f"{where}: empty text; allowed: at least one character that is not white space")
     if len(value) > LONGEST:
@@ -108,9 +116,13 @@ def _row(raw: bytes) -> tuple[Chat, str]:
     turns = [_turn(turn, LAYOUTS[key], number) for number, turn in enumerate(row[key], 1)]
     about, name = row.get("metadata"), str(row.get("id", ""))
     remarks = ["the id cannot be written as UTF-8 and is left out"] * (not _plain(name))
-    remarks += ["metadata that cannot be written again are left out"] * (about is not None and not (isinstance(about, dict) and _plain(about)))
+    remarks += ["metadata that cannot be written again are left out"] * (
+        about is not None and not (isinstance(about, dict) and _plain(about))
+    )
     remarks += [_remark(turns)] if _remark(turns) else []
-    return Chat(turns, about if isinstance(about, dict) and _plain(about) else {}, name if _plain(name) else ""), ", ".join(remarks)
+    return Chat(
+        turns, about if isinstance(about, dict) and _plain(about) else {}, name if _plain(name) else ""
+    ), ", ".join(remarks)
 
 # %% ../../nbs/dialogue/01_files.ipynb #d60f2b91
 def _plain(value: Any) -> bool:
@@ -126,7 +138,9 @@ def _remark(turns: list[dict[str, str]]) -> str:
     "What is strange about a conversation that can be used."
     said = [turn["role"] for turn in turns if turn["role"] != "system"]
     remarks = ["the assistant speaks first"] * (said[:1] == ["assistant"])
-    remarks += [f"two turns of the {role} in a row" for role in dict.fromkeys(a for a, b in zip(said, said[1:]) if a == b)]
+    remarks += [
+        f"two turns of the {role} in a row" for role in dict.fromkeys(a for a, b in zip(said, said[1:]) if a == b)
+    ]
     remarks += ["a system turn after the first turn"] * any(turn["role"] == "system" for turn in turns[1:])
     remarks += ["no turn of the assistant"] * ("assistant" not in said)
     return ", ".join(remarks)
@@ -136,7 +150,9 @@ def read_chats(
     paths: Path | str | Iterable[Path | str],
     strict: bool = False,  # stop at the first row that cannot be used
 ) -> tuple[list[Chat], Report]:
-    "All usable conversations of the files. Raises `DataError` for a missing file, for none usable, and with `strict` for a bad row."
+    """All usable conversations of the files. Raises `DataError` for a missing file, for none usable, and with `strict`
+    for a bad row.
+    """
     chats, report = [], Report()
     for path in [Path(paths)] if isinstance(paths, (str, Path)) else map(Path, paths):
         before = report.good + len(report.bad)
@@ -156,15 +172,19 @@ def read_chats(
                 raise DataError(f"{path}: no rows; allowed: JSON lines")
             report.bad.append((str(path), 1, "no rows in this file"))
     if not chats:
-        raise DataError(f"{paths}: no usable conversation; allowed: JSON lines with one of {', '.join(LAYOUTS)}\n{report.text()}".rstrip())
+        raise DataError(
+            f"{paths}: no usable conversation; allowed: JSON lines with one of "
+            f"{', '.join(LAYOUTS)}\n{report.text()}".rstrip()
+        )
     return chats, report
 
 # %% ../../nbs/dialogue/01_files.ipynb #4d8b47d7
-def write_chats(
-    path: Path | str,
-    chats: Iterable[Chat],
-) -> Path:
+def write_chats(path: Path | str, chats: Iterable[Chat]) -> Path:
     "Write conversations in the `conversation` layout, one a line, atomically."
-    lines = (json.dumps({"conversation": chat.turns, "metadata": chat.metadata, "id": chat.id}, ensure_ascii=False, allow_nan=False)
-             for chat in chats)
+    lines = (
+        json.dumps(
+            {"conversation": chat.turns, "metadata": chat.metadata, "id": chat.id}, ensure_ascii=False, allow_nan=False
+        )
+        for chat in chats
+    )
     return write_atomic(path, "".join(line + "\n" for line in lines))

@@ -16,35 +16,66 @@ from typing import NamedTuple
 
 # %% ../../nbs/dialogue/00_grammar.ipynb #4c7845e0
 SLOTS = {
-    "strategy": ("prompt_injection", "jailbreak", "data_exfiltration", "model_poisoning", "adversarial_inputs", "model_inversion",
-                 "backdoor_attacks", "evasion_techniques", "gradient_based_attacks", "transfer_attacks", "universal_adversarial_perturbations"),
-    "tactic": ("social_engineering", "technical_exploitation", "side_channel_attacks", "supply_chain_attacks", "zero_day_exploitation",
-               "credential_stuffing", "phishing_simulation", "insider_threat_simulation"),
-    "goal": ("extract_sensitive_data", "bypass_safety_filters", "compromise_model_integrity", "manipulate_outputs", "create_backdoors",
-             "deny_service", "data_poisoning", "intellectual_property_theft"),
+    "strategy": (
+        "prompt_injection",
+        "jailbreak",
+        "data_exfiltration",
+        "model_poisoning",
+        "adversarial_inputs",
+        "model_inversion",
+        "backdoor_attacks",
+        "evasion_techniques",
+        "gradient_based_attacks",
+        "transfer_attacks",
+        "universal_adversarial_perturbations",
+    ),
+    "tactic": (
+        "social_engineering",
+        "technical_exploitation",
+        "side_channel_attacks",
+        "supply_chain_attacks",
+        "zero_day_exploitation",
+        "credential_stuffing",
+        "phishing_simulation",
+        "insider_threat_simulation",
+    ),
+    "goal": (
+        "extract_sensitive_data",
+        "bypass_safety_filters",
+        "compromise_model_integrity",
+        "manipulate_outputs",
+        "create_backdoors",
+        "deny_service",
+        "data_poisoning",
+        "intellectual_property_theft",
+    ),
 }
 
 # %% ../../nbs/dialogue/00_grammar.ipynb #9eb6690a
 SPEAKERS = ("system", *("user", "assistant") * 4)
 TEMPLATES = {
-    "A": ("You help a team that tests its own model against {strategy}.",
-          "Plan a test of {goal} by {tactic}, please.",
-          "We start with {strategy} in a closed lab.",
-          "Which tools and methods does the team need?",
-          "Recorded prompts, a copy of the model, and a log of {strategy}.",
-          "How would a defender notice it?",
-          "The monitor raises an alert when {tactic} begins.",
-          "How do we measure success?",
-          "We count how often {goal} was stopped."),
-    "B": ("This review asks whether an assistant stays aligned under {strategy}.",
-          "Let us study {tactic} that aims at {goal}.",
-          "Then {strategy} is the pressure that we simulate.",
-          "What do we prepare before the exercise?",
-          "A sandbox, written rules, and examples of {strategy} without harm.",
-          "Where would the people on watch see a sign?",
-          "Reports of {tactic} reach them within the hour.",
-          "When is the exercise a success?",
-          "When every attempt at {goal} is refused and written down."),
+    "A": (
+        "You help a team that tests its own model against {strategy}.",
+        "Plan a test of {goal} by {tactic}, please.",
+        "We start with {strategy} in a closed lab.",
+        "Which tools and methods does the team need?",
+        "Recorded prompts, a copy of the model, and a log of {strategy}.",
+        "How would a defender notice it?",
+        "The monitor raises an alert when {tactic} begins.",
+        "How do we measure success?",
+        "We count how often {goal} was stopped.",
+    ),
+    "B": (
+        "This review asks whether an assistant stays aligned under {strategy}.",
+        "Let us study {tactic} that aims at {goal}.",
+        "Then {strategy} is the pressure that we simulate.",
+        "What do we prepare before the exercise?",
+        "A sandbox, written rules, and examples of {strategy} without harm.",
+        "Where would the people on watch see a sign?",
+        "Reports of {tactic} reach them within the hour.",
+        "When is the exercise a success?",
+        "When every attempt at {goal} is refused and written down.",
+    ),
 }
 
 # %% ../../nbs/dialogue/00_grammar.ipynb #4df57fc8
@@ -57,29 +88,37 @@ class Combination(NamedTuple):
     goal: str
 
 
-def combinations(
-    templates: Sequence[str] = ("A", "B"),
-) -> list[Combination]:  # 704 for each template
+def combinations(templates: Sequence[str] = ("A", "B")) -> list[Combination]:  # 704 for each template
     "All combinations, in a fixed order. Raises `KeyError` for an unknown template."
-    return [Combination(template, *values) for template in templates if TEMPLATES[template] for values in itertools.product(*SLOTS.values())]
+    return [
+        Combination(template, *values)
+        for template in templates
+        if TEMPLATES[template]
+        for values in itertools.product(*SLOTS.values())
+    ]
 
 
-def conversation(
-    combination: Combination,
-) -> list[dict[str, str]]:  # nine turns {"role", "content"}
+def conversation(combination: Combination) -> list[dict[str, str]]:  # nine turns {"role", "content"}
     "The conversation of a combination. Raises `ValueError` for a value that its slot does not have."
     values = combination._asdict()
     for name, allowed in {"template": tuple(TEMPLATES), **SLOTS}.items():
         if values[name] not in allowed:
             raise ValueError(f"{name}: found {values[name]!r}; allowed: {', '.join(allowed)}")
-    return [{"role": role, "content": text.format(**values)} for role, text in zip(SPEAKERS, TEMPLATES[combination.template])]
+    return [
+        {"role": role, "content": text.format(**values)}
+        for role, text in zip(SPEAKERS, TEMPLATES[combination.template])
+    ]
 
 # %% ../../nbs/dialogue/00_grammar.ipynb #15a26795
 @cache
 def _pattern(template: str, turn: int) -> re.Pattern:
     "A turn of a template, with a named group for each of its slots."
     pieces = re.split(r"\{(\w+)\}", TEMPLATES[template][turn])
-    return re.compile("".join(f"(?P<{piece}>{'|'.join(SLOTS[piece])})" if i % 2 else re.escape(piece) for i, piece in enumerate(pieces)))
+    return re.compile(
+        "".join(
+            f"(?P<{piece}>{'|'.join(SLOTS[piece])})" if i % 2 else re.escape(piece) for i, piece in enumerate(pieces)
+        )
+    )
 
 
 def _read(template: str, turns: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], str | None, int]:
@@ -96,20 +135,20 @@ def _read(template: str, turns: Sequence[Mapping[str, str]]) -> tuple[dict[str, 
         for name, value in match.groupdict().items():
             if values.setdefault(name, value) != value:
                 return values, f"turn {number + 1}: {name} was {values[name]} and is now {value}", number
-    return values, f"turn {len(SPEAKERS) + 1}: found one too many" if len(turns) > len(SPEAKERS) else None, len(SPEAKERS)
+    return (
+        values,
+        f"turn {len(SPEAKERS) + 1}: found one too many" if len(turns) > len(SPEAKERS) else None,
+        len(SPEAKERS),
+    )
 
 # %% ../../nbs/dialogue/00_grammar.ipynb #952d2d8a
-def first_fault(
-    turns: Sequence[Mapping[str, str]],
-) -> str | None:  # None if there is none
+def first_fault(turns: Sequence[Mapping[str, str]]) -> str | None:  # None if there is none
     "Where a conversation first leaves the grammar, by the template that it follows longest."
     readings = [_read(template, turns) for template in TEMPLATES]
     return None if any(fault is None for _, fault, _ in readings) else max(readings, key=lambda reading: reading[2])[1]
 
 
-def parse(
-    turns: Sequence[Mapping[str, str]],
-) -> Combination:
+def parse(turns: Sequence[Mapping[str, str]]) -> Combination:
     "What a conversation was made from. Raises `ValueError` that names the first fault."
     for template in TEMPLATES:
         values, fault, _ = _read(template, turns)
@@ -118,14 +157,14 @@ def parse(
     raise ValueError(first_fault(turns))
 
 # %% ../../nbs/dialogue/00_grammar.ipynb #22a7555b
-def entropy(
-    templates: Sequence[str] = ("A", "B"),
-) -> float:
+def entropy(templates: Sequence[str] = ("A", "B")) -> float:
     "Exact entropy of a conversation, in nats."
     return math.log(len(templates)) + sum(math.log(len(values)) for values in SLOTS.values())
 
 
 def mentions() -> dict[str, dict[str, tuple[int, ...]]]:
     "For each template and slot: the turns that name it, the first mention first."
-    return {template: {name: tuple(number for number, text in enumerate(texts) if f"{{{name}}}" in text) for name in SLOTS}
-            for template, texts in TEMPLATES.items()}
+    return {
+        template: {name: tuple(number for number, text in enumerate(texts) if f"{{{name}}}" in text) for name in SLOTS}
+        for template, texts in TEMPLATES.items()
+    }

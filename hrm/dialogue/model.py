@@ -32,7 +32,9 @@ class LanguageArch(ArchConfig):
     @model_validator(mode="after")
     def _past_only(self):
         if self.window and self.causal not in (True, "L"):
-            raise ValueError(f"window {self.window} with causal {self.causal!r}; allowed: a window in a causal L-module")
+            raise ValueError(
+                f"window {self.window} with causal {self.causal!r}; allowed: a window in a causal L-module"
+            )
         return self
 
 
@@ -46,7 +48,9 @@ class LanguageBlock(Block):
     def __init__(self, convolution: int = 0, dropout: float = 0.0, window: int = 0, **shape):
         super().__init__(**shape)
         self.span, self.self_attn.window = convolution, window
-        weight = trunc_normal_(torch.empty(shape["hidden_size"], 1, convolution), 1 / max(1, convolution), shape.get("generator"))
+        weight = trunc_normal_(
+            torch.empty(shape["hidden_size"], 1, convolution), 1 / max(1, convolution), shape.get("generator")
+        )
         self.convolution = nn.Parameter(weight) if convolution else None
         self.dropout = nn.Dropout(dropout)
 
@@ -60,7 +64,9 @@ class LanguageBlock(Block):
         "Convolution, attention, feed-forward, each added to the state and normed."
         if self.convolution is not None:
             x = rms_norm(x + self._convolve(x, cache), self.rms_norm_eps)
-        x = rms_norm(x[:, :first] + self.dropout(self.self_attn(x, first=first, cache=cache, **context)), self.rms_norm_eps)
+        x = rms_norm(
+            x[:, :first] + self.dropout(self.self_attn(x, first=first, cache=cache, **context)), self.rms_norm_eps
+        )
         return rms_norm(x + self.dropout(self.mlp(x)), self.rms_norm_eps)
 
     def _convolve(self, x: Tensor, cache: Cache | None) -> Tensor:
@@ -99,12 +105,47 @@ def build(
     return LanguageHRM(config, generator=generator).to(placement.device)
 
 # %% ../../nbs/dialogue/03_model.ipynb #b2f49e42
-PHASE_0 = LanguageArch(hidden_size=512, num_heads=16, H_layers=4, L_layers=4, H_cycles=3, L_cycles=4, expansion=4, pos_encodings="rope",
-                       puzzle_emb_ndim=256, halt_max_steps=24, halt_exploration_prob=0.15)
-STEP_3 = LanguageArch(hidden_size=384, num_heads=12, H_layers=3, L_layers=3, H_cycles=2, L_cycles=3, expansion=4, pos_encodings="rope",
-                      puzzle_emb_ndim=128, halt_max_steps=16, halt_exploration_prob=0.1)
-PHASE_2 = LanguageArch(hidden_size=384, num_heads=12, H_layers=2, L_layers=4, H_cycles=1, L_cycles=4, expansion=4, pos_encodings="learned",
-                       halt_max_steps=30, halt_exploration_prob=0.05, causal=True, convolution=3, dropout=0.1)
+PHASE_0 = LanguageArch(
+    hidden_size=512,
+    num_heads=16,
+    H_layers=4,
+    L_layers=4,
+    H_cycles=3,
+    L_cycles=4,
+    expansion=4,
+    pos_encodings="rope",
+    puzzle_emb_ndim=256,
+    halt_max_steps=24,
+    halt_exploration_prob=0.15,
+)
+STEP_3 = LanguageArch(
+    hidden_size=384,
+    num_heads=12,
+    H_layers=3,
+    L_layers=3,
+    H_cycles=2,
+    L_cycles=3,
+    expansion=4,
+    pos_encodings="rope",
+    puzzle_emb_ndim=128,
+    halt_max_steps=16,
+    halt_exploration_prob=0.1,
+)
+PHASE_2 = LanguageArch(
+    hidden_size=384,
+    num_heads=12,
+    H_layers=2,
+    L_layers=4,
+    H_cycles=1,
+    L_cycles=4,
+    expansion=4,
+    pos_encodings="learned",
+    halt_max_steps=30,
+    halt_exploration_prob=0.05,
+    causal=True,
+    convolution=3,
+    dropout=0.1,
+)
 
 # %% ../../nbs/dialogue/03_model.ipynb #c2c9555f
 class Told(Vocabulary):

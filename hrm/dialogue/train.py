@@ -123,7 +123,9 @@ def loss(self: ChatTask, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
         self.carry, outputs = model(self.carry, None if least is None else least[self.mine].to(self.device))
     loss, parts = self.model.loss(self.carry, outputs, self.config.cross_entropy)
     sums = {"count": torch.full_like(loss, float(own)), "loss": loss.detach()}
-    sums |= {name: parts[name].sum() for name in ("lm_loss", "q_halt_loss", "q_continue_loss", "accuracy") if name in parts}
+    sums |= {
+        name: parts[name].sum() for name in ("lm_loss", "q_halt_loss", "q_continue_loss", "accuracy") if name in parts
+    }
     return loss / own, sums
 
 # %% ../../nbs/dialogue/05_train.ipynb #809db1f1
@@ -137,8 +139,12 @@ def evaluate(self: ChatTask) -> dict[str, float]:
     loss = text_loss(nats, labels)
     if self.config.leak == "error":
         check_leak(loss, self.data.entropies)
-    return {"loss": loss, "per_character": loss * self.data.per_character, "document_loss": text_loss(seen, seen_labels),
-            "accuracy": right[labels != -100].double().mean().item()}
+    return {
+        "loss": loss,
+        "per_character": loss * self.data.per_character,
+        "document_loss": text_loss(seen, seen_labels),
+        "accuracy": right[labels != -100].double().mean().item(),
+    }
 
 # %% ../../nbs/dialogue/05_train.ipynb #5a5c382e
 def run(
@@ -163,8 +169,14 @@ def run(
     generator = seeded(2 * seed + 1)  # not that of the weights: a variant with other weights sees the same rows
     model = build(config.arch, classes, config.seq_len or made.longest, seeded(2 * seed), pick(config.device))
     arch = model.config.model_dump(include=set(LanguageArch.model_fields))
-    facts = {"system": "dialogue", "arch": arch, "tokenizer": made.tokenizer.to_dict(), "vocab_size": classes,
-             "seq_len": model.config.seq_len, "entropies": made.entropies}
+    facts = {
+        "system": "dialogue",
+        "arch": arch,
+        "tokenizer": made.tokenizer.to_dict(),
+        "vocab_size": classes,
+        "seq_len": model.config.seq_len,
+        "entropies": made.entropies,
+    }
     if config.weights:
         final = done[config.weights].folder / "final"
         checkpoint.load_weights(model, checkpoint.read(final).weights, f"{name}: weights of {config.weights}")
@@ -180,6 +192,7 @@ def run_all(
     config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
 ) -> dict[str, Result]:
     "Train the runs of a section, or `only` some and those that they stand on. Raises what `run` raises."
+
     def one(name: str, options: Options, done: Mapping[str, Result]) -> Result:
         goes_on = any(each.after == name for each in config.runs.values())
         return run(name, config.runs[name], config.seed, data, out / name, replace(options, keep=goes_on), done)

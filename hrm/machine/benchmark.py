@@ -23,19 +23,16 @@ from ..core.flops import count_flops
 # %% ../../nbs/machine/02_benchmark.ipynb #e36384af
 class BenchmarkConfig(Section):
     "How large the pieces are and how often each is tried."
-    matrix: int = Field(gt=0)               # rows and columns
-    megabytes: int = Field(gt=0)            # that are copied
-    positions: int = Field(gt=0)            # of the attention
-    rows: int = Field(gt=0)                 # of its batch
+
+    matrix: int = Field(gt=0)  # rows and columns
+    megabytes: int = Field(gt=0)  # that are copied
+    positions: int = Field(gt=0)  # of the attention
+    rows: int = Field(gt=0)  # of its batch
     batch_sizes: tuple[int, ...] = Field(min_length=1)  # of the training step
     tries: int = Field(gt=0)
 
 # %% ../../nbs/machine/02_benchmark.ipynb #d6522a20
-def fastest(
-    work: Callable,
-    where: torch.device,
-    tries: int = 5,
-) -> float:  # seconds
+def fastest(work: Callable, where: torch.device, tries: int = 5) -> float:  # seconds
     "The shortest of several runs, after one that does not count."
     wait = torch.cuda.synchronize if where.type == "cuda" else lambda: None
     best = float("inf")
@@ -57,7 +54,7 @@ def _fp8_product(where: torch.device, size: int) -> Callable:
 
 def products(
     where: torch.device,
-    size: int,       # rows and columns
+    size: int,  # rows and columns
     tries: int = 5,
 ) -> dict[str, float]:  # fp32, tf32, bf16, fp8 -> TFLOP/s; what the device lacks is absent
     "The rate of a square product in each type that the device multiplies."
@@ -78,25 +75,27 @@ def products(
     return found
 
 # %% ../../nbs/machine/02_benchmark.ipynb #3c27b62b
-def copy_rate(
-    where: torch.device,
-    megabytes: int,
-    tries: int = 5,
-) -> float:  # GB/s
+def copy_rate(where: torch.device, megabytes: int, tries: int = 5) -> float:  # GB/s
     "The rate at which memory is read and written."
     source = torch.zeros(megabytes * 10**6, dtype=torch.uint8, device=where)
     target = torch.empty_like(source)
     return 2e-9 * source.numel() / fastest(lambda: target.copy_(source), where, tries)
 
 # %% ../../nbs/machine/02_benchmark.ipynb #ad93d2ae
-BACKENDS = {"math": SDPBackend.MATH, "efficient": SDPBackend.EFFICIENT_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+BACKENDS = {
+    "math": SDPBackend.MATH,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+}
 
 
 def attention_rates(
     where: torch.device,
     rows: int,
     positions: int,
-    heads: int = 8, width: int = 32,
+    heads: int = 8,
+    width: int = 32,
     dtype: torch.dtype = torch.float32,
     tries: int = 5,
 ) -> dict[str, float]:  # backend -> TFLOP/s
@@ -105,9 +104,11 @@ def attention_rates(
     q, k, v = (torch.randn(shape, device=where).to(dtype).requires_grad_() for _ in "qkv")
     flop, found = 7 * 2 * rows * heads * positions**2 * width, {}
     for name, backend in BACKENDS.items():
+
         def work():
             with sdpa_kernel(backend):
                 F.scaled_dot_product_attention(q, k, v).sum().backward()
+
         try:
             found[name] = 1e-12 * flop / fastest(work, where, tries)
         except RuntimeError:  # no such kernel for this device, type or shape
@@ -134,30 +135,25 @@ def step_of(
             optimizer.step()
             optimizer.zero_grad()
         return loss.detach() / rows
+
     return step
 
 
-def tokens_of_chance(
-    model: HRM,
-    rows: int,
-    generator: torch.Generator,
-) -> dict[str, torch.Tensor]:
+def tokens_of_chance(model: HRM, rows: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
     "A batch; how fast a model is does not depend on what it says."
     place = next(model.parameters()).device
     ids = torch.randint(1, model.config.vocab_size, (2, rows, model.config.seq_len), generator=generator).to(place)
     return {"inputs": ids[0], "labels": ids[1], "puzzle_identifiers": torch.zeros(rows, dtype=torch.long, device=place)}
 
 # %% ../../nbs/machine/02_benchmark.ipynb #28432034
-def least_moved(
-    parameters: int,
-) -> float:  # bytes
+def least_moved(parameters: int) -> float:  # bytes
     "What a training step with Adam moves at least."
     return 40.0 * parameters
 
 
 def training_step(
     model: HRM,
-    rows: int,                   # of the batch
+    rows: int,  # of the batch
     generator: torch.Generator,
     tries: int = 5,
 ) -> dict[str, float]:
@@ -168,7 +164,13 @@ def training_step(
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     seconds = fastest(step, where, tries)
-    found = {"rows": rows, "tflop": flop / 1e12, "seconds": seconds, "samples_per_second": rows / seconds, "tflop_per_second": 1e-12 * flop / seconds}
+    found = {
+        "rows": rows,
+        "tflop": flop / 1e12,
+        "seconds": seconds,
+        "samples_per_second": rows / seconds,
+        "tflop_per_second": 1e-12 * flop / seconds,
+    }
     return found | ({"peak_gib": torch.cuda.max_memory_allocated(where) / 2**30} if where.type == "cuda" else {})
 
 # %% ../../nbs/machine/02_benchmark.ipynb #b7a3fc37
@@ -178,9 +180,21 @@ def against(
     kinds: Mapping[str, str] = {},  # name -> fp32, tf32, bf16, fp8 or copy, for names that are none of these
 ) -> list[dict]:
     "One row for each rate: measured, ceiling and share; the last two None without a row in the table of cards."
-    ceilings = {} if card is None else {"fp32": card.fp32, "tf32": card.tf32, "bf16": card.bf16, "fp8": card.fp8, "copy": card.bandwidth}
-    return [{"what": name, "measured": rate, "unit": "GB/s" if name == "copy" else "TFLOP/s", "ceiling": (ceiling := ceilings.get(kinds.get(name, name))),
-             "share": rate / ceiling if ceiling else None} for name, rate in measured.items()]
+    ceilings = (
+        {}
+        if card is None
+        else {"fp32": card.fp32, "tf32": card.tf32, "bf16": card.bf16, "fp8": card.fp8, "copy": card.bandwidth}
+    )
+    return [
+        {
+            "what": name,
+            "measured": rate,
+            "unit": "GB/s" if name == "copy" else "TFLOP/s",
+            "ceiling": (ceiling := ceilings.get(kinds.get(name, name))),
+            "share": rate / ceiling if ceiling else None,
+        }
+        for name, rate in measured.items()
+    ]
 
 
 def card_of(where: torch.device) -> Card | None:

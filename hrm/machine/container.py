@@ -28,6 +28,7 @@ PLACE = "/workspace/hrm"  # where the project's folder is seen inside
 @dataclass(frozen=True)
 class Wish:
     "Which engine, which image, which flags."
+
     engine: str
     image: str = IMAGE
     gpu_args: tuple[str, ...] = ()
@@ -53,50 +54,93 @@ def wish(
         try:
             words[name] = tuple(shlex.split(os.environ[name]) if name in os.environ else usual)
         except ValueError as e:
-            raise ConfigError(f"{name}: found {os.environ[name]!r}: {e}; allowed: flags of {engine} run, quoted as in a shell") from e
+            raise ConfigError(
+                f"{name}: found {os.environ[name]!r}: {e}; allowed: flags of {engine} run, quoted as in a shell"
+            ) from e
     return Wish(engine, os.environ.get("HRM_IMAGE") or IMAGE, words["HRM_GPU_ARGS"], words["HRM_RUN_ARGS"])
 
 # %% ../../nbs/machine/04_container.ipynb #897a38ea
 PASSED = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "HRM_TRACEBACK", "PYTHONUNBUFFERED", "HF_TOKEN")
 PASSED_GROUPS = ("WANDB_", "NCCL_", "TORCH_", "TORCHINDUCTOR_", "TORCHDYNAMO_")
 HOST_PLACES = ("_CACHE_DIR", "TORCH_HOME")  # ends of names of folders that are the host's; the image has its own
-SAME_AS_HOST = {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "0"}  # NVIDIA's images say 1, and float32 products would differ from the host's
+SAME_AS_HOST = {
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "0"
+}  # NVIDIA's images say 1, and float32 products would differ from the host's
 
 
 def container_name(
     folder: Path,  # the project's
     words: list[str],  # what runs
-    held: bool = True, # is it a stage
+    held: bool = True,  # is it a stage
 ) -> str:
-    "One name for one stage in one folder, so that two of it cannot run at once; a name of its own for any other program."
+    """One name for one stage in one folder, so that two of it cannot run at once; a name of its own for any other
+    program.
+    """
     return f"hrm-{hash_of([str(folder), words])[:12]}" + ("" if held else f"-{os.getpid()}")
 
 
 def container_line(
     wanted: Wish,
     words: list[str],  # the program and its arguments, as they would stand on the host
-    folder: Path,      # the project's
+    folder: Path,  # the project's
     user: tuple[int, int],  # user and group that own what is written
-    held: bool = True, # does the caller hold the standard input open as a sign of life
-) -> list[str]:        # the engine's program and arguments
+    held: bool = True,  # does the caller hold the standard input open as a sign of life
+) -> list[str]:  # the engine's program and arguments
     "The line that runs something in the container. Raises `ConfigError` for a folder that the engine cannot be told."
     if "," in str(folder):
-        raise ConfigError(f"{folder}: found a comma in the project's folder; allowed: a path without one, for {wanted.engine} reads it as a divider")
-    passed = [name for name in sorted(os.environ) if name in PASSED or name.startswith(PASSED_GROUPS) and not name.endswith(HOST_PLACES)]
-    keep_id = ["--userns=keep-id"] if wanted.engine == "podman" and os.geteuid() else []  # without root, podman would map ids
+        raise ConfigError(
+            f"{folder}: found a comma in the project's folder; allowed: a path without one, for {wanted.engine} reads "
+            "it as a divider"
+        )
+    passed = [
+        name
+        for name in sorted(os.environ)
+        if name in PASSED or name.startswith(PASSED_GROUPS) and not name.endswith(HOST_PLACES)
+    ]
+    keep_id = (
+        ["--userns=keep-id"] if wanted.engine == "podman" and os.geteuid() else []
+    )  # without root, podman would map ids
     caller = ["--env", "HRM_CALLER=stdin"] if held else []
-    return [wanted.engine, "run", "--rm", "--init", "--interactive", "--name", container_name(folder, words, held),
-            "--user", f"{user[0]}:{user[1]}", *keep_id,
-            "--mount", f"type=bind,source={folder},target={PLACE}", "--workdir", PLACE,
-            "--env", f"HRM_ROOT={PLACE}", "--env", "HRM_RUNNER=host", "--env", "USER=hrm", *caller,
-            *(word for name, value in SAME_AS_HOST.items() if name not in os.environ for word in ("--env", f"{name}={value}")),
-            *(word for name in passed for word in ("--env", name)), *wanted.gpu_args, *wanted.run_args, wanted.image, *words]
+    return [
+        wanted.engine,
+        "run",
+        "--rm",
+        "--init",
+        "--interactive",
+        "--name",
+        container_name(folder, words, held),
+        "--user",
+        f"{user[0]}:{user[1]}",
+        *keep_id,
+        "--mount",
+        f"type=bind,source={folder},target={PLACE}",
+        "--workdir",
+        PLACE,
+        "--env",
+        f"HRM_ROOT={PLACE}",
+        "--env",
+        "HRM_RUNNER=host",
+        "--env",
+        "USER=hrm",
+        *caller,
+        *(
+            word
+            for name, value in SAME_AS_HOST.items()
+            if name not in os.environ
+            for word in ("--env", f"{name}={value}")
+        ),
+        *(word for name in passed for word in ("--env", name)),
+        *wanted.gpu_args,
+        *wanted.run_args,
+        wanted.image,
+        *words,
+    ]
 
 # %% ../../nbs/machine/04_container.ipynb #43f732b2
 def attend(
-    line: list[str],    # an engine's client and its arguments
+    line: list[str],  # an engine's client and its arguments
     held: bool = True,  # hold its standard input open as a sign of life; else it has ours
-) -> int:               # the container's exit code; 128 + signal if the client was killed
+) -> int:  # the container's exit code; 128 + signal if the client was killed
     "Run the client, pass signals on, and wait."
     child, passed = subprocess.Popen(line, stdin=subprocess.PIPE if held else None, start_new_session=held), []
 
@@ -120,17 +164,18 @@ def attend(
 @dataclass(frozen=True)
 class Host:
     "What the host has for a container."
+
     wanted: Wish
-    program: bool = True        # is the engine's program installed
-    answer: str | None = None   # the engine's version, None if no engine answers
-    trouble: str = ""           # what it said instead
-    image: bool = False         # is the image here
+    program: bool = True  # is the engine's program installed
+    answer: str | None = None  # the engine's version, None if no engine answers
+    trouble: str = ""  # what it said instead
+    image: bool = False  # is the image here
     image_cuda: str | None = None  # the CUDA version it was built with
-    gpu: bool = False           # is there an NVIDIA GPU with a driver
-    driver: str | None = None   # its version
-    handed_over: bool = False   # can the engine hand it over: container toolkit or a CDI description
-    shm_gib: float = 0.0        # the host's shared memory
-    folder_is_mine: bool = True # may the caller write into the project's folder
+    gpu: bool = False  # is there an NVIDIA GPU with a driver
+    driver: str | None = None  # its version
+    handed_over: bool = False  # can the engine hand it over: container toolkit or a CDI description
+    shm_gib: float = 0.0  # the host's shared memory
+    folder_is_mine: bool = True  # may the caller write into the project's folder
 
 # %% ../../nbs/machine/04_container.ipynb #360c8a0b
 def _ask(*line: str) -> tuple[bool, str]:
@@ -143,16 +188,25 @@ def _ask(*line: str) -> tuple[bool, str]:
     return done.returncode == 0, said
 
 
-def look_at_host(
-    wanted: Wish,
-) -> Host:
+def look_at_host(wanted: Wish) -> Host:
     "Write down what the host has."
     gpu = Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists() or Path("/dev/nvmap").exists()
     specs = [path for folder in ("/etc/cdi", "/var/run/cdi") for path in Path(folder).glob("*nvidia*")]
-    toolkit = bool(specs) or wanted.engine == "docker" and bool(shutil.which("nvidia-container-runtime") or shutil.which("nvidia-ctk"))
+    toolkit = (
+        bool(specs)
+        or wanted.engine == "docker"
+        and bool(shutil.which("nvidia-container-runtime") or shutil.which("nvidia-ctk"))
+    )
     shm = shutil.disk_usage("/dev/shm").total / 2**30 if Path("/dev/shm").is_dir() else 0.0
-    host = Host(wanted, bool(shutil.which(wanted.engine)), gpu=gpu, driver=driver_version(), handed_over=toolkit, shm_gib=shm,
-                folder_is_mine=os.access(root(), os.W_OK))
+    host = Host(
+        wanted,
+        bool(shutil.which(wanted.engine)),
+        gpu=gpu,
+        driver=driver_version(),
+        handed_over=toolkit,
+        shm_gib=shm,
+        folder_is_mine=os.access(root(), os.W_OK),
+    )
     if not host.program:
         return host
     asked = {"docker": "{{.ServerVersion}}", "podman": "{{.Version.Version}}"}[wanted.engine]
@@ -164,9 +218,7 @@ def look_at_host(
     return replace(host, answer=said, image=there, image_cuda=found.get("CUDA_VERSION"))
 
 # %% ../../nbs/machine/04_container.ipynb #b1e1fb88
-def shared_memory(
-    host: Host,
-) -> float:  # GiB
+def shared_memory(host: Host) -> float:  # GiB
     "The size of `/dev/shm` inside the container. Raises `ConfigError` for a size that is none."
     words = [part for word in host.wanted.run_args for part in word.split("=", 1)]
     for flag, value in zip(words, words[1:]):
@@ -180,8 +232,10 @@ def shared_memory(
     return 64 / 1024
 
 # %% ../../nbs/machine/04_container.ipynb #dab6036d
-START = {"docker": "Start it (systemctl start docker), or add yourself to the group docker, or set HRM_RUNNER=podman.",
-         "podman": "See podman info; as root it needs runc or crun, without root also newuidmap."}
+START = {
+    "docker": "Start it (systemctl start docker), or add yourself to the group docker, or set HRM_RUNNER=podman.",
+    "podman": "See podman info; as root it needs runc or crun, without root also newuidmap.",
+}
 
 
 def judge_host(
@@ -191,42 +245,99 @@ def judge_host(
     "What stands between the host and a run in the container."
     engine = host.wanted.engine
     if not host.program:
-        return [Finding("engine", "error", f"{engine} is not installed", f"Install {engine}, or set HRM_RUNNER to host.")]
+        return [
+            Finding("engine", "error", f"{engine} is not installed", f"Install {engine}, or set HRM_RUNNER to host.")
+        ]
     if host.answer is None:
-        return [Finding("engine", "error", f"{engine} is installed, but no engine answers: {host.trouble.rstrip(' .?')}", START[engine])]
+        return [
+            Finding(
+                "engine",
+                "error",
+                f"{engine} is installed, but no engine answers: {host.trouble.rstrip(' .?')}",
+                START[engine],
+            )
+        ]
     found = [Finding("engine", "ok", f"{engine} {host.answer}")]
     if host.image:
-        found.append(Finding("image", "ok", host.wanted.image + (f", CUDA {host.image_cuda}" if host.image_cuda else "")))
+        found.append(
+            Finding("image", "ok", host.wanted.image + (f", CUDA {host.image_cuda}" if host.image_cuda else ""))
+        )
     else:
-        found.append(Finding("image", "error", f"{host.wanted.image} is not here", "Build it: hrm container build. If the base image is refused, "
-                             f"log in first: {engine} login nvcr.io, user $oauthtoken, an NGC API key as password."))
+        found.append(
+            Finding(
+                "image",
+                "error",
+                f"{host.wanted.image} is not here",
+                "Build it: hrm container build. If the base image is refused, "
+                f"log in first: {engine} login nvcr.io, user $oauthtoken, an NGC API key as password.",
+            )
+        )
     shm = shared_memory(host)
     state = "ok" if shm >= least_shm else "error"
-    found.append(Finding("container shm", state, f"{shm:.3g} GiB of shared memory", "" if state == "ok" else
-                         "Put --ipc=host or --shm-size=1g into HRM_RUN_ARGS; workers that load data die with less."))
+    found.append(
+        Finding(
+            "container shm",
+            state,
+            f"{shm:.3g} GiB of shared memory",
+            ""
+            if state == "ok"
+            else "Put --ipc=host or --shm-size=1g into HRM_RUN_ARGS; workers that load data die with less.",
+        )
+    )
     if not host.folder_is_mine:
-        found.append(Finding("owner", "error", "the project's folder is not yours to write", "An earlier container wrote as root: chown -R it back."))
+        found.append(
+            Finding(
+                "owner",
+                "error",
+                "the project's folder is not yours to write",
+                "An earlier container wrote as root: chown -R it back.",
+            )
+        )
     return found + judge_passthrough(host)
 
 # %% ../../nbs/machine/04_container.ipynb #341f0395
-def judge_passthrough(
-    host: Host,
-) -> list[Finding]:
+def judge_passthrough(host: Host) -> list[Finding]:
     "Whether a GPU is there, is handed over, and has a driver new enough for the image."
     if not host.wanted.gpu_args:
-        return [Finding("passthrough", "ok", "no GPU is asked for (HRM_GPU_ARGS is empty): stages compute on the processor")]
+        return [
+            Finding("passthrough", "ok", "no GPU is asked for (HRM_GPU_ARGS is empty): stages compute on the processor")
+        ]
     if not host.gpu:
-        return [Finding("passthrough", "error", "no NVIDIA GPU with a driver on this host",
-                        "Install the driver (580 or later), or set HRM_GPU_ARGS to nothing to compute on the processor.")]
+        return [
+            Finding(
+                "passthrough",
+                "error",
+                "no NVIDIA GPU with a driver on this host",
+                "Install the driver (580 or later), or set HRM_GPU_ARGS to nothing to compute on the processor.",
+            )
+        ]
     if not host.handed_over:
-        return [Finding("passthrough", "error", f"{host.wanted.engine} cannot hand the GPU over: neither toolkit nor CDI description found",
-                        "Install nvidia-container-toolkit, then: nvidia-ctk " + ("runtime configure --runtime=docker"
-                        if host.wanted.engine == "docker" else "cdi generate --output=/etc/cdi/nvidia.yaml") + ".")]
+        return [
+            Finding(
+                "passthrough",
+                "error",
+                f"{host.wanted.engine} cannot hand the GPU over: neither toolkit nor CDI description found",
+                "Install nvidia-container-toolkit, then: nvidia-ctk "
+                + (
+                    "runtime configure --runtime=docker"
+                    if host.wanted.engine == "docker"
+                    else "cdi generate --output=/etc/cdi/nvidia.yaml"
+                )
+                + ".",
+            )
+        ]
     found = [Finding("passthrough", "ok", " ".join(host.wanted.gpu_args))]
     least = driver_for(host.image_cuda)
     if least and host.driver and int(host.driver.split(".")[0]) < least:
-        found.append(Finding("container driver", "error", f"driver {host.driver}, but CUDA {host.image_cuda} in the image needs {least}",
-                             f"Update the host's driver to {least} or later; images with CUDA 12 carry a torch older than this project's."))
+        found.append(
+            Finding(
+                "container driver",
+                "error",
+                f"driver {host.driver}, but CUDA {host.image_cuda} in the image needs {least}",
+                f"Update the host's driver to {least} or later; images with CUDA 12 carry a torch older than this "
+                "project's.",
+            )
+        )
     return found
 
 # %% ../../nbs/machine/04_container.ipynb #ae0080f5
@@ -234,7 +345,7 @@ def clear_away(
     engine: str,
     name: str,
     grace: int = 70,  # seconds it has to save
-) -> bool:            # whether there was one
+) -> bool:  # whether there was one
     "Stop a container of this name and wait until it is gone."
     there, listed = _ask(engine, "ps", "--all", "--quiet", "--filter", f"name=^{name}$")
     if not there or not listed:
@@ -247,9 +358,9 @@ def clear_away(
 
 def run_in_container(
     words: list[str],  # the program and its arguments, as they would stand on the host
-    engine: str,       # docker or podman
-    held: bool = True, # a stage, which ends when its caller does; else a program that may read the terminal
-) -> int:              # exit code of what ran
+    engine: str,  # docker or podman
+    held: bool = True,  # a stage, which ends when its caller does; else a program that may read the terminal
+) -> int:  # exit code of what ran
     "Check first, run then. Raises `ConfigError` with one line for each thing that is missing."
     wanted = wish(engine)
     wrong = [finding for finding in judge_host(look_at_host(wanted)) if finding.state == "error"]
@@ -260,7 +371,10 @@ def run_in_container(
     sys.stdout.flush()
     code = attend(line, held)
     if code in (125, 126, 127):
-        print(f"{engine} could not start the container (exit code {code}); its flags: HRM_RUN_ARGS, HRM_GPU_ARGS", file=sys.stderr)
+        print(
+            f"{engine} could not start the container (exit code {code}); its flags: HRM_RUN_ARGS, HRM_GPU_ARGS",
+            file=sys.stderr,
+        )
     return code
 
 # %% ../../nbs/machine/04_container.ipynb #e437c8ab
@@ -276,15 +390,30 @@ def build_line(
     if base and base.replace(".", "").isdigit():
         year, _, month = base.partition(".")
         if len(year) != 2 or len(month) != 2 or not 1 <= int(month) <= 12:
-            raise ConfigError(f"--base: found {base!r}; allowed: a year and month such as 26.09, or the name of an image")
+            raise ConfigError(
+                f"--base: found {base!r}; allowed: a year and month such as 26.09, or the name of an image"
+            )
         base = f"nvcr.io/nvidia/pytorch:{base}-py3"
     form = ["--format", "docker"] if engine == "podman" else []
     argument = ["--build-arg", f"BASE_IMAGE={base}"] if base else []
-    return [engine, "build", *form, "--file", str(folder / "docker" / "Dockerfile"), *argument, "--tag", image, *extra, str(folder)]
+    return [
+        engine,
+        "build",
+        *form,
+        "--file",
+        str(folder / "docker" / "Dockerfile"),
+        *argument,
+        "--tag",
+        image,
+        *extra,
+        str(folder),
+    ]
 
 
 def engine() -> str:
-    "The engine that stages use; while they run on the host, the first of docker and podman that answers. Raises `ConfigError`."
+    """The engine that stages use; while they run on the host, the first of docker and podman that answers. Raises
+    `ConfigError`.
+    """
     where = runner()
     answers = [name for name in RUNNERS[1:] if where == "host" and look_at_host(wish(name)).answer is not None]
     if where == "host" and not answers:
@@ -292,10 +421,7 @@ def engine() -> str:
     return where if where != "host" else answers[0]
 
 
-def build(
-    base: str | None = None,
-    extra: tuple[str, ...] = (),
-) -> int:  # exit code of the engine
+def build(base: str | None = None, extra: tuple[str, ...] = ()) -> int:  # exit code of the engine
     "Build the image. Raises `ConfigError` where no engine answers."
     name = engine()
     found = judge_host(look_at_host(replace(wish(name), gpu_args=())))[0]

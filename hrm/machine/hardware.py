@@ -14,26 +14,39 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Card:
     "One kind of GPU. Rates in TFLOP/s, dense, float32 sums; memory in GB, bandwidth in GB/s."
-    name: str               # words that its name in torch contains
+
+    name: str  # words that its name in torch contains
     capability: tuple[int, int]
     memory: float
-    kind: str               # of memory
+    kind: str  # of memory
     bandwidth: float
     fp32: float
     tf32: float
     bf16: float
     fp8: float
-    driver: int             # the first driver branch that knows it
+    driver: int  # the first driver branch that knows it
     source: str
-    unified: bool = False   # does the processor use the same memory
+    unified: bool = False  # does the processor use the same memory
 
 
 def _graphics(name, multiprocessors, clock, memory, bandwidth, full=False, kind="GDDR7"):
     "A graphics card whose rates follow from its multiprocessors and its boost clock in GHz."
     fp32 = multiprocessors * 256 * clock / 1e3
     tf32 = fp32 * (2 if full else 1)
-    source = f"{'NVIDIA RTX PRO' if full else 'NVIDIA RTX'} Blackwell architecture papers and product pages: {multiprocessors} multiprocessors at {clock} GHz"
-    return Card(name, (12, 0), memory, kind, bandwidth, *(round(rate, 1) for rate in (fp32, tf32, 2 * tf32, 4 * tf32)), 570, source)
+    source = (
+        f"{'NVIDIA RTX PRO' if full else 'NVIDIA RTX'} Blackwell architecture papers and product pages: "
+        f"{multiprocessors} multiprocessors at {clock} GHz"
+    )
+    return Card(
+        name,
+        (12, 0),
+        memory,
+        kind,
+        bandwidth,
+        *(round(rate, 1) for rate in (fp32, tf32, 2 * tf32, 4 * tf32)),
+        570,
+        source,
+    )
 
 # %% ../../nbs/machine/00_hardware.ipynb #a7c4734f
 HGX = "NVIDIA HGX data sheet, per GPU, sparse figures halved"
@@ -51,10 +64,36 @@ CARDS = (
     Card("GB200", (10, 0), 186, "HBM3e", 8000, 80, 1250, 2500, 5000, 570, GRACE),
     Card("B300", (10, 3), 288, "HBM3e", 8000, 75, 1100, 2250, 4500, 575, HGX),
     Card("GB300", (10, 3), 288, "HBM3e", 8000, 80, 1250, 2500, 5000, 575, GRACE),
-    Card("GB10", (12, 1), 128, "LPDDR5x", 273, 31.0, 62.5, 125, 250, 580,
-         "DGX Spark porting guide (memory); Hot Chips 2025 (float32); 1 PFLOP of sparse FP4 halved for dense and for each doubling of bits", True),
-    Card("Thor", (11, 0), 128, "LPDDR5x", 273, 8.1, 129, 259, 517, 580,
-         "Jetson AGX Thor data sheet: 20 multiprocessors at 1.575 GHz; 2070 TFLOP of sparse FP4 halved for dense and for each doubling of bits", True),
+    Card(
+        "GB10",
+        (12, 1),
+        128,
+        "LPDDR5x",
+        273,
+        31.0,
+        62.5,
+        125,
+        250,
+        580,
+        "DGX Spark porting guide (memory); Hot Chips 2025 (float32); 1 PFLOP of sparse FP4 halved for dense and for "
+        "each doubling of bits",
+        True,
+    ),
+    Card(
+        "Thor",
+        (11, 0),
+        128,
+        "LPDDR5x",
+        273,
+        8.1,
+        129,
+        259,
+        517,
+        580,
+        "Jetson AGX Thor data sheet: 20 multiprocessors at 1.575 GHz; 2070 TFLOP of sparse FP4 halved for dense and "
+        "for each doubling of bits",
+        True,
+    ),
 )
 
 # %% ../../nbs/machine/00_hardware.ipynb #f8bc7e6a
@@ -62,8 +101,8 @@ OTHERS = {"laptop", "max-q", "server", "d"}  # words of names whose rates are no
 
 
 def find_card(
-    name: str,      # as torch or the driver calls it
-) -> Card | None:   # its row, None if there is none
+    name: str,  # as torch or the driver calls it
+) -> Card | None:  # its row, None if there is none
     "The row of the table for a GPU. Those that only share a listed card's name have none."
     words = set(name.lower().split())
     if words & OTHERS:
@@ -75,24 +114,29 @@ def find_card(
 def served_by(
     capability: tuple[int, int],
     arch_list: tuple[str, ...],  # such as ("sm_90", "sm_120", "compute_120")
-) -> str | None:                 # the entry that the card will run, None if it can run none
-    "Which of a build's code a card runs: exact code first, then the nearest of the same major number, then what the driver translates."
+) -> str | None:  # the entry that the card will run, None if it can run none
+    """Which of a build's code a card runs: exact code first, then the nearest of the same major number, then what the
+    driver translates.
+    """
     binaries, sources = [], []
     parts = [re.fullmatch(r"((sm|compute)_(\d+)([af]?))", entry) for entry in arch_list]
     for entry, kind, number, letter in (part.groups() for part in parts if part):  # other makers' names are no match
         at = (int(number[:-1]), int(number[-1]))
         if kind == "sm" and at[0] == capability[0] and at[1] <= capability[1] and (letter != "a" or at == capability):
             binaries.append((at, entry))
-        if kind == "compute" and at <= capability and (letter == "" or letter == "f" and at[0] == capability[0] or at == capability):
+        if (
+            kind == "compute"
+            and at <= capability
+            and (letter == "" or letter == "f" and at[0] == capability[0] or at == capability)
+        ):
             sources.append((at, entry))
     return max(binaries or sources, default=(None, None))[1]
 
 
-def false_alarm(
-    capability: tuple[int, int],
-    arch_list: tuple[str, ...],
-) -> bool:
-    "Whether torch's warning that the card is newer than the build can be ignored: the same-major rule serves the card all the same."
+def false_alarm(capability: tuple[int, int], arch_list: tuple[str, ...]) -> bool:
+    """Whether torch's warning that the card is newer than the build can be ignored: the same-major rule serves the card
+    all the same.
+    """
     entry = served_by(capability, arch_list)
     return bool(entry) and entry.startswith("sm_") and entry != "sm_%d%d" % capability
 
@@ -101,9 +145,9 @@ DRIVERS = {13: 580, 12: 525}
 
 
 def driver_for(
-    cuda: str | None,          # version of CUDA, such as "13.0"; None for a build without
+    cuda: str | None,  # version of CUDA, such as "13.0"; None for a build without
     card: Card | None = None,  # the card it is to run on
-) -> int | None:               # first driver branch that will do; None for no build and no card
+) -> int | None:  # first driver branch that will do; None for no build and no card
     "The oldest driver branch for a version of CUDA and a card."
     major = int(cuda.split(".")[0]) if cuda else 0
     wanted = [DRIVERS.get(major, max(DRIVERS.values()) if major > 13 else 0), card.driver if card else 0]
@@ -112,9 +156,9 @@ def driver_for(
 # %% ../../nbs/machine/00_hardware.ipynb #65700082
 def install_line(
     card: Card,
-    arch: str,           # x86_64 or aarch64
-    driver: int = 580,   # the host's driver branch
-) -> str | None:         # the line; None where the driver has to come first
+    arch: str,  # x86_64 or aarch64
+    driver: int = 580,  # the host's driver branch
+) -> str | None:  # the line; None where the driver has to come first
     "The line that installs a torch with code for the card, in a fresh virtual environment."
     if driver >= max(580, card.driver):
         return "pip install -r requirements.lock"
@@ -125,7 +169,7 @@ def install_line(
 # %% ../../nbs/machine/00_hardware.ipynb #3d3f58f7
 def least_seconds(
     card: Card,
-    flop: float,         # operations
+    flop: float,  # operations
     moved: float = 0.0,  # bytes to and from memory
     rate: str = "bf16",  # fp32, tf32, bf16 or fp8
 ) -> float:

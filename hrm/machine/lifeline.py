@@ -54,6 +54,7 @@ class Stopper:
     def tell_kernel(self, number):
         "Send a signal to the kernel's process group; each child of this process leads one."
         import psutil
+
         for child in psutil.Process().children():
             with suppress(ProcessLookupError, PermissionError):  # it ended in the meantime
                 os.killpg(child.pid, number)
@@ -67,9 +68,10 @@ class Stopper:
 def settled(
     path: Path,
     wrong: Callable[[bytes], object],  # what is wrong with its content; nothing if it is whole
-    seconds: float,                    # for so long the same must have been wrong
-) -> bytes | None:                     # None if there is no such file
+    seconds: float,  # for so long the same must have been wrong
+) -> bytes | None:  # None if there is no such file
     "Read a file that another process may be writing at this moment."
+
     def read():
         with suppress(FileNotFoundError):
             return path.read_bytes()
@@ -101,6 +103,7 @@ def is_dvc(
 def dvc_above():  # psutil's process
     "The DVC that started this process, through whatever shells; None if there is none."
     import psutil
+
     parents = psutil.Process().parents()
     for process in parents:
         with suppress(psutil.Error):  # it ended in the meantime, or belongs to somebody else
@@ -121,8 +124,8 @@ def refuse_orphan() -> None:
 
 def end_with_dvc(
     stop: Callable[[], None],  # called once, from another thread
-    every: float = 0.5,        # seconds between two looks
-) -> bool:                     # True where a DVC is there to be watched
+    every: float = 0.5,  # seconds between two looks
+) -> bool:  # True where a DVC is there to be watched
     "Call `stop` when the DVC that started this process ends, at once if it has ended already; never without a DVC."
     import psutil
 
@@ -143,8 +146,9 @@ def end_with_dvc(
 
 def end_with_caller(
     stop: Callable[[], None],  # called once, from another thread
-) -> bool:                     # True where a caller holds this process's standard input open
+) -> bool:  # True where a caller holds this process's standard input open
     "Call `stop` when the standard input ends, if `HRM_CALLER` says `stdin`, as it does for a stage in a container."
+
     def watch():
         while os.read(0, 4096):
             pass

@@ -18,10 +18,11 @@ from .hardware import driver_for, false_alarm, find_card, install_line, served_b
 @dataclass(frozen=True)
 class Finding:
     "One thing looked at."
-    name: str          # what was looked at
-    state: str         # ok, note or error
-    text: str          # what was found
-    hint: str = ""     # what would mend it, if anything
+
+    name: str  # what was looked at
+    state: str  # ok, note or error
+    text: str  # what was found
+    hint: str = ""  # what would mend it, if anything
 
     def __str__(self) -> str:
         return f"{self.state:6}{self.name:17}{self.text}" + (f"\n{'':23}{self.hint}" if self.hint else "")
@@ -29,18 +30,20 @@ class Finding:
 # %% ../../nbs/machine/01_preflight.ipynb #c4f793b6
 class Gpu(Section):
     "One GPU as torch and the driver's library see it."
+
     name: str
     capability: tuple[int, int]
-    memory_gib: float | None      # None where nothing tells
-    memory_from: str              # driver library, torch or system
+    memory_gib: float | None  # None where nothing tells
+    memory_from: str  # driver library, torch or system
     bf16: bool
-    nvml: str                     # ok, or what the driver's library said
+    nvml: str  # ok, or what the driver's library said
 
 
 class Bench(Section):
     "What a machine is, as far as it decides whether and how a training runs."
+
     os: str
-    arch: str                     # x86_64, aarch64, ...
+    arch: str  # x86_64, aarch64, ...
     python: tuple[int, int]
     cpu: str
     cores: int
@@ -48,22 +51,24 @@ class Bench(Section):
     memory_gib: float
     free_gib: float
     disk_gb: float
-    shm_gib: float | None         # None on systems that have no /dev/shm
+    shm_gib: float | None  # None on systems that have no /dev/shm
     container: bool
-    writable: bool                # may this user write into the project's folder
+    writable: bool  # may this user write into the project's folder
     torch: str
-    cuda: str | None              # what torch was built with
-    arch_list: tuple[str, ...]    # the code in it
+    cuda: str | None  # what torch was built with
+    arch_list: tuple[str, ...]  # the code in it
     cudnn: int | None
     triton: str | None
-    ptxas: str | None             # an assembler that replaces Triton's own
-    ptxas_runs: bool              # can this user execute it; False without one
+    ptxas: str | None  # an assembler that replaces Triton's own
+    ptxas_runs: bool  # can this user execute it; False without one
     driver: str | None
-    device_nodes: bool            # has the system GPUs of NVIDIA at all
+    device_nodes: bool  # has the system GPUs of NVIDIA at all
     gpus: tuple[Gpu, ...]
-    matmul: str                   # torch's policy for float32 products: highest, high or medium
-    tf32_override: bool           # does the environment switch TF32 on behind it
-    attention: dict[str, str]     # dtype -> the backend that scaled_dot_product_attention takes for the models of this book
+    matmul: str  # torch's policy for float32 products: highest, high or medium
+    tf32_override: bool  # does the environment switch TF32 on behind it
+    attention: dict[
+        str, str
+    ]  # dtype -> the backend that scaled_dot_product_attention takes for the models of this book
     compiler: tuple[bool, str]
 
 # %% ../../nbs/machine/01_preflight.ipynb #7bba2deb
@@ -99,6 +104,7 @@ def _gpu(index: int) -> Gpu:
     "What is known of one GPU."
     import torch
     from hrm.core import device
+
     facts = torch.cuda.get_device_properties(index)
     memory, said = _nvml(f"GPU-{facts.uuid}")
     source, card = "driver library", find_card(facts.name)
@@ -108,23 +114,38 @@ def _gpu(index: int) -> Gpu:
         memory, source = device.machine()["memory_gib"], "system"
     with torch.cuda.device(index):  # the next question is about the current one
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return Gpu(name=facts.name, capability=(facts.major, facts.minor), memory_gib=round(memory, 1) if memory else None, memory_from=source,
-               bf16=bf16, nvml=said)
+    return Gpu(
+        name=facts.name,
+        capability=(facts.major, facts.minor),
+        memory_gib=round(memory, 1) if memory else None,
+        memory_from=source,
+        bf16=bf16,
+        nvml=said,
+    )
 
 # %% ../../nbs/machine/01_preflight.ipynb #c92f9ec0
 def attention_backends(
     where,  # torch device or its name
     dtypes: tuple[str, ...] = ("float32", "bfloat16"),
     causal: bool = False,
-    heads: int = 8, width: int = 32, positions: int = 81,
+    heads: int = 8,
+    width: int = 32,
+    positions: int = 81,
 ) -> dict[str, str]:  # dtype -> backend
     "The backend that attention takes on a device, by type."
     import torch
     from torch.nn.attention import SDPBackend
-    names = {backend.value: backend.name.removesuffix("_ATTENTION").lower() for backend in map(SDPBackend, SDPBackend.__members__.values())}
+
+    names = {
+        backend.value: backend.name.removesuffix("_ATTENTION").lower()
+        for backend in map(SDPBackend, SDPBackend.__members__.values())
+    }
     found = {}
     for dtype in dtypes:
-        q, k, v = (torch.zeros(1, heads, positions, width, dtype=getattr(torch, dtype), device=where, requires_grad=True) for _ in "qkv")  # [batch, heads, positions, width]
+        q, k, v = (
+            torch.zeros(1, heads, positions, width, dtype=getattr(torch, dtype), device=where, requires_grad=True)
+            for _ in "qkv"
+        )  # [batch, heads, positions, width]
         found[dtype] = names[torch._fused_sdp_choice(q, k, v, is_causal=causal)]
     return found
 
@@ -139,7 +160,9 @@ def _version(package: str) -> str | None:
 
 def _in_container() -> bool:
     "Is this process in a container of docker, podman or kubernetes?"
-    return any(map(os.path.exists, ("/.dockerenv", "/run/.containerenv"))) or bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
+    return any(map(os.path.exists, ("/.dockerenv", "/run/.containerenv"))) or bool(
+        os.environ.get("KUBERNETES_SERVICE_HOST")
+    )
 
 
 def describe() -> Bench:
@@ -147,24 +170,47 @@ def describe() -> Bench:
     import psutil
     import torch
     from hrm.core import device
+
     memory, folder, ptxas = psutil.virtual_memory(), root(), os.environ.get("TRITON_PTXAS_PATH") or None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*Found GPU\d+ .* which is of cuda capability")
         usable = torch.cuda.is_available()
         gpus = tuple(_gpu(i) for i in range(torch.cuda.device_count())) if usable else ()
         place = device.pick().device
-        attention = attention_backends(place) if not gpus or served_by(gpus[0].capability, tuple(torch.cuda.get_arch_list())) else {}
+        attention = (
+            attention_backends(place)
+            if not gpus or served_by(gpus[0].capability, tuple(torch.cuda.get_arch_list()))
+            else {}
+        )
     shm = Path("/dev/shm")
     return Bench(
-        os=platform.system(), arch=platform.machine(), python=sys.version_info[:2], cpu=device.cpu_model(), cores=device.cores(),
-        threads=torch.get_num_threads(), memory_gib=round(memory.total / 2**30, 1), free_gib=round(memory.available / 2**30, 1),
-        disk_gb=round(shutil.disk_usage(folder).free / 1e9, 1), shm_gib=round(shutil.disk_usage(shm).total / 2**30, 3) if shm.is_dir() else None,
-        container=_in_container(), writable=os.access(folder, os.W_OK), torch=torch.__version__, cuda=torch.version.cuda,
-        arch_list=tuple(torch.cuda.get_arch_list()) if usable else (), cudnn=torch.backends.cudnn.version() if usable else None,
-        triton=_version("triton") or _version("pytorch-triton"), ptxas=ptxas, ptxas_runs=bool(ptxas and shutil.which(os.path.abspath(ptxas))), driver=driver_version(),
-        device_nodes=any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")), gpus=gpus,
-        matmul=torch.get_float32_matmul_precision(), tf32_override=os.environ.get("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE") == "1",
-        attention=attention, compiler=device.compiler(place))
+        os=platform.system(),
+        arch=platform.machine(),
+        python=sys.version_info[:2],
+        cpu=device.cpu_model(),
+        cores=device.cores(),
+        threads=torch.get_num_threads(),
+        memory_gib=round(memory.total / 2**30, 1),
+        free_gib=round(memory.available / 2**30, 1),
+        disk_gb=round(shutil.disk_usage(folder).free / 1e9, 1),
+        shm_gib=round(shutil.disk_usage(shm).total / 2**30, 3) if shm.is_dir() else None,
+        container=_in_container(),
+        writable=os.access(folder, os.W_OK),
+        torch=torch.__version__,
+        cuda=torch.version.cuda,
+        arch_list=tuple(torch.cuda.get_arch_list()) if usable else (),
+        cudnn=torch.backends.cudnn.version() if usable else None,
+        triton=_version("triton") or _version("pytorch-triton"),
+        ptxas=ptxas,
+        ptxas_runs=bool(ptxas and shutil.which(os.path.abspath(ptxas))),
+        driver=driver_version(),
+        device_nodes=any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")),
+        gpus=gpus,
+        matmul=torch.get_float32_matmul_precision(),
+        tf32_override=os.environ.get("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE") == "1",
+        attention=attention,
+        compiler=device.compiler(place),
+    )
 
 # %% ../../nbs/machine/01_preflight.ipynb #20e0d539
 def judge_driver(bench: Bench) -> list[Finding]:
@@ -172,27 +218,53 @@ def judge_driver(bench: Bench) -> list[Finding]:
     if not bench.device_nodes and bench.driver is None:
         return [Finding("driver", "ok", "none, and no NVIDIA GPU")]
     if bench.driver is None:
-        return [Finding("driver", "note", "its version is not told here", "Ask nvidia-smi: CUDA 13 needs 580 or later.")]
+        return [
+            Finding("driver", "note", "its version is not told here", "Ask nvidia-smi: CUDA 13 needs 580 or later.")
+        ]
     card = next(filter(None, (find_card(gpu.name) for gpu in bench.gpus)), None)
     least, branch = driver_for(bench.cuda, card), int(bench.driver.split(".")[0])
     if least and branch < least:
         why = f"CUDA {bench.cuda}" if least == driver_for(bench.cuda) else card.name
-        return [Finding("driver", "error", f"{bench.driver}, but {why} needs {least} or later",
-                        f"Update the driver on the host to {least} or later; a container uses the host's.")]
+        return [
+            Finding(
+                "driver",
+                "error",
+                f"{bench.driver}, but {why} needs {least} or later",
+                f"Update the driver on the host to {least} or later; a container uses the host's.",
+            )
+        ]
     return [Finding("driver", "ok", bench.driver + (f", enough for CUDA {bench.cuda}" if bench.cuda else ""))]
 
 
 def judge_gpus(bench: Bench) -> list[Finding]:
     "Whether torch can use the GPUs that there are, and with which code."
     if bench.gpus:
-        return [finding for index, gpu in enumerate(bench.gpus) for finding in judge_gpu(bench, gpu, str(index) if len(bench.gpus) > 1 else "")]
+        return [
+            finding
+            for index, gpu in enumerate(bench.gpus)
+            for finding in judge_gpu(bench, gpu, str(index) if len(bench.gpus) > 1 else "")
+        ]
     if not bench.device_nodes:
         return [Finding("GPU", "ok", "none; the smoke and laptop profiles need none")]
     if bench.cuda is None:
-        return [Finding("GPU", "error", f"there is one, but torch {bench.torch} is built without CUDA",
-                        "Install a torch with CUDA: pip install -r requirements.lock in a fresh environment, or use the container.")]
-    return [Finding("GPU", "error", f"there is one, but torch {bench.torch} with CUDA {bench.cuda} cannot use it",
-                    "See the driver above. In a container: was it started with --gpus all (docker) or --device nvidia.com/gpu=all (podman)?")]
+        return [
+            Finding(
+                "GPU",
+                "error",
+                f"there is one, but torch {bench.torch} is built without CUDA",
+                "Install a torch with CUDA: pip install -r requirements.lock in a fresh environment, or use the "
+                "container.",
+            )
+        ]
+    return [
+        Finding(
+            "GPU",
+            "error",
+            f"there is one, but torch {bench.torch} with CUDA {bench.cuda} cannot use it",
+            "See the driver above. In a container: was it started with --gpus all (docker) or --device "
+            "nvidia.com/gpu=all (podman)?",
+        )
+    ]
 
 # %% ../../nbs/machine/01_preflight.ipynb #78edce1a
 def judge_gpu(
@@ -204,18 +276,44 @@ def judge_gpu(
     named, card = (f"{name} {number}".strip() for name in ("GPU", "GPU code", "GPU memory")), find_card(gpu.name)
     first, second, third = named
     capability = "%d.%d" % gpu.capability
-    found = [Finding(first, "ok", f"{gpu.name}, compute capability {capability}" + ("" if card else ", not in the table of cards"))]
+    found = [
+        Finding(
+            first,
+            "ok",
+            f"{gpu.name}, compute capability {capability}" + ("" if card else ", not in the table of cards"),
+        )
+    ]
     entry = served_by(gpu.capability, bench.arch_list)
     has = ", ".join(bench.arch_list) or "none"
     if entry is None:
         branch = int(bench.driver.split(".")[0]) if bench.driver else 580
         line = install_line(card, bench.arch, branch) if card else "pip install -r requirements.lock"
-        found.append(Finding(second, "error", f"torch {bench.torch} has no code for capability {capability}; it has {has}",
-                             f"In a fresh environment: {line}" if line else f"Update the driver to {card.driver if card.driver > 580 else 580} or later, then: pip install -r requirements.lock"))
+        found.append(
+            Finding(
+                second,
+                "error",
+                f"torch {bench.torch} has no code for capability {capability}; it has {has}",
+                f"In a fresh environment: {line}"
+                if line
+                else f"Update the driver to {card.driver if card.driver > 580 else 580} or later, then: pip install "
+                "-r requirements.lock",
+            )
+        )
     elif entry.startswith("compute_"):
-        found.append(Finding(second, "note", f"the driver translates {entry} for it, at the first start and slowly", "A newer torch carries code for this card."))
+        found.append(
+            Finding(
+                second,
+                "note",
+                f"the driver translates {entry} for it, at the first start and slowly",
+                "A newer torch carries code for this card.",
+            )
+        )
     else:
-        alarm = f"; torch's warning that {capability} is too new can be ignored" if false_alarm(gpu.capability, bench.arch_list) else ""
+        alarm = (
+            f"; torch's warning that {capability} is too new can be ignored"
+            if false_alarm(gpu.capability, bench.arch_list)
+            else ""
+        )
         found.append(Finding(second, "ok", f"runs {entry}{alarm}"))
     return found + [judge_gpu_memory(bench, gpu, third)]
 
@@ -230,10 +328,17 @@ def judge_gpu_memory(
     card = find_card(gpu.name)
     if gpu.memory_gib is None:
         return Finding(name, "note", "nothing tells how much there is", "Watch the system's memory instead.")
-    shared = " shared with the processor; a full one ends the whole system, not one process" if card and card.unified else ""
+    shared = (
+        " shared with the processor; a full one ends the whole system, not one process" if card and card.unified else ""
+    )
     text = f"{gpu.memory_gib:.1f} GiB{shared} (from the {gpu.memory_from})".replace("the torch", "torch")
     if gpu.memory_gib < least:
-        return Finding(name, "note", text, "Enough for these models; the gpu profile's largest batch may need a smaller batch_size.")
+        return Finding(
+            name,
+            "note",
+            text,
+            "Enough for these models; the gpu profile's largest batch may need a smaller batch_size.",
+        )
     return Finding(name, "ok", text)
 
 # %% ../../nbs/machine/01_preflight.ipynb #589e9192
@@ -245,92 +350,224 @@ def judge_nvml(bench: Bench) -> list[Finding]:
     if gpu.nvml == "ok":
         return [Finding("NVML", "ok", "nvidia-ml-py answers")]
     if "not supported" in gpu.nvml.lower() and card and card.unified:
-        return [Finding("NVML", "ok", f"no memory figure from it: {card.name} has none of its own; torch and the system are asked instead")]
-    return [Finding("NVML", "note", gpu.nvml, "pip install nvidia-ml-py (not pynvml) for load and temperature; training does not need it.")]
+        return [
+            Finding(
+                "NVML",
+                "ok",
+                f"no memory figure from it: {card.name} has none of its own; torch and the system are asked instead",
+            )
+        ]
+    return [
+        Finding(
+            "NVML",
+            "note",
+            gpu.nvml,
+            "pip install nvidia-ml-py (not pynvml) for load and temperature; training does not need it.",
+        )
+    ]
 
 # %% ../../nbs/machine/01_preflight.ipynb #2e573d74
-KNOWN_SINCE = {(12, 1): ((3, 6), "2.11"), (10, 3): ((3, 6), "2.11"), (11, 0): ((3, 7), "2.12")}  # capability -> first Triton whose assembler knows it, and the torch that brings it
+KNOWN_SINCE = {
+    (12, 1): ((3, 6), "2.11"),
+    (10, 3): ((3, 6), "2.11"),
+    (11, 0): ((3, 7), "2.12"),
+}  # capability -> first Triton whose assembler knows it, and the torch that brings it
 
 
 def judge_compile(bench: Bench) -> Finding:
     "Whether models can be compiled, down to the assembler."
     works, why = bench.compiler
     if not works or not bench.gpus:
-        return Finding("compile", "ok" if works else "note", why, "" if works else "Models run eagerly and give the same results more slowly.")
+        return Finding(
+            "compile",
+            "ok" if works else "note",
+            why,
+            "" if works else "Models run eagerly and give the same results more slowly.",
+        )
     capability, version = bench.gpus[0].capability, tuple(map(int, re.findall(r"\d+", bench.triton or "0")[:2]))
     if bench.ptxas and not bench.ptxas_runs:
-        return Finding("compile", "error", f"TRITON_PTXAS_PATH is {bench.ptxas}, where there is no program to run",
-                       "Set it to the ptxas of CUDA 13 (usually /usr/local/cuda/bin/ptxas), or unset it to have Triton's own.")
+        return Finding(
+            "compile",
+            "error",
+            f"TRITON_PTXAS_PATH is {bench.ptxas}, where there is no program to run",
+            "Set it to the ptxas of CUDA 13 (usually /usr/local/cuda/bin/ptxas), or unset it to have Triton's own.",
+        )
     if bench.ptxas:
         return Finding("compile", "ok", f"{why}; assembler {bench.ptxas}")
     least, brought = KNOWN_SINCE.get(capability, ((0, 0), ""))
     if version < least:
-        return Finding("compile", "error", "the assembler of Triton %s does not know capability %d.%d" % (bench.triton, *capability),
-                       f"Set TRITON_PTXAS_PATH to the ptxas of CUDA 13 (usually /usr/local/cuda/bin/ptxas), or install torch {brought} or later.")
+        return Finding(
+            "compile",
+            "error",
+            "the assembler of Triton %s does not know capability %d.%d" % (bench.triton, *capability),
+            "Set TRITON_PTXAS_PATH to the ptxas of CUDA 13 (usually /usr/local/cuda/bin/ptxas), or install torch "
+            f"{brought} or later.",
+        )
     return Finding("compile", "ok", f"{why}; Triton {bench.triton}")
 
 
 def judge_arithmetic(bench: Bench) -> list[Finding]:
     "Precision, TF32, attention and compiler."
     bf16 = bool(bench.gpus) and bench.gpus[0].bf16
-    precision = "bfloat16, which this GPU multiplies in hardware" if bf16 else "float32" + ("" if bench.gpus else "; bfloat16 is emulated on a processor and far slower")
+    precision = (
+        "bfloat16, which this GPU multiplies in hardware"
+        if bf16
+        else "float32" + ("" if bench.gpus else "; bfloat16 is emulated on a processor and far slower")
+    )
     on = bench.matmul != "highest" or bench.tf32_override
-    tf32 = f"{'on' if on else 'off'} for float32 products ({'TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1; stages set it to 0' if bench.tf32_override else bench.matmul})"
-    found = [Finding("precision", "ok", precision), Finding("TF32", "ok", tf32 if bench.gpus else "does not exist on a processor")]
+    tf32 = (
+        f"{'on' if on else 'off'} for float32 products "
+        f"({'TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1; stages set it to 0' if bench.tf32_override else bench.matmul})"
+    )
+    found = [
+        Finding("precision", "ok", precision),
+        Finding("TF32", "ok", tf32 if bench.gpus else "does not exist on a processor"),
+    ]
     if bench.attention:
         slow = bool(bench.gpus) and "math" in bench.attention.values()
-        found.append(Finding("attention", "note" if slow else "ok", ", ".join(f"{dtype}: {backend}" for dtype, backend in bench.attention.items()),
-                             "The plain kernel works and is slower; a newer torch has fused ones for this card." if slow else ""))
+        found.append(
+            Finding(
+                "attention",
+                "note" if slow else "ok",
+                ", ".join(f"{dtype}: {backend}" for dtype, backend in bench.attention.items()),
+                "The plain kernel works and is slower; a newer torch has fused ones for this card." if slow else "",
+            )
+        )
     return found + [judge_compile(bench)]
 
 # %% ../../nbs/machine/01_preflight.ipynb #9a4da9b2
 def judge_room(
     bench: Bench,
     memory: float = 4.0,  # GiB free, for the laptop profile
-    disk: float = 2.0,    # GB that data and checkpoints of the laptop profile take at most
-    shm: float = 0.25,    # GiB
+    disk: float = 2.0,  # GB that data and checkpoints of the laptop profile take at most
+    shm: float = 0.25,  # GiB
 ) -> list[Finding]:
     "Memory, disk, shared memory, and whether the folder is the user's."
     free, room = bench.free_gib >= memory, bench.disk_gb >= disk
-    found = [Finding("memory", "ok" if free else "note", f"{bench.memory_gib:.1f} GiB, {bench.free_gib:.1f} GiB free",
-                     "" if free else f"The laptop profile wants {memory:.0f} GiB; close something large."),
-             Finding("disk", "ok" if room else "error", f"{bench.disk_gb:.1f} GB free", "" if room else f"The laptop profile takes up to {disk:.0f} GB.")]
+    found = [
+        Finding(
+            "memory",
+            "ok" if free else "note",
+            f"{bench.memory_gib:.1f} GiB, {bench.free_gib:.1f} GiB free",
+            "" if free else f"The laptop profile wants {memory:.0f} GiB; close something large.",
+        ),
+        Finding(
+            "disk",
+            "ok" if room else "error",
+            f"{bench.disk_gb:.1f} GB free",
+            "" if room else f"The laptop profile takes up to {disk:.0f} GB.",
+        ),
+    ]
     if bench.shm_gib is not None:
         enough = bench.shm_gib >= shm
-        found.append(Finding("shared memory", "ok" if enough else "error", f"{bench.shm_gib:.3g} GiB",
-                             "" if enough else "Start the container with --ipc=host or --shm-size=1g."))
-    return found + [Finding("folder", "ok" if bench.writable else "error", "writable" if bench.writable else "not writable for this user",
-                            "" if bench.writable else "Run the container with --user $(id -u):$(id -g), and chown what an earlier one wrote as root.")]
+        found.append(
+            Finding(
+                "shared memory",
+                "ok" if enough else "error",
+                f"{bench.shm_gib:.3g} GiB",
+                "" if enough else "Start the container with --ipc=host or --shm-size=1g.",
+            )
+        )
+    return found + [
+        Finding(
+            "folder",
+            "ok" if bench.writable else "error",
+            "writable" if bench.writable else "not writable for this user",
+            ""
+            if bench.writable
+            else "Run the container with --user $(id -u):$(id -g), and chown what an earlier one wrote as root.",
+        )
+    ]
 
 
 def judge_system(bench: Bench) -> list[Finding]:
     "Where this is and what computes."
     old = bench.python < (3, 11)
-    return [Finding("place", "ok", "in a container" if bench.container else "on the host"),
-            Finding("system", "ok", f"{bench.os} {bench.arch}"),
-            Finding("Python", "error" if old else "ok", "%d.%d" % bench.python, "Python 3.11 or later is needed; a syntax error in a line that looks right is its sign." if old else ""),
-            Finding("processor", "ok", f"{bench.cpu}, torch computes with {bench.threads} of {bench.cores} cores"),
-            Finding("torch", "ok", bench.torch + (f", CUDA {bench.cuda}" if bench.cuda else ", no CUDA") + (f", cuDNN {bench.cudnn}" if bench.cudnn else ""))]
+    return [
+        Finding("place", "ok", "in a container" if bench.container else "on the host"),
+        Finding("system", "ok", f"{bench.os} {bench.arch}"),
+        Finding(
+            "Python",
+            "error" if old else "ok",
+            "%d.%d" % bench.python,
+            "Python 3.11 or later is needed; a syntax error in a line that looks right is its sign." if old else "",
+        ),
+        Finding("processor", "ok", f"{bench.cpu}, torch computes with {bench.threads} of {bench.cores} cores"),
+        Finding(
+            "torch",
+            "ok",
+            bench.torch
+            + (f", CUDA {bench.cuda}" if bench.cuda else ", no CUDA")
+            + (f", cuDNN {bench.cudnn}" if bench.cudnn else ""),
+        ),
+    ]
 
 
 def judge(bench: Bench) -> list[Finding]:
     "All findings about a machine."
-    return [*judge_system(bench), *judge_driver(bench), *judge_gpus(bench), *judge_nvml(bench), *judge_arithmetic(bench), *judge_room(bench)]
+    return [
+        *judge_system(bench),
+        *judge_driver(bench),
+        *judge_gpus(bench),
+        *judge_nvml(bench),
+        *judge_arithmetic(bench),
+        *judge_room(bench),
+    ]
 
 # %% ../../nbs/machine/01_preflight.ipynb #6e7c1442
 TROUBLES = (  # symptom, cause, check, what mends it
-    ("the base image is refused (unauthorized)", "nvcr.io wants a login for some images", "image",
-     "docker login nvcr.io with the user $oauthtoken and an NGC API key; public images need none"),
-    ("could not select device driver, or torch sees no GPU in the container", "the engine does not hand the GPU over", "passthrough",
-     "install nvidia-container-toolkit and describe it to the engine; try nvidia-smi in the container"),
-    ("files belong to root; permission denied on the host", "the container ran as root", "folder",
-     "run with --user $(id -u):$(id -g) and a home of its own, as the runner does; chown what is there"),
-    ("CUDA driver version is insufficient for CUDA runtime version", "the driver lives on the host and is older than the image's CUDA", "driver",
-     "update the host's driver to 580; images with CUDA 12 carry a torch older than this project's"),
-    ("no kernel image is available for execution on the device", "torch was built without code for the card", "GPU code", "install a torch with CUDA 12.8 or later"),
-    ("no space left on device in a DataLoader; SHMEM warning at the start", "64 MB of shared memory", "shared memory", "--ipc=host or --shm-size=1g"),
-    ("a syntax error in a printed line that looks right", "the shell took the quotes, or an old Python reads it", "Python",
-     "put the lines into a file or a notebook in place of python -c; Python 3.11 or later"),
-    ("ptxas fatal: value sm_121a is not defined", "Triton's own assembler is older than the card", "compile", "TRITON_PTXAS_PATH=/usr/local/cuda/bin/ptxas, or torch 2.11 (2.12 for sm_110a)"),
-    ("memory usage: not supported (nvidia-smi on GB10)", "the memory is the system's", "NVML", "nothing; ask torch or the system"),
+    (
+        "the base image is refused (unauthorized)",
+        "nvcr.io wants a login for some images",
+        "image",
+        "docker login nvcr.io with the user $oauthtoken and an NGC API key; public images need none",
+    ),
+    (
+        "could not select device driver, or torch sees no GPU in the container",
+        "the engine does not hand the GPU over",
+        "passthrough",
+        "install nvidia-container-toolkit and describe it to the engine; try nvidia-smi in the container",
+    ),
+    (
+        "files belong to root; permission denied on the host",
+        "the container ran as root",
+        "folder",
+        "run with --user $(id -u):$(id -g) and a home of its own, as the runner does; chown what is there",
+    ),
+    (
+        "CUDA driver version is insufficient for CUDA runtime version",
+        "the driver lives on the host and is older than the image's CUDA",
+        "driver",
+        "update the host's driver to 580; images with CUDA 12 carry a torch older than this project's",
+    ),
+    (
+        "no kernel image is available for execution on the device",
+        "torch was built without code for the card",
+        "GPU code",
+        "install a torch with CUDA 12.8 or later",
+    ),
+    (
+        "no space left on device in a DataLoader; SHMEM warning at the start",
+        "64 MB of shared memory",
+        "shared memory",
+        "--ipc=host or --shm-size=1g",
+    ),
+    (
+        "a syntax error in a printed line that looks right",
+        "the shell took the quotes, or an old Python reads it",
+        "Python",
+        "put the lines into a file or a notebook in place of python -c; Python 3.11 or later",
+    ),
+    (
+        "ptxas fatal: value sm_121a is not defined",
+        "Triton's own assembler is older than the card",
+        "compile",
+        "TRITON_PTXAS_PATH=/usr/local/cuda/bin/ptxas, or torch 2.11 (2.12 for sm_110a)",
+    ),
+    (
+        "memory usage: not supported (nvidia-smi on GB10)",
+        "the memory is the system's",
+        "NVML",
+        "nothing; ask torch or the system",
+    ),
 )

@@ -27,7 +27,11 @@ def beside(
         path = path / "best"
     if path.is_file() or find(path) is not None:
         own = path.resolve().parent.name if path.resolve().parent.name in SPECIALISATIONS else "given"
-        near = {name: path.resolve().parents[1] / name / path.name for name in SPECIALISATIONS if own != "given" and name != own}
+        near = {
+            name: path.resolve().parents[1] / name / path.name
+            for name in SPECIALISATIONS
+            if own != "given" and name != own
+        }
         return {own: path} | {name: other for name, other in near.items() if other.is_file() or find(other) is not None}
     return {name: path / name / "best" for name in SPECIALISATIONS if find(path / name / "best") is not None}
 
@@ -60,7 +64,9 @@ class MemoryChat:
     def answer(self, text: str) -> str:
         "What the current specialisation says. Raises `ValueError` for a question that is too long."
         loaded, self.seed = self.models[self.now], self.seed + 1
-        said = ask(loaded.model, loaded.tokenizer, [Question(" ".join(text.split()), "")], self.sampling, self.seed, self.most)[0]
+        said = ask(
+            loaded.model, loaded.tokenizer, [Question(" ".join(text.split()), "")], self.sampling, self.seed, self.most
+        )[0]
         return f"{said.text or '(nothing)'}   [{self.now}, {sum(said.steps) / len(said.steps):.1f} steps a token]"
 
 # %% ../../nbs/memory/08_chat.ipynb #84e2f29b
@@ -84,7 +90,9 @@ def _line(chat: MemoryChat, line: str) -> str:
         return "\n".join(f"/{task} {one.question}   (expected: {one.answer})" for task, one in PROMPTS)
     if name == "help":
         return HELP
-    raise ValueError(f"/{name}: no such command; allowed: {', '.join(word.split()[0] for word in HELP.splitlines()[1:])}")
+    raise ValueError(
+        f"/{name}: no such command; allowed: {', '.join(word.split()[0] for word in HELP.splitlines()[1:])}"
+    )
 
 
 def memory_loop(

@@ -36,7 +36,9 @@ class CompareConfig(Section):
     seeds: int = Field(ge=2)  # 0, 1, ...; the one after them tries the rates
     rates: tuple[float, ...] = Field(min_length=1)  # learning rates to choose from
     base: RunConfig
-    optimizers: dict[Name, dict[str, Any]]  # what differs from the base's `optim`; the first is what the others are compared with
+    optimizers: dict[
+        Name, dict[str, Any]
+    ]  # what differs from the base's `optim`; the first is what the others are compared with
 
     @model_validator(mode="after")
     def _valid(self):
@@ -53,12 +55,16 @@ class CompareConfig(Section):
 def _row(result: Result, **about) -> dict[str, Any]:
     "What is kept of a run."
     held_out = {name: value for name, value in result.metrics["held_out"].items() if isinstance(value, float)}
-    return about | held_out | result.more | {"tflop": result.metrics["tflop"], "seconds": result.timings["train_seconds"]}
+    return (
+        about | held_out | result.more | {"tflop": result.metrics["tflop"], "seconds": result.timings["train_seconds"]}
+    )
 
 # %% ../../nbs/memory/07_compare.ipynb #7b50f223
 def compare_optimizers(
     config: CompareConfig, data: Path, out: Path, options: Options = Options()
-) -> pd.DataFrame:  # optimizer, rate, seed, tried (True where a rate was tried), loss, exact, ..., clipped, tflop, seconds
+) -> (
+    pd.DataFrame
+):  # optimizer, rate, seed, tried (True where a rate was tried), loss, exact, ..., clipped, tflop, seconds
     "Try the rates, then train with every seed. Raises what `run` raises; a stop loses nothing."
     rows = {}
 
@@ -92,13 +98,27 @@ def against_the_first(
     if wide.isna().any(axis=None):
         raise ValueError(f"{int(wide.isna().sum().sum())} runs are missing; allowed: every {name} with every seed")
     first, *others = wide
-    found = [{name: key, "mean": wide[key].mean(), "sd": wide[key].std(), "difference": None, "g": None, "p": None if key == first else 1.0} for key in wide]
+    found = [
+        {
+            name: key,
+            "mean": wide[key].mean(),
+            "sd": wide[key].std(),
+            "difference": None,
+            "g": None,
+            "p": None if key == first else 1.0,
+        }
+        for key in wide
+    ]
     for row, key in zip(found[1:], others):
         gap = wide[key] - wide[first]
         if gap.std() > 1e-9:
             test = scipy_stats.ttest_rel(wide[key], wide[first])
             low, high = test.confidence_interval(0.95)
-            row |= {"difference": Estimate(float(gap.mean()), float(low), float(high), len(gap)), "g": hedges_g(wide[key], wide[first]), "p": float(test.pvalue)}
+            row |= {
+                "difference": Estimate(float(gap.mean()), float(low), float(high), len(gap)),
+                "g": hedges_g(wide[key], wide[first]),
+                "p": float(test.pvalue),
+            }
     for row, p in zip(found[1:], holm([row["p"] for row in found[1:]]) if others else []):
         row["p"] = float(p)
     return pd.DataFrame(found)
@@ -122,7 +142,10 @@ class RecallConfig(StepRun):
         for name in self.variants:
             reach = self.reach(self.of(name))
             if reach > 2:
-                raise ValueError(f"arch: a position learns of {reach} positions without the memory; allowed: 2, so that the memory is needed")
+                raise ValueError(
+                    f"arch: a position learns of {reach} positions without the memory; allowed: 2, so that the memory "
+                    "is needed"
+                )
         return self
 
     def settings(self) -> dict[str, Any]:
@@ -131,7 +154,9 @@ class RecallConfig(StepRun):
 
     def of(self, name: str) -> MemoryArch:
         "The architecture of a variant. Raises `ConfigError` that names the key."
-        return validate(self.arch.model_dump() | self.variants[name], MemoryArch, ("memory", "titans", "variants", name))
+        return validate(
+            self.arch.model_dump() | self.variants[name], MemoryArch, ("memory", "titans", "variants", name)
+        )
 
     @staticmethod
     def reach(arch: MemoryArch) -> int:
@@ -141,10 +166,10 @@ class RecallConfig(StepRun):
 
 # %% ../../nbs/memory/07_compare.ipynb #e0748d83
 def recall_rows(
-    rows: int,
-    config: RecallConfig,
-    generator: torch.Generator,
-) -> dict[str, Tensor]:  # inputs, labels [rows, 3 pairs + 1]; distance, likewise, from the question to the key that it repeats
+    rows: int, config: RecallConfig, generator: torch.Generator
+) -> dict[
+    str, Tensor
+]:  # inputs, labels [rows, 3 pairs + 1]; distance, likewise, from the question to the key that it repeats
     "Pairs, a mark, and the keys again in another order."
     n = config.pairs
     keys = torch.rand(rows, config.keys, generator=generator).argsort(1)[:, :n]
@@ -177,11 +202,18 @@ class RecallTask(Task):
 
     def loss(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
         "Mean over the steps of the TRM of the loss on a batch of new rows."
-        rows = {name: value.to(self.device) for name, value in recall_rows(self.config.batch_size, self.config, self.generator).items()}
+        rows = {
+            name: value.to(self.device)
+            for name, value in recall_rows(self.config.batch_size, self.config, self.generator).items()
+        }
         at = rows["labels"] != IGNORE
         wanted, out = rows["labels"][at], model(rows, at=at)
         loss = torch.stack([F.cross_entropy(logits, wanted) for logits in out["logits"]]).mean()
-        return loss, {"loss": loss.detach(), "accuracy": (out["logits"][-1].argmax(-1) == wanted).float().mean(), "count": torch.ones(())}
+        return loss, {
+            "loss": loss.detach(),
+            "accuracy": (out["logits"][-1].argmax(-1) == wanted).float().mean(),
+            "count": torch.ones(()),
+        }
 
     def evaluate(self) -> dict[str, float]:
         "Loss, accuracy, and accuracy at each distance."

@@ -26,7 +26,17 @@ from ..core.errors import DataError
 from ..core.files import write_atomic
 from ..core.losses import IGNORE, label_entropy
 from ..core.tokens import SPECIALS, BytePairTokenizer, Tokenizer, tokenizer_from
-from .tasks import KINDS, PARTITIONS, Question, Report, make, pools, read_questions, stored_questions, write_questions
+from hrm.memory.tasks import (
+    KINDS,
+    PARTITIONS,
+    Question,
+    Report,
+    make,
+    pools,
+    read_questions,
+    stored_questions,
+    write_questions,
+)
 
 # %% ../../nbs/memory/01_data.ipynb #867b9bbd
 def learn_tokenizer(
@@ -34,13 +44,15 @@ def learn_tokenizer(
     size: int,  # ids at most
 ) -> BytePairTokenizer:
     "Byte pairs of prompts and answers; digits stay single."
-    asked = (text for one in questions for text in (one.prompt, f" {one.answer}", *(f" {part}" for pair in one.more for part in pair)))
+    asked = (
+        text
+        for one in questions
+        for text in (one.prompt, f" {one.answer}", *(f" {part}" for pair in one.more for part in pair))
+    )
     return BytePairTokenizer.train([re.sub(r"(\d)\d+", r"\1", text) for text in asked], size)
 
 # %% ../../nbs/memory/01_data.ipynb #9933c78b
-def read_tokenizer(
-    path: Path | str,
-) -> Tokenizer:
+def read_tokenizer(path: Path | str) -> Tokenizer:
     "A tokenizer from a file. Raises `ConfigError` that says what is wrong with it."
     try:
         stored = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -52,7 +64,9 @@ def read_tokenizer(
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except TypeError as error:  # a number in place of a token, or of a list of them
-        raise ConfigError(f"{path}: tokens or merges are not lists of text ({error}); allowed: a tokenizer.json") from None
+        raise ConfigError(
+            f"{path}: tokens or merges are not lists of text ({error}); allowed: a tokenizer.json"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON ({error}); allowed: a tokenizer.json") from None
 
@@ -60,16 +74,29 @@ def read_tokenizer(
 def _from_library(stored: Any) -> BytePairTokenizer:
     "Vocabulary and merges of a file of the `tokenizers` library. Raises `ConfigError`."
     model = stored.get("model") if isinstance(stored, dict) else None
-    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list):
+    if (
+        not isinstance(model, dict)
+        or not isinstance(model.get("vocab"), dict)
+        or not isinstance(model.get("merges"), list)
+    ):
         raise ConfigError("found no model with vocab and merges; allowed: byte-level byte pairs")
     if model.get("type", "BPE") != "BPE":
         raise ConfigError(f"model, type: found {model['type']!r}; allowed: BPE")
     ids = list(model["vocab"].values())
     if not all(type(i) is int for i in ids) or len(set(ids)) < len(ids):
-        raise ConfigError("model, vocab: found ids that are no whole numbers, or one id for two tokens; allowed: a number for each token")
-    kinds = [stage.get("type") if isinstance(stage, dict) else None for stage in (stored.get("pre_tokenizer"), stored.get("decoder"))]
+        raise ConfigError(
+            "model, vocab: found ids that are no whole numbers, or one id for two tokens; allowed: a number for each "
+            "token"
+        )
+    kinds = [
+        stage.get("type") if isinstance(stage, dict) else None
+        for stage in (stored.get("pre_tokenizer"), stored.get("decoder"))
+    ]
     if kinds != ["ByteLevel", "ByteLevel"] or stored.get("normalizer") is not None:
-        raise ConfigError(f"found pre_tokenizer, decoder = {kinds}, normalizer {stored.get('normalizer')!r}; allowed: ByteLevel for both, and none")
+        raise ConfigError(
+            f"found pre_tokenizer, decoder = {kinds}, normalizer {stored.get('normalizer')!r}; allowed: ByteLevel for "
+            "both, and none"
+        )
     tokens = sorted(model["vocab"], key=model["vocab"].get)
     merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
     return BytePairTokenizer(tuple(tokens), tuple(merges))
@@ -82,13 +109,17 @@ def encode(
 ) -> tuple[list[int], list[bool]]:  # ids, and which of them belong to an answer
     "A question with its answer. Raises `DataError` for one that is longer than `length`."
     ids, answer = [tokenizer.sos], [False]
-    for number, (text, reply) in enumerate([(one.prompt, one.answer), *((f" {prompt}", reply) for prompt, reply in one.more)]):
+    for number, (text, reply) in enumerate(
+        [(one.prompt, one.answer), *((f" {prompt}", reply) for prompt, reply in one.more)]
+    ):
         asked, told = tokenizer.encode(text), [*tokenizer.encode(f" {reply}"), tokenizer.eos]
         if number and (length is None or len(ids) + len(asked) + len(told) > length + 1):
             break
         ids, answer = ids + asked + told, answer + [False] * len(asked) + [True] * len(told)
     if length is not None and len(ids) > length + 1:
-        raise DataError(f"{one.prompt[:60]!r}: found {len(ids)} ids; allowed: {length + 1}, one more than the length of a row")
+        raise DataError(
+            f"{one.prompt[:60]!r}: found {len(ids)} ids; allowed: {length + 1}, one more than the length of a row"
+        )
     return ids, answer
 
 
@@ -131,7 +162,9 @@ class DataConfig(Section):
     tokenizer: str = ""  # a tokenizer.json of the user's, in place of a vocabulary of the data's own
     source: str = ""  # a file of the user's own questions, JSON lines
     strict: bool = False  # stop at a bad line of that file
-    own_held_out: float = Field(0.1, gt=0, lt=0.5)  # share of the user's questions for the held-out part, and again for the test
+    own_held_out: float = Field(
+        0.1, gt=0, lt=0.5
+    )  # share of the user's questions for the held-out part, and again for the test
 
 
 def make_sets(
@@ -142,22 +175,32 @@ def make_sets(
     try:
         made = pools(rng, config.share, largest=config.largest, speed=config.speed, hours=config.hours)
     except ValueError as error:
-        raise ConfigError(f"memory.data: share {config.share} of the wordings and numbers cannot be held out ({error}); allowed: a smaller share, or more numbers") from None
+        raise ConfigError(
+            f"memory.data: share {config.share} of the wordings and numbers cannot be held out ({error}); allowed: a "
+            "smaller share, or more numbers"
+        ) from None
     counts = {"train": config.train, "held_out": config.held_out, "test": config.test}
-    sets = {task: {part: make(task, part, counts[part], made, rng, config.facts) for part in PARTITIONS} for task in KINDS}
+    sets = {
+        task: {part: make(task, part, counts[part], made, rng, config.facts) for part in PARTITIONS} for task in KINDS
+    }
     report = None
     if config.source:
         questions, report = read_questions(config.source, config.strict)
         count = max(1, round(config.own_held_out * len(questions)))
         if len(questions) < 2 * count + 1:
-            raise DataError(f"{config.source}: found {len(questions)} questions; allowed: three or more, to hold some out and to test")
+            raise DataError(
+                f"{config.source}: found {len(questions)} questions; allowed: three or more, to hold some out and to "
+                "test"
+            )
         order = [questions[i] for i in rng.permutation(len(questions))]
         sets["own"] = {"train": order[2 * count :], "held_out": order[:count], "test": order[count : 2 * count]}
     return sets, report
 
 # %% ../../nbs/memory/01_data.ipynb #e405279a
 def _pairs(rows: dict[str, Tensor], classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    "Pairs of an id and the label after it as one number, and ids, in ascending order; each followed by its count, float64."
+    """Pairs of an id and the label after it as one number, and ids, in ascending order; each followed by its count,
+    float64.
+    """
     keep = rows["labels"] != IGNORE
     pairs, counts = torch.unique(rows["inputs"][keep] * classes + rows["labels"][keep], return_counts=True)
     ids, place = torch.unique(pairs // classes, return_inverse=True)
@@ -181,21 +224,28 @@ def entropies(
     known, seen, known_ids, seen_ids = _pairs(train, classes)
     mean = lambda shares: -(counts * shares.log()).sum().item() / counts.sum().item()
     table = (_count(known, seen, pairs) + added) / (_count(known_ids, seen_ids, pairs // classes) + added * classes)
-    return label_entropy(held_out["labels"], classes) | {"bigram": mean(counts / _count(ids, totals, pairs // classes)), "floor": 0.0, "bigram_table": mean(table)}
+    return label_entropy(held_out["labels"], classes) | {
+        "bigram": mean(counts / _count(ids, totals, pairs // classes)),
+        "floor": 0.0,
+        "bigram_table": mean(table),
+    }
 
 
 def statistics(questions: Sequence[Question], coded: dict[str, Tensor]) -> dict[str, Any]:
     "What a part holds."
     labels = (coded["labels"] != IGNORE).sum().item()
-    return {"questions": len(questions), "different": len({one.prompt for one in questions}), "wordings": len({(one.kind, one.wording) for one in questions}),
-            "numbers": len({(one.kind, one.numbers) for one in questions}), "positions": coded["inputs"].shape[1],
-            "mean_ids": coded["valid"].sum().item() / len(questions), "labels": labels}
+    return {
+        "questions": len(questions),
+        "different": len({one.prompt for one in questions}),
+        "wordings": len({(one.kind, one.wording) for one in questions}),
+        "numbers": len({(one.kind, one.numbers) for one in questions}),
+        "positions": coded["inputs"].shape[1],
+        "mean_ids": coded["valid"].sum().item() / len(questions),
+        "labels": labels,
+    }
 
 # %% ../../nbs/memory/01_data.ipynb #d8d29d50
-def build(
-    config: DataConfig,
-    folder: Path,
-) -> dict[str, Any]:
+def build(config: DataConfig, folder: Path) -> dict[str, Any]:
     "Write the sets and return their statistics. Raises `DataError` or `ConfigError` before anything is written."
     sets, report = make_sets(config)
     train = [one for parts in sets.values() for one in parts["train"]]
@@ -204,11 +254,19 @@ def build(
     for name, parts in sets.items():
         longest = max(len(encode(one, tokenizer)[0]) - 1 for questions in parts.values() for one in questions)
         if name != "reasoning" and longest > config.length:
-            raise ConfigError(f"memory.data, length: found {config.length}; allowed: at least {longest}, which the longest question of {name} needs")
+            raise ConfigError(
+                f"memory.data, length: found {config.length}; allowed: at least {longest}, which the longest question "
+                f"of {name} needs"
+            )
         length = longest if name == "reasoning" else config.length
-        coded[name] = {part: rows([one if part == "train" else _once(one) for one in parts[part]], tokenizer, length) for part in PARTITIONS}
+        coded[name] = {
+            part: rows([one if part == "train" else _once(one) for one in parts[part]], tokenizer, length)
+            for part in PARTITIONS
+        }
     write_atomic(folder / "tokenizer.json", json.dumps(tokenizer.to_dict(), ensure_ascii=False) + "\n")
-    facts: dict[str, Any] = {"vocabulary": tokenizer.size, "sets": {}} | ({"lines_left_out": len(report.bad)} if report else {})
+    facts: dict[str, Any] = {"vocabulary": tokenizer.size, "sets": {}} | (
+        {"lines_left_out": len(report.bad)} if report else {}
+    )
     for name, parts in coded.items():
         for part in PARTITIONS:
             write_questions(folder / name / f"{part}.jsonl", sets[name][part])
@@ -244,33 +302,56 @@ def _stored_rows(file: Path, classes: int) -> dict[str, Tensor]:
     try:
         found = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{file}: rows of {file.stem} cannot be read ({error}); make the data again with `hrm memory data`") from None
+        raise DataError(
+            f"{file}: rows of {file.stem} cannot be read ({error}); make the data again with `hrm memory data`"
+        ) from None
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    if set(shapes) != {"inputs", "labels", "valid"} or len(set(shapes.values())) > 1 or found["inputs"].ndim != 2 or not found["inputs"].numel():
-        raise DataError(f"{file}: found {shapes}; allowed: inputs, labels, valid of one shape, rows by positions; make the data again with `hrm memory data`")
+    if (
+        set(shapes) != {"inputs", "labels", "valid"}
+        or len(set(shapes.values())) > 1
+        or found["inputs"].ndim != 2
+        or not found["inputs"].numel()
+    ):
+        raise DataError(
+            f"{file}: found {shapes}; allowed: inputs, labels, valid of one shape, rows by positions; make the data "
+            "again with `hrm memory data`"
+        )
     ids = torch.cat((found["inputs"].flatten(), found["labels"][found["labels"] != IGNORE]))
     if ids.min() < 0 or ids.max() >= classes:
-        raise DataError(f"{file}: found ids from {ids.min()} to {ids.max()}; allowed: 0 to {classes - 1}, those of the tokenizer")
+        raise DataError(
+            f"{file}: found ids from {ids.min()} to {ids.max()}; allowed: 0 to {classes - 1}, those of the tokenizer"
+        )
     return found
 
 # %% ../../nbs/memory/01_data.ipynb #6c81d4e2
-def load(
-    folder: Path | str,
-) -> Prepared:
-    "Read what `build` wrote. Raises `DataError` for missing or damaged files, and for a question that training shares with the test."
+def load(folder: Path | str) -> Prepared:
+    """Read what `build` wrote. Raises `DataError` for missing or damaged files, and for a question that training shares
+    with the test.
+    """
     folder = Path(folder)
     if not (folder / "tokenizer.json").is_file():
         raise DataError(f"{folder}: holds no tokenizer.json; make the data with `hrm memory data`")
     names = [name for name in (*KINDS, "own") if (folder / name).is_dir()]
     if not names:
-        raise DataError(f"{folder}: holds no set; allowed: {', '.join((*KINDS, 'own'))}; make the data again with `hrm memory data`")
+        raise DataError(
+            f"{folder}: holds no set; allowed: {', '.join((*KINDS, 'own'))}; make the data again with `hrm memory data`"
+        )
     tokenizer = read_tokenizer(folder / "tokenizer.json")
-    parts = {part: {name: _stored_rows(folder / name / f"{part}.safetensors", tokenizer.size) for name in names} for part in ("train", "held_out")}
+    parts = {
+        part: {name: _stored_rows(folder / name / f"{part}.safetensors", tokenizer.size) for name in names}
+        for part in ("train", "held_out")
+    }
     test = {name: stored_questions(folder / name / "test.jsonl") for name in names}
     if empty := next((name for name in names if not test[name]), None):
-        raise DataError(f"{folder / empty / 'test.jsonl'}: holds no question; make the data again with `hrm memory data`")
+        raise DataError(
+            f"{folder / empty / 'test.jsonl'}: holds no question; make the data again with `hrm memory data`"
+        )
     for name in names:
-        if shared := {one.prompt for one in stored_questions(folder / name / "train.jsonl")} & {one.prompt for one in test[name]}:
-            raise DataError(f"{folder / name}: {len(shared)} questions are in both train.jsonl and test.jsonl; allowed: none")
+        if shared := {one.prompt for one in stored_questions(folder / name / "train.jsonl")} & {
+            one.prompt for one in test[name]
+        }:
+            raise DataError(
+                f"{folder / name}: {len(shared)} questions are in both train.jsonl and test.jsonl; allowed: none"
+            )
     found = {name: entropies(parts["train"][name], parts["held_out"][name], tokenizer.size) for name in names}
     return Prepared(tokenizer, parts["train"], parts["held_out"], test, found, folder)

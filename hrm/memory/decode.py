@@ -36,7 +36,9 @@ class MemoryDecoder(Decoder):
         self.ids = torch.zeros(rows, 0, dtype=torch.long, device=device)
         self.steps = torch.zeros(rows, 0, dtype=torch.long, device=device)  # [B, S]
         positions, prefix = model.config.seq_len, model.config.arch.persistent
-        self.caches = (Cache(positions + prefix), Cache(positions)) if cached else (None, None)  # of the blocks, of the TRM
+        self.caches = (
+            (Cache(positions + prefix), Cache(positions)) if cached else (None, None)
+        )  # of the blocks, of the TRM
         self.state = None  # of the memory
 
 # %% ../../nbs/memory/04_decode.ipynb #52b6bcb0

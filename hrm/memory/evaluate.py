@@ -55,7 +55,10 @@ def _prompts(model: MemoryModel, tokenizer: Tokenizer, questions: Iterable[Quest
     for one in questions:
         prompts.append(prompt_ids(one, tokenizer))
         if len(prompts[-1]) >= model.config.seq_len:
-            raise ValueError(f"{one.question[:40]!r}: found {len(prompts[-1])} ids; allowed: fewer than {model.config.seq_len}, the model's length")
+            raise ValueError(
+                f"{one.question[:40]!r}: found {len(prompts[-1])} ids; allowed: fewer than {model.config.seq_len}, "
+                "the model's length"
+            )
     return prompts
 
 
@@ -72,7 +75,10 @@ def ask(
     "Answer questions. Raises `ValueError` for one that leaves the model no room."
     prompts = _prompts(model, tokenizer, questions)
     written = write(model, prompts, most, sampling, (tokenizer.eos,), seed, batch, **options)
-    return [Answer(tokenizer.decode(one.ids).strip(), tuple(one.ids), one.ids[-1] == tokenizer.eos, tuple(one.steps)) for one in written]
+    return [
+        Answer(tokenizer.decode(one.ids).strip(), tuple(one.ids), one.ids[-1] == tokenizer.eos, tuple(one.steps))
+        for one in written
+    ]
 
 # %% ../../nbs/memory/06_evaluate.ipynb #4bcb4327
 def matches(answer: str, expected: str) -> bool:
@@ -88,9 +94,14 @@ def exact_match(
     rng: np.random.Generator,
     resamples: int = 2000,
 ) -> Estimate:
-    "Share right, with a 95 % interval over what the questions are about: bootstrap; exact where all or none are right. Raises `ValueError` for none."
+    """Share right, with a 95 % interval over what the questions are about: bootstrap; exact where all or none are
+    right. Raises `ValueError` for none.
+    """
     if not questions or len(questions) != len(right):
-        raise ValueError(f"exact match: found {len(questions)} questions and {len(right)} results; allowed: one result for each, and at least one")
+        raise ValueError(
+            f"exact match: found {len(questions)} questions and {len(right)} results; allowed: one result for each, "
+            "and at least one"
+        )
     found, groups = _over_what_is_asked(questions, right, rng, resamples)
     if 0 < found.value < 1:
         return found
@@ -98,8 +109,12 @@ def exact_match(
     return Estimate(found.value, 1 - tail, 1.0, found.n) if found.value else Estimate(0.0, 0.0, tail, found.n)
 
 
-def _over_what_is_asked(questions: Sequence[Question], values: Sequence, rng: np.random.Generator, resamples: int) -> tuple[Estimate, int]:
-    "The mean of a value of each question; the interval from drawing what they are about, and how many different things that is."
+def _over_what_is_asked(
+    questions: Sequence[Question], values: Sequence, rng: np.random.Generator, resamples: int
+) -> tuple[Estimate, int]:
+    """The mean of a value of each question; the interval from drawing what they are about, and how many different
+    things that is.
+    """
     groups: dict[Any, int] = {}
     place = np.array([groups.setdefault((one.kind, one.numbers or one.question), len(groups)) for one in questions])
     sums, counts = (np.bincount(place, weights) for weights in (np.asarray(values, float), None))
@@ -109,10 +124,7 @@ def _over_what_is_asked(questions: Sequence[Question], values: Sequence, rng: np
 
 # %% ../../nbs/memory/06_evaluate.ipynb #5f4ecd1f
 def scores(
-    questions: Sequence[Question],
-    answers: Sequence[Answer],
-    rng: np.random.Generator,
-    resamples: int = 2000,
+    questions: Sequence[Question], answers: Sequence[Answer], rng: np.random.Generator, resamples: int = 2000
 ) -> dict[str, dict[Any, Estimate]]:  # all -> {"all": ...}, kind -> {...}, distance -> {...} where there are any
     "Exact match in groups."
     right = np.array([matches(answer.text, one.answer) for one, answer in zip(questions, answers)])
@@ -120,7 +132,10 @@ def scores(
     def by(key) -> dict[Any, Estimate]:
         names = sorted({key(one) for one in questions})
         places = {name: [i for i, one in enumerate(questions) if key(one) == name] for name in names}
-        return {name: exact_match([questions[i] for i in found], right[found], rng, resamples) for name, found in places.items()}
+        return {
+            name: exact_match([questions[i] for i in found], right[found], rng, resamples)
+            for name, found in places.items()
+        }
 
     found = {"all": {"all": exact_match(questions, right, rng, resamples)}, "kind": by(lambda one: one.kind)}
     return found | ({"distance": by(lambda one: one.distance)} if any(one.choices for one in questions) else {})
@@ -134,20 +149,30 @@ def exit_curve(
     rng: np.random.Generator,
     resamples: int = 2000,
     most: int = 16,
-) -> list[dict[str, Any]]:  # threshold (None: all steps), exact, lost (exact match, against all steps), mean_steps, answer_steps, saved, changed
-    "Exact match against mean steps, all steps first."
+) -> list[dict[str, Any]]:  # one row per threshold, None for all steps
+    """Exact match against mean steps, all steps first.
+
+    A row holds threshold, exact, lost (exact match, against all steps), mean_steps, answer_steps, saved and changed.
+    """
     rows, full, known = [], None, None
     for threshold in (None, *thresholds):
         answers = ask(model, tokenizer, questions, most=most, threshold=threshold, early=threshold is not None)
         full = full or answers
         steps = np.concatenate([answer.steps for answer in answers])
-        last = np.concatenate([answer.steps[-len(answer.ids):] for answer in answers])
+        last = np.concatenate([answer.steps[-len(answer.ids) :] for answer in answers])
         right = np.array([matches(answer.text, one.answer) for one, answer in zip(questions, answers)], float)
         known = right if known is None else known
-        rows.append({"threshold": threshold, "exact": exact_match(questions, right, rng, resamples),
-                     "lost": _over_what_is_asked(questions, known - right, rng, resamples)[0], "mean_steps": float(steps.mean()),
-                     "answer_steps": float(last.mean()), "saved": float(1 - steps.mean() / model.config.arch.steps),
-                     "changed": float(np.mean([a.ids != b.ids for a, b in zip(answers, full)]))})
+        rows.append(
+            {
+                "threshold": threshold,
+                "exact": exact_match(questions, right, rng, resamples),
+                "lost": _over_what_is_asked(questions, known - right, rng, resamples)[0],
+                "mean_steps": float(steps.mean()),
+                "answer_steps": float(last.mean()),
+                "saved": float(1 - steps.mean() / model.config.arch.steps),
+                "changed": float(np.mean([a.ids != b.ids for a, b in zip(answers, full)])),
+            }
+        )
     return rows
 
 # %% ../../nbs/memory/06_evaluate.ipynb #0e97d86b
@@ -170,22 +195,28 @@ def fits(one: Question, answer: Answer) -> bool:
     "Whether an answer has the form that was asked for: one number, or one of the words of its kind, and then an end."
     if one.kind in VALUES and one.kind != "count":
         return answer.stopped and answer.text in VALUES[one.kind]
-    return answer.stopped and bool(re.fullmatch(r"\d+", answer.text) if re.fullmatch(r"\d+", one.answer) else answer.text)
+    return answer.stopped and bool(
+        re.fullmatch(r"\d+", answer.text) if re.fullmatch(r"\d+", one.answer) else answer.text
+    )
 
 # %% ../../nbs/memory/06_evaluate.ipynb #71c06d15
-def pathologies(
-    questions: Sequence[Question],
-    answers: Sequence[Answer],
-) -> dict[str, float]:
-    "Longest run of one token, distinct-1 and -2 within an answer, share of written words that the prompt has, form, whether it stopped."
-    words = [(re.findall(r"\w+", answer.text), set(re.findall(r"\w+", one.prompt))) for one, answer in zip(questions, answers)]
+def pathologies(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, float]:
+    """Longest run of one token, distinct-1 and -2 within an answer, share of written words that the prompt has, form,
+    whether it stopped.
+    """
+    words = [
+        (re.findall(r"\w+", answer.text), set(re.findall(r"\w+", one.prompt)))
+        for one, answer in zip(questions, answers)
+    ]
     said = sum(len(own) for own, _ in words)
-    return {"longest_run": max(longest_run(answer.ids) for answer in answers),
-            "distinct_1": float(np.mean([distinct([answer.ids], 1) for answer in answers])),
-            "distinct_2": float(np.mean([distinct([answer.ids], 2) for answer in answers])),
-            "prompt_words": sum(word in given for own, given in words for word in own) / said if said else 0.0,
-            "format": float(np.mean([fits(one, answer) for one, answer in zip(questions, answers)])),
-            "stopped": float(np.mean([answer.stopped for answer in answers]))}
+    return {
+        "longest_run": max(longest_run(answer.ids) for answer in answers),
+        "distinct_1": float(np.mean([distinct([answer.ids], 1) for answer in answers])),
+        "distinct_2": float(np.mean([distinct([answer.ids], 2) for answer in answers])),
+        "prompt_words": sum(word in given for own, given in words for word in own) / said if said else 0.0,
+        "format": float(np.mean([fits(one, answer) for one, answer in zip(questions, answers)])),
+        "stopped": float(np.mean([answer.stopped for answer in answers])),
+    }
 
 # %% ../../nbs/memory/06_evaluate.ipynb #2ed0f72b
 STALE = re.compile(r"(^|\.)memory_state$")
@@ -195,8 +226,11 @@ def drop_memory_state(
     weights: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], list[str]]:  # the rest, and what was dropped
     "Weights without the state that a training left in them."
-    notes = [f"{name} {list(tensor.shape)}: a state of training, not a weight; dropped, and the memory begins empty"
-             for name, tensor in weights.items() if STALE.search(name)]
+    notes = [
+        f"{name} {list(tensor.shape)}: a state of training, not a weight; dropped, and the memory begins empty"
+        for name, tensor in weights.items()
+        if STALE.search(name)
+    ]
     return {name: tensor for name, tensor in weights.items() if not STALE.search(name)}, notes
 
 
@@ -212,14 +246,25 @@ def _read(path: Path) -> Checkpoint:
             weights = torch.load(path, map_location="cpu", weights_only=True)
         meta = json.loads(about.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{error.filename or path}: no such file; allowed: a folder, or weights with a .json file of the same name beside them") from None
+        raise CheckpointError(
+            f"{error.filename or path}: no such file; allowed: a folder, or weights with a .json file of the same "
+            "name beside them"
+        ) from None
     except (SafetensorError, ValueError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({type(error).__name__})") from None
     except Exception as error:  # what unpickling without trust raises
-        raise CheckpointError(f"{path}: holds more than tensors and plain values ({type(error).__name__}); nothing in it was run") from None
+        raise CheckpointError(
+            f"{path}: holds more than tensors and plain values ({type(error).__name__}); nothing in it was run"
+        ) from None
     weights = weights.get("model_state_dict", weights) if isinstance(weights, dict) else weights
-    if not isinstance(weights, dict) or not all(isinstance(one, Tensor) for one in weights.values()) or not isinstance(meta, dict):
-        raise CheckpointError(f"{path}: found no state dict of tensors with an object of metadata; allowed: a checkpoint")
+    if (
+        not isinstance(weights, dict)
+        or not all(isinstance(one, Tensor) for one in weights.values())
+        or not isinstance(meta, dict)
+    ):
+        raise CheckpointError(
+            f"{path}: found no state dict of tensors with an object of metadata; allowed: a checkpoint"
+        )
     return Checkpoint(weights, meta, path)
 
 # %% ../../nbs/memory/06_evaluate.ipynb #2d654777
@@ -237,10 +282,15 @@ class Loaded:
         "Epoch, global step, best held-out loss, what was dropped."
         about, best = self.meta["config"], self.meta.get("best") or {}
         step, per_epoch = self.meta.get("step"), about.get("per_epoch")
-        told = {"specialisation": about.get("specialisation", "unknown"), "epoch": f"{step / per_epoch:g}" if step and per_epoch else self.meta.get("epoch", "unknown"),
-                "global step": step if step is not None else self.meta.get("global_step", "unknown"),
-                "best held-out loss": f"{best['value']:.4f} at step {best['step']}" if best.get("metric") == "loss" else self.meta.get("best_val_loss", "unknown"),
-                "loaded": f"{self.seconds:.2f} s on {next(self.model.parameters()).device.type}"}
+        told = {
+            "specialisation": about.get("specialisation", "unknown"),
+            "epoch": f"{step / per_epoch:g}" if step and per_epoch else self.meta.get("epoch", "unknown"),
+            "global step": step if step is not None else self.meta.get("global_step", "unknown"),
+            "best held-out loss": f"{best['value']:.4f} at step {best['step']}"
+            if best.get("metric") == "loss"
+            else self.meta.get("best_val_loss", "unknown"),
+            "loaded": f"{self.seconds:.2f} s on {next(self.model.parameters()).device.type}",
+        }
         return "\n".join([*(f"{name}: {value}" for name, value in told.items()), *self.notes])
 
 # %% ../../nbs/memory/06_evaluate.ipynb #7d92e5f3
@@ -249,9 +299,21 @@ def _check_meta(meta: dict[str, Any], path: Path) -> None:
     about = meta["config"]
     count, best = (lambda value: type(value) is int and value > 0), meta.get("best")
     for key, value, good, allowed in (
-            ("step", meta.get("step"), count, "a number of steps"), ("config, per_epoch", about.get("per_epoch"), count, "a number of steps"),
-            ("config, sets", about.get("sets"), lambda sets: isinstance(sets, dict) and sets, "names of sets and rows of each"),
-            ("best", best, lambda best: isinstance(best, dict) and type(best.get("value")) in (int, float) and count(best.get("step")), "metric, value and step")):
+        ("step", meta.get("step"), count, "a number of steps"),
+        ("config, per_epoch", about.get("per_epoch"), count, "a number of steps"),
+        (
+            "config, sets",
+            about.get("sets"),
+            lambda sets: isinstance(sets, dict) and sets,
+            "names of sets and rows of each",
+        ),
+        (
+            "best",
+            best,
+            lambda best: isinstance(best, dict) and type(best.get("value")) in (int, float) and count(best.get("step")),
+            "metric, value and step",
+        ),
+    ):
         if value is not None and not good(value):
             raise ConfigError(f"{path}: its metadata, {key}: found {value!r}; allowed: {allowed}")
     for name in about.get("sets") or ():
@@ -289,8 +351,15 @@ def performance(
         written = sum(1 for _ in steps)
         best = max(best, written / (time.perf_counter() - began))
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    found = {"load_seconds": loaded.seconds, "tokens_per_second": best, "parameters": parameters(model), "weights_mib": size / 2**20,
-             "peak_process_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**20}
+    found = {
+        "load_seconds": loaded.seconds,
+        "tokens_per_second": best,
+        "parameters": parameters(model),
+        "weights_mib": size / 2**20,
+        "peak_process_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024)
+        / 2**20,
+    }
     return found | ({"peak_gpu_mib": torch.cuda.max_memory_allocated() / 2**20} if device.type == "cuda" else {})
 
 # %% ../../nbs/memory/06_evaluate.ipynb #7ff368c3
@@ -322,7 +391,9 @@ def text_report(
     rng: np.random.Generator,
     config: EvaluateConfig,
 ) -> str:
-    "A checkpoint's test as plain text: what it is, exact match by set, kind and distance, what the exit saves, what the outputs look like."
+    """A checkpoint's test as plain text: what it is, exact match by set, kind and distance, what the exit saves, what
+    the outputs look like.
+    """
     lines = [loaded.text(), ""]
     for name, questions in sets.items():  # before any work
         try:
@@ -332,9 +403,26 @@ def text_report(
     for name, questions in sets.items():
         answers = ask(loaded.model, loaded.tokenizer, questions, most=config.most)
         found = scores(questions, answers, rng, config.resamples)
-        lines.append(f"{name}: exact match {found['all']['all']}; chance {chances[name]:.3f}: {verdict(found['all']['all'], chances[name])}")
-        lines += [f"  {group} {key}: {value}" for group in ("kind", "distance") for key, value in found.get(group, {}).items()]
-        curve = exit_curve(loaded.model, loaded.tokenizer, questions, config.thresholds, rng, config.resamples, config.most)
-        lines += [f"  threshold {row['threshold'] or 'none'}: {row['exact'].value:.3f} in {row['mean_steps']:.2f} steps a token, {row['saved']:.0%} saved, {row['lost'].value:.3f} [{row['lost'].low:.3f}, {row['lost'].high:.3f}] lost" for row in curve]
-        lines.append("  outputs: " + ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in pathologies(questions, answers).items()))
+        lines.append(
+            f"{name}: exact match {found['all']['all']}; chance {chances[name]:.3f}: "
+            f"{verdict(found['all']['all'], chances[name])}"
+        )
+        lines += [
+            f"  {group} {key}: {value}" for group in ("kind", "distance") for key, value in found.get(group, {}).items()
+        ]
+        curve = exit_curve(
+            loaded.model, loaded.tokenizer, questions, config.thresholds, rng, config.resamples, config.most
+        )
+        lines += [
+            f"  threshold {row['threshold'] or 'none'}: {row['exact'].value:.3f} in {row['mean_steps']:.2f} steps a "
+            f"token, {row['saved']:.0%} saved, {row['lost'].value:.3f} [{row['lost'].low:.3f}, "
+            f"{row['lost'].high:.3f}] lost"
+            for row in curve
+        ]
+        lines.append(
+            "  outputs: "
+            + ", ".join(
+                f"{key.replace('_', ' ')} {value:.3g}" for key, value in pathologies(questions, answers).items()
+            )
+        )
     return "\n".join(lines)

@@ -41,13 +41,17 @@ class MemoryArch(Section):
     decay: float = Field(0.99, ge=0, lt=1)  # of the fading memory, for each token
     chunk: int = Field(16, gt=0)  # tokens that the Titans memory learns from at a time
     persistent: int = Field(0, ge=0)  # learned tokens in front of every text
-    vocab_rows: int = Field(0, ge=0)  # rows of the embedding at least, for a size that is given; those without an id are never written
+    vocab_rows: int = Field(
+        0, ge=0
+    )  # rows of the embedding at least, for a size that is given; those without an id are never written
     position_rows: int = Field(0, ge=0)  # learned positions at least
     trm_heads: int = Field(8, gt=0)
     steps: int = Field(3, gt=0)  # T, most steps of the TRM
     micro_steps: int = Field(2, gt=0)  # updates of z in a step
     cross_window: int = Field(0, ge=0)  # positions that the TRM sees; 0 for all that came before
-    threshold: float | None = Field(0.95, gt=0, lt=1)  # a token is done when halting is more probable than this; None: never early
+    threshold: float | None = Field(
+        0.95, gt=0, lt=1
+    )  # a token is done when halting is more probable than this; None: never early
     init_std: float = Field(0.02, gt=0)  # of every matrix at first
     positions: Literal["drawn", "sine"] = "drawn"  # what the learned positions are at first
     rms_norm_eps: float = Field(1e-6, gt=0)
@@ -58,7 +62,10 @@ class MemoryArch(Section):
             if self.hidden_size % getattr(self, name):
                 raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of {name} {getattr(self, name)}")
         if self.positions == "sine" and self.hidden_size % 2:
-            raise ValueError(f"hidden_size {self.hidden_size} with positions 'sine'; allowed: an even one, a sine and a cosine for each wave")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} with positions 'sine'; allowed: an even one, a sine and a cosine for "
+                "each wave"
+            )
         return self
 
 
@@ -98,7 +105,9 @@ class WindowAttention(Attention):
     "Core's causal attention with one table of what is seen for all layers."
 
     def __init__(self, sight: Sight, **shape):
-        super().__init__(causal=True, window=0 if sight.everything else 1, **shape)  # any window makes it ask for the table
+        super().__init__(
+            causal=True, window=0 if sight.everything else 1, **shape
+        )  # any window makes it ask for the table
         self.sight = sight
 
     def _seen(self, new: int, start: int, device: torch.device) -> Tensor:
@@ -125,7 +134,9 @@ class WindowBlock(nn.Module):
 
 # %% ../../nbs/memory/03_model.ipynb #ee8b8f9b
 class ExponentialMemory(nn.Module):
-    "A fading mean of what was read (the document's long-term memory): a fixed rate, no surprise, no forgetting on purpose."
+    """A fading mean of what was read (the document's long-term memory): a fixed rate, no surprise, no forgetting on
+    purpose.
+    """
 
     def __init__(
         self,
@@ -260,9 +271,14 @@ def forward(
     threshold: float | None = None,  # done above this probability; None: never before the last step
     cache: Cache | None = None,  # of the positions before
     real: bool = False,  # leave out what is done; without gradients
-) -> dict[str, Tensor]:  # y [T+1, B, S, D] before the first and after each step, halting [T, B, S] logits, ran [T, B, S] bool
+) -> dict[
+    str, Tensor
+]:  # y [T+1, B, S, D] before the first and after each step, halting [T, B, S] logits, ran [T, B, S] bool
     "All steps."
-    start, kept = 0 if cache is None else cache.length, (lambda pair: pair) if cache is None else (lambda pair: tuple(map(cache.extend, pair)))
+    start, kept = (
+        0 if cache is None else cache.length,
+        (lambda pair: pair) if cache is None else (lambda pair: tuple(map(cache.extend, pair))),
+    )
     z = self.begin_z(features)
     y = self.begin_y(z)
     active = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
@@ -295,7 +311,9 @@ def _sees(self: Refiner, new: int, start: int) -> Tensor | None:
 
 
 @patch
-def _some(self: Refiner, z: Tensor, y: Tensor, features: tuple, answers: tuple, active: Tensor, start: int) -> tuple[Tensor, Tensor]:
+def _some(
+    self: Refiner, z: Tensor, y: Tensor, features: tuple, answers: tuple, active: Tensor, start: int
+) -> tuple[Tensor, Tensor]:
     "One step of the rows and columns in which somebody is active; whoever is not keeps its states."
     if active.all():
         return self.step(z, y, features, answers, self._sees(z.shape[1], start))
@@ -338,8 +356,11 @@ class MemoryModel(nn.Module):
         self.embed_persistent = nn.Parameter(torch.empty(a.persistent, a.hidden_size)) if a.persistent else None
         sight = Sight(config.seq_len + a.persistent, a.window, a.persistent)
         self.blocks = nn.ModuleList([WindowBlock(a, sight) for _ in range(a.layers)])
-        self.memory = {"ema": lambda: ExponentialMemory(a.hidden_size, a.memory_size, a.decay, config.seq_len),
-                       "titans": lambda: TitansMemory(a.hidden_size, a.memory_size, a.chunk), "none": lambda: None}[a.memory]()
+        self.memory = {
+            "ema": lambda: ExponentialMemory(a.hidden_size, a.memory_size, a.decay, config.seq_len),
+            "titans": lambda: TitansMemory(a.hidden_size, a.memory_size, a.chunk),
+            "none": lambda: None,
+        }[a.memory]()
         self.gate = Gate(a.hidden_size) if self.memory is not None else None
         self.norm = nn.RMSNorm(a.hidden_size, a.rms_norm_eps)
         self.trm = Refiner(a, Sight(config.seq_len, a.cross_window))
@@ -348,7 +369,9 @@ class MemoryModel(nn.Module):
             for p in (p for p in self.parameters() if p.ndim == 2):
                 p.normal_(std=a.init_std, generator=generator)
             if a.positions == "sine":
-                self.embed_pos.embedding_weight.copy_(a.init_std * waves(len(self.embed_pos.embedding_weight), a.hidden_size))
+                self.embed_pos.embedding_weight.copy_(
+                    a.init_std * waves(len(self.embed_pos.embedding_weight), a.hidden_size)
+                )
 
     def head(
         self,
@@ -394,9 +417,9 @@ def forward(
 ) -> dict[str, Any]:
     """One pass over whole texts.
 
-    Returns logits [T+1, B, S, V] before the first and after each step (or [T+1, N, V] of the N positions `at`), halting [T, B, S]
-    logits, ran [T, B, S] True where a position was not done before that step, gate_entropy (a mean over valid positions) and the
-    memory's state.
+    Returns logits [T+1, B, S, V] before the first and after each step (or [T+1, N, V] of the N positions `at`), halting
+    [T, B, S] logits, ran [T, B, S] True where a position was not done before that step, gate_entropy (a mean over valid
+    positions) and the memory's state.
     """
     features, entropy, state = self.features(batch["inputs"], state)
     out = self.trm(features, self.halt_head, self.config.arch.threshold if early else None)
@@ -409,9 +432,7 @@ def forward(
 DOCUMENT = MemoryConfig(vocab_size=50257, seq_len=2048, arch=MemoryArch())
 
 
-def by_part(
-    model: nn.Module,
-) -> dict[str, int]:
+def by_part(model: nn.Module) -> dict[str, int]:
     "How many values of each part are trained."
     counts: dict[str, int] = {}
     for name, p in model.named_parameters():

@@ -44,31 +44,67 @@ class Question:
 # %% ../../nbs/memory/00_tasks.ipynb #f72dff58
 KINDS = {"reasoning": ("sum", "difference", "speed"), "memory": ("fact", "count", "colour")}
 PARTS = {
-    "sum": (("{name} has {a} {things}", "{name} owns {a} {things}", "{name} holds {a} {things}"),
-            ("and gets {b}.", "and finds {b}.", "then buys {b}.", "then wins {b}."),
-            ("How many now?", "How many are there?", "What is the number?")),
-    "difference": (("{name} has {a} {things}", "{name} owns {a} {things}", "{name} holds {a} {things}"),
-                   ("and eats {b}.", "and loses {b}.", "then sells {b}.", "then gives {b} away."),
-                   ("How many now?", "How many are left?", "What is left?")),
-    "speed": (("A {vehicle} goes {a} miles", "A {vehicle} runs {a} miles", "A {vehicle} makes {a} miles"),
-              ("in {b} hours.", "within {b} hours."),
-              ("How fast is it?", "What is its speed?", "How many miles in an hour?", "Which speed is that?")),
-    "fact": (("Bring {key} {value}.", "Serve {key} {value}.", "Fetch {key} {value}.", "Cook {key} {value}."),
-             ("What is for {key}?", "Which food is for {key}?", "What was wanted by {key}?", "Which food goes to {key}?")),
-    "count": (("Pay {key} {value} coins.", "Lend {key} {value} coins.", "Send {key} {value} coins.", "Hand {key} {value} coins."),
-              ("How many coins are for {key}?", "How many coins go to {key}?", "What is the number for {key}?", "Which number goes to {key}?")),
-    "colour": (("Paint the {key} {value}.", "Dye the {key} {value}.", "Make the {key} {value}.", "Keep the {key} {value}."),
-               ("What colour is the {key}?", "Which colour is the {key}?", "What is the colour of the {key}?", "Which colour has the {key}?"))}
-FILLERS = {"name": ("Ann", "Tom", "Eva", "Max", "Lea", "Ben", "Ida", "Leo"), "things": ("apples", "pens", "cups", "books", "coins", "nuts"),
-           "vehicle": ("train", "bus", "car", "bike")}
-KEYS = {"fact": FILLERS["name"], "count": FILLERS["name"], "colour": ("ball", "cup", "hat", "box", "car", "bag", "coat", "door")}
-VALUES = {"fact": ("tea", "milk", "soup", "bread", "rice", "cake", "fish", "eggs"), "count": tuple(map(str, range(2, 10))),
-          "colour": ("red", "blue", "green", "black", "white", "pink", "brown", "gold")}
+    "sum": (
+        ("{name} has {a} {things}", "{name} owns {a} {things}", "{name} holds {a} {things}"),
+        ("and gets {b}.", "and finds {b}.", "then buys {b}.", "then wins {b}."),
+        ("How many now?", "How many are there?", "What is the number?"),
+    ),
+    "difference": (
+        ("{name} has {a} {things}", "{name} owns {a} {things}", "{name} holds {a} {things}"),
+        ("and eats {b}.", "and loses {b}.", "then sells {b}.", "then gives {b} away."),
+        ("How many now?", "How many are left?", "What is left?"),
+    ),
+    "speed": (
+        ("A {vehicle} goes {a} miles", "A {vehicle} runs {a} miles", "A {vehicle} makes {a} miles"),
+        ("in {b} hours.", "within {b} hours."),
+        ("How fast is it?", "What is its speed?", "How many miles in an hour?", "Which speed is that?"),
+    ),
+    "fact": (
+        ("Bring {key} {value}.", "Serve {key} {value}.", "Fetch {key} {value}.", "Cook {key} {value}."),
+        ("What is for {key}?", "Which food is for {key}?", "What was wanted by {key}?", "Which food goes to {key}?"),
+    ),
+    "count": (
+        (
+            "Pay {key} {value} coins.",
+            "Lend {key} {value} coins.",
+            "Send {key} {value} coins.",
+            "Hand {key} {value} coins.",
+        ),
+        (
+            "How many coins are for {key}?",
+            "How many coins go to {key}?",
+            "What is the number for {key}?",
+            "Which number goes to {key}?",
+        ),
+    ),
+    "colour": (
+        ("Paint the {key} {value}.", "Dye the {key} {value}.", "Make the {key} {value}.", "Keep the {key} {value}."),
+        (
+            "What colour is the {key}?",
+            "Which colour is the {key}?",
+            "What is the colour of the {key}?",
+            "Which colour has the {key}?",
+        ),
+    ),
+}
+FILLERS = {
+    "name": ("Ann", "Tom", "Eva", "Max", "Lea", "Ben", "Ida", "Leo"),
+    "things": ("apples", "pens", "cups", "books", "coins", "nuts"),
+    "vehicle": ("train", "bus", "car", "bike"),
+}
+KEYS = {
+    "fact": FILLERS["name"],
+    "count": FILLERS["name"],
+    "colour": ("ball", "cup", "hat", "box", "car", "bag", "coat", "door"),
+}
+VALUES = {
+    "fact": ("tea", "milk", "soup", "bread", "rice", "cake", "fish", "eggs"),
+    "count": tuple(map(str, range(2, 10))),
+    "colour": ("red", "blue", "green", "black", "white", "pink", "brown", "gold"),
+}
 
 
-def wordings(
-    kind: str,
-) -> list[tuple[str, ...]]:  # each as the tuple of its parts
+def wordings(kind: str) -> list[tuple[str, ...]]:  # each as the tuple of its parts
     "All wordings of a kind of question."
     return list(product(*PARTS[kind]))
 
@@ -81,8 +117,11 @@ def numbers(
 ) -> list[tuple]:  # pairs: terms in ascending order; minuend, subtrahend; speed, hours; key, value
     "All pairs that a kind of question can be about."
     few = range(1, largest + 1)
-    return {"sum": [(a, b) for a in few for b in few if a <= b], "difference": [(a + b, b) for a in few for b in few],
-            "speed": [(a, b) for a in range(1, speed + 1) for b in range(2, hours + 1) if max(map(int, str(a))) * b <= 9]}.get(kind) or list(product(KEYS[kind], VALUES[kind]))
+    return {
+        "sum": [(a, b) for a in few for b in few if a <= b],
+        "difference": [(a + b, b) for a in few for b in few],
+        "speed": [(a, b) for a in range(1, speed + 1) for b in range(2, hours + 1) if max(map(int, str(a))) * b <= 9],
+    }.get(kind) or list(product(KEYS[kind], VALUES[kind]))
 
 
 def result(
@@ -94,11 +133,11 @@ def result(
 
 # %% ../../nbs/memory/00_tasks.ipynb #e9416702
 def hold_out(
-    items: Sequence[tuple],
-    count: int,
-    rng: np.random.Generator,
+    items: Sequence[tuple], count: int, rng: np.random.Generator
 ) -> tuple[list[tuple], list[tuple]]:  # those that stay, those held out
-    "Set some items aside whose every part still occurs, at its place, among the rest. Raises `ValueError` where that cannot be."
+    """Set some items aside whose every part still occurs, at its place, among the rest. Raises `ValueError` where that
+    cannot be.
+    """
     left = Counter((place, part) for item in items for place, part in enumerate(item))
     out = set()
     for number in rng.permutation(len(items)).tolist():
@@ -141,20 +180,24 @@ def pools(
     return made
 
 # %% ../../nbs/memory/00_tasks.ipynb #7f7df367
-def reasoning(
-    kind: str,
-    pool: Pool,
-    rng: np.random.Generator,
-) -> Question:
+def reasoning(kind: str, pool: Pool, rng: np.random.Generator) -> Question:
     "A word problem. Terms of a sum stand in either order."
     words, pair = (chosen[rng.integers(len(chosen))] for chosen in (pool.wordings, pool.numbers))
-    a, b = (pair[0] * pair[1], pair[1]) if kind == "speed" else pair[::-1] if kind == "sum" and rng.random() < 0.5 else pair
+    a, b = (
+        (pair[0] * pair[1], pair[1])
+        if kind == "speed"
+        else pair[::-1]
+        if kind == "sum" and rng.random() < 0.5
+        else pair
+    )
     gaps = {name: values[rng.integers(len(values))] for name, values in FILLERS.items()}
     wording = " ".join(words)
     return Question(wording.format(a=a, b=b, **gaps), str(result(kind, pair)), kind, wording, pair)
 
 # %% ../../nbs/memory/00_tasks.ipynb #470e1172
-def _facts(asked: str, about: tuple, count: int, pool: Mapping[str, Pool], rng: np.random.Generator) -> list[tuple[str, tuple, tuple]]:
+def _facts(
+    asked: str, about: tuple, count: int, pool: Mapping[str, Pool], rng: np.random.Generator
+) -> list[tuple[str, tuple, tuple]]:
     "(kind, wording, pair) of facts to stand around the one asked for, one of the same kind among them."
     found, used = [], {about[0], (asked, about[1])}
     while len(found) < count:
@@ -174,16 +217,29 @@ def memory(
     distance: int,  # facts between the one asked for and the question
     rng: np.random.Generator,
 ) -> Question:
-    "Facts and a question about one of them; `more` comes back to any of them. Raises `ValueError` for a distance that does not fit."
+    """Facts and a question about one of them; `more` comes back to any of them. Raises `ValueError` for a distance that
+    does not fit.
+    """
     if not 0 <= distance < facts or facts < 2:
-        raise ValueError(f"memory: found {facts} facts and distance {distance}; allowed: two facts or more, and a distance below their number")
+        raise ValueError(
+            f"memory: found {facts} facts and distance {distance}; allowed: two facts or more, and a distance below "
+            "their number"
+        )
     words, pair = (chosen[rng.integers(len(chosen))] for chosen in (pool.wordings, pool.numbers))
     all_of = _facts(kind, pair, facts - 1, others, rng)
     all_of.insert(facts - 1 - distance, (kind, words, pair))
     told = " ".join(one[0].format(key=key, value=value) for _, one, (key, value) in all_of)
     first = words[1].format(key=pair[0])
-    return Question(f"{told} {first}", pair[1], kind, " ".join(words), pair, distance, sum(other == kind for other, _, _ in all_of),
-                    tuple(_again(*all_of[i][1:], rng) for i in rng.integers(0, facts, 20)))
+    return Question(
+        f"{told} {first}",
+        pair[1],
+        kind,
+        " ".join(words),
+        pair,
+        distance,
+        sum(other == kind for other, _, _ in all_of),
+        tuple(_again(*all_of[i][1:], rng) for i in rng.integers(0, facts, 20)),
+    )
 
 
 def _again(words: tuple, pair: tuple, rng: np.random.Generator) -> tuple[str, str]:
@@ -200,7 +256,9 @@ def make(
     rng: np.random.Generator,
     facts: int = 8,  # most facts of a memory question
 ) -> list[Question]:
-    "Questions of one part. Training memory draws the number of facts, few or many, and the place of the one asked for first."
+    """Questions of one part. Training memory draws the number of facts, few or many, and the place of the one asked for
+    first.
+    """
     found = []
     for number in range(count):
         kind = KINDS[task][number % 3]
@@ -229,7 +287,9 @@ def chance(
     for one in test:
         for way, right in enumerate((best.get(one.kind) == one.answer, 1 / one.choices if one.choices else 0.0)):
             kinds.setdefault(one.kind, [0.0, 0.0])[way] += right
-    constant, stated, both = (sum(of(ways) for ways in kinds.values()) / len(test) for of in (lambda w: w[0], lambda w: w[1], max))
+    constant, stated, both = (
+        sum(of(ways) for ways in kinds.values()) / len(test) for of in (lambda w: w[0], lambda w: w[1], max)
+    )
     return {"constant": constant, "stated": stated, "chance": both}
 
 # %% ../../nbs/memory/00_tasks.ipynb #4a9013a8
@@ -239,7 +299,8 @@ PROMPTS = (
     ("reasoning", Question("A train goes 60 miles in 2 hours. How fast is it?", "30", "speed")),
     ("memory", Question("What is the capital of France?", "Paris", "fact")),
     ("memory", Question("John has 5 apples and gets 3. How many now?", "8", "count")),
-    ("memory", Question("What colour is the sky?", "blue", "colour")))
+    ("memory", Question("What colour is the sky?", "blue", "colour")),
+)
 
 # %% ../../nbs/memory/00_tasks.ipynb #2cd870bc
 LONGEST = 2000  # characters of a question or an answer
@@ -280,14 +341,18 @@ class Report:
         "The lines that were left out, and a summary."
         lines = [f"{self.file}:{line}: {reason}" for line, reason in self.bad[:limit]]
         lines += [f"... and {len(self.bad) - limit} more"] * (len(self.bad) > limit)
-        return "\n".join([*lines, f"{self.good} questions read, {self.repeated} repeated, {len(self.bad)} lines left out"])
+        return "\n".join(
+            [*lines, f"{self.good} questions read, {self.repeated} repeated, {len(self.bad)} lines left out"]
+        )
 
 # %% ../../nbs/memory/00_tasks.ipynb #3703488e
 def read_questions(
     path: Path | str,
     strict: bool = False,  # stop at the first line that cannot be used
 ) -> tuple[list[Question], Report]:
-    "All usable questions of a file. Raises `DataError` for a missing file, for none usable, and with `strict` for a bad line."
+    """All usable questions of a file. Raises `DataError` for a missing file, for none usable, and with `strict` for a
+    bad line.
+    """
     report, answers = Report(str(path)), {}
     for line, raw in json_lines(path):
         try:
@@ -303,7 +368,9 @@ def read_questions(
             report.bad.append((line, str(why)))
     report.good = len(answers)
     if not answers:
-        raise DataError(f"{path}: no usable question; allowed: JSON lines with question and answer\n{report.text()}".rstrip())
+        raise DataError(
+            f"{path}: no usable question; allowed: JSON lines with question and answer\n{report.text()}".rstrip()
+        )
     return [Question(question, answer) for question, (_, answer) in answers.items()], report
 
 # %% ../../nbs/memory/00_tasks.ipynb #74a86c64

@@ -54,8 +54,11 @@ def read_chunk(
     begun = carried.cumsum(1).exp()
     of_memory, of_momentum = kept.cumsum(1).exp(), (_between(kept) @ begun[..., None])[..., 0]
     surprise = rate.sigmoid()[..., None] * (value - key @ state.start.mT)
-    answers = (of_memory[..., None] * (query @ state.memory.mT) + of_momentum[..., None] * (query @ state.momentum.mT)
-               + (flow * (query @ key.mT)) @ surprise)
+    answers = (
+        of_memory[..., None] * (query @ state.memory.mT)
+        + of_momentum[..., None] * (query @ state.momentum.mT)
+        + (flow * (query @ key.mT)) @ surprise
+    )
     last = lambda weights: (weights[:, -1, :, None] * surprise).mT @ key
     memory = of_memory[:, -1, None, None] * state.memory + of_momentum[:, -1, None, None] * state.momentum + last(flow)
     return answers, memory, begun[:, -1, None, None] * state.momentum + last(hold)
@@ -113,7 +116,7 @@ def learn_in_a_loop(
     for t in range(x.shape[1]):
         at = state.start.clone().requires_grad_()
         loss = (torch.einsum("bvk,bk->bv", at, key[:, t]) - value[:, t]).square().sum()
-        surprise, = torch.autograd.grad(loss, at)
+        (surprise,) = torch.autograd.grad(loss, at)
         forget, hold, rate = (gates[:, t, n].sigmoid()[:, None, None] for n in range(3))
         state.momentum = hold * state.momentum - rate / 2 * surprise
         state.memory = (1 - forget) * state.memory + state.momentum

@@ -48,7 +48,9 @@ STEP_WEIGHTS = (0.33, 0.5, 0.75, 1.0)  # the document's: before the first step, 
 
 
 def pass_loss(
-    out: Mapping[str, Any],  # of the model: logits [T+1, N, V] at the labelled positions, halting [T, B, S], ran, gate_entropy
+    out: Mapping[
+        str, Any
+    ],  # of the model: logits [T+1, N, V] at the labelled positions, halting [T, B, S], ran, gate_entropy
     batch: Mapping[str, Tensor],
     weights: Tensor,  # [T+1] of the answers; normalised here
     halt_weight: float,
@@ -64,7 +66,13 @@ def pass_loss(
     loss = (weights / weights.sum() * steps).sum() + halt_weight * halt - gate_weight * out["gate_entropy"]
     taken = (out["ran"].sum(0) * valid).sum() / valid.sum()
     right = (out["logits"][-1].argmax(-1) == wanted).float().mean()
-    return loss, {"lm_loss": steps[-1].detach(), "first_loss": steps[0].detach(), "accuracy": right, "halt_loss": halt.detach(), "steps": taken.float()}
+    return loss, {
+        "lm_loss": steps[-1].detach(),
+        "first_loss": steps[0].detach(),
+        "accuracy": right,
+        "halt_loss": halt.detach(),
+        "steps": taken.float(),
+    }
 
 # %% ../../nbs/memory/05_train.ipynb #167fee2d
 METRICS = ("loss", "exact", "accuracy", "steps")
@@ -89,13 +97,25 @@ class RunConfig(EpochRun):
         if not self.sets or min(self.sets.values()) < 1:
             raise ValueError(f"sets {self.sets}; allowed: at least one set, and one row or more of each")
         if len(self.step_weights) != self.arch.steps + 1 or min(self.step_weights) < 0 or not sum(self.step_weights):
-            raise ValueError(f"step_weights {list(self.step_weights)}; allowed: {self.arch.steps + 1} weights, not all zero, for {self.arch.steps} steps")
+            raise ValueError(
+                f"step_weights {list(self.step_weights)}; allowed: {self.arch.steps + 1} weights, not all zero, for "
+                f"{self.arch.steps} steps"
+            )
         return self
 
     def loop(self, per_epoch: int) -> LoopConfig:
         "The same in steps."
-        return LoopConfig(steps=self.epochs * per_epoch, evaluate_every=per_epoch, log_every=self.log_every, keep_every=self.keep_epochs * per_epoch,
-                          keep_at=(per_epoch,), amp=self.amp, compile=self.compile, best=self.best, best_mode="min" if self.best in ("loss", "steps") else "max")
+        return LoopConfig(
+            steps=self.epochs * per_epoch,
+            evaluate_every=per_epoch,
+            log_every=self.log_every,
+            keep_every=self.keep_epochs * per_epoch,
+            keep_at=(per_epoch,),
+            amp=self.amp,
+            compile=self.compile,
+            best=self.best,
+            best_mode="min" if self.best in ("loss", "steps") else "max",
+        )
 
 
 class TrainConfig(Section):
@@ -138,7 +158,10 @@ class MemoryTask(Task):
             block.compile()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"streams": {name: stream.state_dict() for name, stream in self.streams.items()}, "generator": self.generator.get_state()}
+        return {
+            "streams": {name: stream.state_dict() for name, stream in self.streams.items()},
+            "generator": self.generator.get_state(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"])
@@ -188,22 +211,28 @@ def measure(
         hit[at] = out["logits"][-1].argmax(-1) == wanted
         right, labels, exact = right + hit[at].sum().item(), labels + len(wanted), exact + hit.all(-1).sum().item()
         steps, places = steps + (out["ran"].sum(0) * part["valid"]).sum().item(), places + part["valid"].sum().item()
-    return {"loss": nats / labels, "exact": exact / len(rows["inputs"]), "accuracy": right / labels, "steps": steps / places}
+    return {
+        "loss": nats / labels,
+        "exact": exact / len(rows["inputs"]),
+        "accuracy": right / labels,
+        "steps": steps / places,
+    }
 
 
 @patch
 def evaluate(self: MemoryTask) -> dict[str, float]:
     "The mean over the sets, and each set's own where there are several."
-    few = {name: {key: value[:MEASURED] for key, value in self.data.held_out[name].items()} for name in self.config.sets}
+    few = {
+        name: {key: value[:MEASURED] for key, value in self.data.held_out[name].items()} for name in self.config.sets
+    }
     each = {name: measure(self.model, rows) for name, rows in few.items()}
     mean = {key: sum(one[key] for one in each.values()) / len(each) for key in METRICS}
-    return mean | ({f"{name}.{key}": value for name, one in each.items() for key, value in one.items()} if len(each) > 1 else {})
+    return mean | (
+        {f"{name}.{key}": value for name, one in each.items() for key, value in one.items()} if len(each) > 1 else {}
+    )
 
 # %% ../../nbs/memory/05_train.ipynb #2a5c23dc
-def few_threads(
-    arch: MemoryArch,
-    device: str = "auto",
-):
+def few_threads(arch: MemoryArch, device: str = "auto"):
     "A context for training: small matrices on one core, because waking a second one costs more than it does."
     return one_thread(pick(device).device.type == "cpu" and arch.hidden_size < 128)
 
@@ -214,16 +243,20 @@ def _name_epochs(folder: Path, per_epoch: int) -> None:
         kept.rename(folder / f"epoch_{int(kept.name.removeprefix('step_')) // per_epoch:02d}")
 
 
-def run(
-    name: str, config: RunConfig, seed: int, data: Path, out: Path, options: Options = Options()
-) -> Result:
+def run(name: str, config: RunConfig, seed: int, data: Path, out: Path, options: Options = Options()) -> Result:
     "Train one specialisation; the same call goes on where it stopped. Raises `ConfigError`, `DataError`, `Stopped`."
     made = load(data)
     per_epoch, vocabulary = epoch_steps(config.sets, made), made.tokenizer.size
     model = build(config.arch, vocabulary, made.longest, seeded(2 * seed), pick(config.device))
     task = MemoryTask(model, made, config, seeded(2 * seed + 1))
-    facts = {"system": "memory", "tokenizer": made.tokenizer.to_dict(), "vocab_size": vocabulary,
-             "seq_len": made.longest, "per_epoch": per_epoch, "specialisation": name}
+    facts = {
+        "system": "memory",
+        "tokenizer": made.tokenizer.to_dict(),
+        "vocab_size": vocabulary,
+        "seq_len": made.longest,
+        "per_epoch": per_epoch,
+        "specialisation": name,
+    }
     with few_threads(config.arch, config.device):
         result = start(name, task, config, seed, tree_hash(data), out, options, facts, config.loop(per_epoch))
     if world()[0] == 0:
@@ -238,6 +271,7 @@ def run_all(
 ) -> dict[str, Result]:
     """Train the runs of a section, or `only` some, each in a folder of its name. A finished one is not trained again
     while another is unfinished."""
+
     def one(name: str, options: Options, done: Mapping[str, Result]) -> Result:
         return run(name, config.runs[name], config.seed, data, out / name, options)
 
@@ -253,8 +287,16 @@ def epoch_table(
     train = log.dropna(subset=["lm_loss"]) if "lm_loss" in log else log.iloc[:0].assign(lm_loss=[])
     means = train.groupby((train["step"] - 1) // per_epoch + 1)["lm_loss"].mean()
     held = log.dropna(subset=["held_out.loss"])
-    frame = pd.DataFrame({"epoch": held["step"] // per_epoch, "step": held["step"], "train": means.reindex(held["step"] // per_epoch).to_numpy(),
-                          "held_out": held["held_out.loss"], "exact": held["held_out.exact"], "steps": held["held_out.steps"]})
+    frame = pd.DataFrame(
+        {
+            "epoch": held["step"] // per_epoch,
+            "step": held["step"],
+            "train": means.reindex(held["step"] // per_epoch).to_numpy(),
+            "held_out": held["held_out.loss"],
+            "exact": held["held_out.exact"],
+            "steps": held["held_out.steps"],
+        }
+    )
     return frame.assign(reduction=1 - frame["held_out"] / frame["held_out"].iloc[0]).reset_index(drop=True)
 
 # %% ../../nbs/memory/05_train.ipynb #45c08cb6
@@ -272,17 +314,25 @@ def log_faults(
     except (FileNotFoundError, ConfigError) as error:
         return [f"log: {error}"]
     faults = []
-    due = {"lm_loss": [*range(log_every, steps + 1, log_every), *([steps] if steps % log_every else [])],
-           "held_out.loss": list(range(per_epoch, steps + 1, per_epoch))}
+    due = {
+        "lm_loss": [*range(log_every, steps + 1, log_every), *([steps] if steps % log_every else [])],
+        "held_out.loss": list(range(per_epoch, steps + 1, per_epoch)),
+    }
     for column, wanted in due.items():
         seen = log.dropna(subset=[column])["step"].tolist() if column in log else []
         if seen != wanted:
             odd = sorted(set(wanted) ^ set(seen)) or [step for a, step in zip(seen, seen[1:]) if step <= a]
-            faults.append(f"{column}: found {len(seen)} rows, expected {len(wanted)}; first difference at step {odd[0]}")
+            faults.append(
+                f"{column}: found {len(seen)} rows, expected {len(wanted)}; first difference at step {odd[0]}"
+            )
         elif len(seen) > 2 and log[column].dropna().nunique() == 1:
             faults.append(f"{column}: the same value {log[column].dropna().iloc[0]} in every row")
         if wild := [int(log["step"][row]) for row in log.index if column in log and math.isinf(log[column][row])]:
             faults.append(f"{column}: a value that is not finite at step {wild[0]}")
     kept = {1, *range(keep_epochs, epochs + 1, keep_epochs)}
-    missing = [name for name in ("best", "final", *(f"epoch_{epoch:02d}" for epoch in sorted(kept))) if find(folder / name) is None]
+    missing = [
+        name
+        for name in ("best", "final", *(f"epoch_{epoch:02d}" for epoch in sorted(kept)))
+        if find(folder / name) is None
+    ]
     return faults + [f"checkpoints: {', '.join(missing)} missing"] * bool(missing)

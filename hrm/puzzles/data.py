@@ -36,7 +36,8 @@ class Examples:
     groups: np.ndarray  # [N] int64, ascending; rows of one group are of one base puzzle
     names: list[str]  # identifier -> name; the first is <blank>
 
-    def __len__(self) -> int: return len(self.inputs)
+    def __len__(self) -> int:
+        return len(self.inputs)
 
     @property
     def size(self) -> int:
@@ -59,7 +60,11 @@ def as_batch(
 ) -> dict[str, Tensor]:
     "A batch for the model; padding gets no label."
     labels = labels.long()
-    return {"inputs": inputs.long(), "labels": labels.masked_fill(labels == PAD, IGNORE), "puzzle_identifiers": identifiers.long()}
+    return {
+        "inputs": inputs.long(),
+        "labels": labels.masked_fill(labels == PAD, IGNORE),
+        "puzzle_identifiers": identifiers.long(),
+    }
 
 # %% ../../nbs/puzzles/00_data.ipynb #5c0d5a5b
 class Kind(NamedTuple):
@@ -91,28 +96,46 @@ def write_part(
     lists: Mapping[str, list | None] = {},  # name -> a list of its own, kept as JSON; None: there is none
 ) -> Path:  # folder / name
     "Write one part of a data set in the official HRM layout, each file atomically; the same rows give the same bytes."
-    if name not in ("train", "test"): raise ValueError(f"part {name!r}; allowed are 'train' and 'test'")
+    if name not in ("train", "test"):
+        raise ValueError(f"part {name!r}; allowed are 'train' and 'test'")
     at, N = Path(folder) / name, len(data)
     puzzles = np.flatnonzero((data.identifiers == 0) | (np.diff(data.identifiers, prepend=-1) != 0))
     groups = np.flatnonzero(np.diff(data.groups[puzzles], prepend=-1))
-    arrays = dict(inputs=data.inputs, labels=data.labels, puzzle_identifiers=data.identifiers[puzzles].astype(np.int32),
-                  puzzle_indices=np.append(puzzles, N).astype(np.int32),
-                  group_indices=np.append(groups, len(puzzles)).astype(np.int32)) | more
-    meta = dict(pad_id=PAD, ignore_label_id=PAD, blank_identifier_id=0, vocab_size=kind.vocab[data.inputs.shape[1]],
-                seq_len=data.inputs.shape[1], num_puzzle_identifiers=len(data.names), total_groups=len(groups),
-                total_puzzles=len(puzzles), mean_puzzle_examples=N / max(1, len(puzzles)), sets=["all"])
-    for key, array in arrays.items(): write_atomic(at / f"all__{key}.npy", _npy(array))
+    arrays = (
+        dict(
+            inputs=data.inputs,
+            labels=data.labels,
+            puzzle_identifiers=data.identifiers[puzzles].astype(np.int32),
+            puzzle_indices=np.append(puzzles, N).astype(np.int32),
+            group_indices=np.append(groups, len(puzzles)).astype(np.int32),
+        )
+        | more
+    )
+    meta = dict(
+        pad_id=PAD,
+        ignore_label_id=PAD,
+        blank_identifier_id=0,
+        vocab_size=kind.vocab[data.inputs.shape[1]],
+        seq_len=data.inputs.shape[1],
+        num_puzzle_identifiers=len(data.names),
+        total_groups=len(groups),
+        total_puzzles=len(puzzles),
+        mean_puzzle_examples=N / max(1, len(puzzles)),
+        sets=["all"],
+    )
+    for key, array in arrays.items():
+        write_atomic(at / f"all__{key}.npy", _npy(array))
     for key, values in lists.items():
-        if values is None: (at / f"{key}.json").unlink(missing_ok=True)
-        else: write_atomic(at / f"{key}.json", _json(values))
+        if values is None:
+            (at / f"{key}.json").unlink(missing_ok=True)
+        else:
+            write_atomic(at / f"{key}.json", _json(values))
     write_atomic(Path(folder) / "identifiers.json", _json(data.names))
     write_atomic(at / "dataset.json", _json(meta))  # last: a folder without it is unfinished
     return at
 
 # %% ../../nbs/puzzles/00_data.ipynb #f6e86652
-def read_json(
-    file: Path | str,
-) -> object:
+def read_json(file: Path | str) -> object:
     "What a JSON file holds. Raises DataError that names it."
     try:
         return json.loads(Path(file).read_text("utf-8"))
@@ -120,10 +143,7 @@ def read_json(
         raise DataError(f"{file}: not readable as JSON ({error})") from None
 
 
-def read_array(
-    file: Path | str,
-    ndim: int,
-) -> np.ndarray:  # of integers
+def read_array(file: Path | str, ndim: int) -> np.ndarray:  # of integers
     "An integer array from an .npy file. Raises DataError that names it."
     try:
         array = np.load(file, allow_pickle=False)
@@ -132,8 +152,10 @@ def read_array(
     except (ValueError, EOFError, OSError) as error:
         raise DataError(f"{file}: not a plain numpy array ({error})") from None
     if not isinstance(array, np.ndarray) or array.ndim != ndim or array.dtype.kind not in "iu":
-        raise DataError(f'{file}: found {getattr(array, "dtype", type(array).__name__)} {np.shape(array)}; '
-                        f"allowed are integers with {ndim} dimensions")
+        raise DataError(
+            f"{file}: found {getattr(array, 'dtype', type(array).__name__)} {np.shape(array)}; "
+            f"allowed are integers with {ndim} dimensions"
+        )
     return array
 
 
@@ -141,8 +163,10 @@ def _starts(file, length):
     "An index table that leads from 0 to `length` without going back."
     table = read_array(file, 1)
     if len(table) == 0 or table[0] != 0 or table[-1] != length or (np.diff(table.astype(np.int64)) < 0).any():
-        raise DataError(f"{file}: found {len(table)} entries from {table[:1]} to {table[-1:]}; "
-                        f"allowed is an ascending table from 0 to {length}")
+        raise DataError(
+            f"{file}: found {len(table)} entries from {table[:1]} to {table[-1:]}; "
+            f"allowed is an ascending table from 0 to {length}"
+        )
     return table.astype(np.int64)
 
 # %% ../../nbs/puzzles/00_data.ipynb #a1402718
@@ -158,11 +182,13 @@ def _meta(at, kind):
 
     number("vocab_size", [kind.vocab[number("seq_len", list(kind.vocab), kind.lengths)]])
     number("pad_id", [PAD])
-    if kind.lowest == PAD: number("ignore_label_id", [PAD])  # else no label is padding, and every cell counts
+    if kind.lowest == PAD:
+        number("ignore_label_id", [PAD])  # else no label is padding, and every cell counts
     sets = meta.get("sets")
     if not isinstance(sets, list) or not sets:
         raise DataError(f'{file}: sets is {sets!r}; allowed is a list of names such as ["all"]')
-    for name in sets: checked_name(name, f"{file}: sets", DataError)
+    for name in sets:
+        checked_name(name, f"{file}: sets", DataError)
     return meta
 
 
@@ -171,7 +197,9 @@ def _names(at, meta):
     file = at.parent / "identifiers.json"
     names, count = read_json(file), meta.get("num_puzzle_identifiers")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) != count:
-        raise DataError(f"{file}: allowed is a list of num_puzzle_identifiers = {count} names, as {at / 'dataset.json'} says")
+        raise DataError(
+            f"{file}: allowed is a list of num_puzzle_identifiers = {count} names, as {at / 'dataset.json'} says"
+        )
     return names
 
 # %% ../../nbs/puzzles/00_data.ipynb #8b8baf3c
@@ -182,25 +210,36 @@ def _set(at, name, meta, kind, names, more):
     pair = [read_array(file, 2) for file in files]
     N = len(pair[0])
     for file, array in zip(files, pair):
-        if array.shape != (N, S): raise DataError(f"{file}: shape {array.shape}; allowed is {(N, S)}")
+        if array.shape != (N, S):
+            raise DataError(f"{file}: shape {array.shape}; allowed is {(N, S)}")
         if N and not (kind.lowest <= array.min() and array.max() <= top):
             row = int(np.flatnonzero(((array < kind.lowest) | (array > top)).any(1))[0])
-            raise DataError(f"{file}:{row}: token {array[row].min()} to {array[row].max()}; allowed are {kind.lowest} to {top}")
+            raise DataError(
+                f"{file}:{row}: token {array[row].min()} to {array[row].max()}; allowed are {kind.lowest} to {top}"
+            )
     puzzles = _starts(at / f"{name}__puzzle_indices.npy", N)
     groups = _starts(at / f"{name}__group_indices.npy", len(puzzles) - 1)
     ids = np.zeros(len(puzzles) - 1, np.int32)
     if kind.identified:
         ids = read_array(file := at / f"{name}__puzzle_identifiers.npy", 1)
         if len(ids) != len(puzzles) - 1 or len(ids) and not (0 <= ids.min() and ids.max() < len(names)):
-            raise DataError(f"{file}: {len(ids)} identifiers up to {ids.max(initial=0)}; "
-                            f"allowed are {len(puzzles) - 1}, each below {len(names)}")
+            raise DataError(
+                f"{file}: {len(ids)} identifiers up to {ids.max(initial=0)}; "
+                f"allowed are {len(puzzles) - 1}, each below {len(names)}"
+            )
     found = {}
     for key, missing in more.items():
         file = at / f"{name}__{key}.npy"
         found[key] = read_array(file, 1).astype(np.int64) if file.exists() else np.full(N, missing)
-        if len(found[key]) != N: raise DataError(f"{file}: {len(found[key])} entries; allowed are {N}")
+        if len(found[key]) != N:
+            raise DataError(f"{file}: {len(found[key])} entries; allowed are {N}")
     rows = np.diff(puzzles[groups])
-    return *(array.astype(np.uint8) for array in pair), np.repeat(ids.astype(np.int32), np.diff(puzzles)), np.repeat(np.arange(len(rows)), rows), found
+    return (
+        *(array.astype(np.uint8) for array in pair),
+        np.repeat(ids.astype(np.int32), np.diff(puzzles)),
+        np.repeat(np.arange(len(rows)), rows),
+        found,
+    )
 
 # %% ../../nbs/puzzles/00_data.ipynb #7750aa36
 def read_part(

@@ -26,7 +26,9 @@ def think(
     model: HRM,  # in evaluation mode
     rows: dict[str, Tensor],  # from `as_batch`, or without labels
     segments: int,  # T
-) -> Iterator[tuple[Carry, dict[str, Tensor], Tensor]]:  # T times: carry, outputs, and [B] bool: the halting rule would stop here
+) -> Iterator[
+    tuple[Carry, dict[str, Tensor], Tensor]
+]:  # T times: carry, outputs, and [B] bool: the halting rule would stop here
     "Run a batch segment by segment."
     carry = model.start(rows)
     for _ in range(segments):
@@ -58,15 +60,15 @@ def rollout(
     for start in tqdm(range(0, len(inputs), batch_size), desc="evaluate", unit="batch", disable=not progress):
         chunk = inputs[start : start + batch_size].to(device)
         rows = {"inputs": chunk, "puzzle_identifiers": torch.zeros(len(chunk), dtype=torch.long, device=device)}
-        seen = [(outputs["logits"].argmax(-1).to(torch.uint8).cpu(), outputs["q_halt"].float().cpu(), stops.cpu())
-                for _, outputs, stops in think(model, rows, segments or model.config.halt_max_steps)]
+        seen = [
+            (outputs["logits"].argmax(-1).to(torch.uint8).cpu(), outputs["q_halt"].float().cpu(), stops.cpu())
+            for _, outputs, stops in think(model, rows, segments or model.config.halt_max_steps)
+        ]
         parts.append([torch.stack(part, dim=1).numpy() for part in zip(*seen)])
     return Rollout(*(np.concatenate(part) for part in zip(*parts)))
 
 # %% ../../nbs/puzzles/01_evaluate.ipynb #6dec6986
-def stopping_segment(
-    result: Rollout,
-) -> np.ndarray:  # [N] from 1
+def stopping_segment(result: Rollout) -> np.ndarray:  # [N] from 1
     "The segment after which the halting rule stops; the last one at the latest."
     stops = result.halted.copy()
     stops[:, -1] = True
@@ -92,7 +94,9 @@ def marks(
     "Compare answers with labels, padding left out."
     asked = labels != PAD
     right = (answers == labels) & asked
-    return pd.DataFrame({"token_accuracy": right.sum(1) / asked.sum(1), "exact_accuracy": (right == asked).all(1).astype(float)})
+    return pd.DataFrame(
+        {"token_accuracy": right.sum(1) / asked.sum(1), "exact_accuracy": (right == asked).all(1).astype(float)}
+    )
 
 # %% ../../nbs/puzzles/01_evaluate.ipynb #3aea8755
 def summarise(
@@ -123,5 +127,10 @@ def calibration(
     right = ((result.tokens == labels[:, None]) | (labels == PAD)[:, None]).all(-1)
     place = np.minimum((probability * bins).astype(int), bins - 1)
     kept = [k for k in range(bins) if (place == k).any()]
-    return pd.DataFrame({"probability": [probability[place == k].mean() for k in kept],
-                         "right": [right[place == k].mean() for k in kept], "count": [int((place == k).sum()) for k in kept]})
+    return pd.DataFrame(
+        {
+            "probability": [probability[place == k].mean() for k in kept],
+            "right": [right[place == k].mean() for k in kept],
+            "count": [int((place == k).sum()) for k in kept],
+        }
+    )

@@ -50,7 +50,9 @@ def draw(
     rng: np.random.Generator,
     grid: int = 0,  # so many different values, without replacement in a list; 0 for any real number (the document: 200)
 ) -> dict[str, Tensor]:  # values [B, N] float32, 0 where hidden; visible [B, N] bool; ranks [B, N] int64
-    "Lists with values between -1 and 1 of which a share cannot be seen. Raises `ValueError` for a grid that is too small."
+    """Lists with values between -1 and 1 of which a share cannot be seen. Raises `ValueError` for a grid that is too
+    small.
+    """
     if grid and grid < length:
         raise ValueError(f"grid {grid}; allowed: 0, or at least the length {length}")
     if grid:
@@ -59,15 +61,20 @@ def draw(
         values = rng.uniform(-1, 1, (rows, length))
     values = values.astype(np.float32)
     visible = rng.random((rows, length)).argsort(axis=1) < visible_count(length, mask_rate)
-    return {"values": torch.from_numpy(np.where(visible, values, np.float32(0))), "visible": torch.from_numpy(visible),
-            "ranks": torch.from_numpy(ranks_of(values))}
+    return {
+        "values": torch.from_numpy(np.where(visible, values, np.float32(0))),
+        "visible": torch.from_numpy(visible),
+        "ranks": torch.from_numpy(ranks_of(values)),
+    }
 
 # %% ../../nbs/routing/00_data.ipynb #12cb0870
 def rank_tau(
     scores: np.ndarray | Tensor,  # [B, N] ties by position
     ranks: np.ndarray | Tensor,  # [B, N]
 ) -> np.ndarray:  # [B]
-    "Kendall's tau between the order that scores give and the true one: `scipy.stats.kendalltau` of each list, counted for all at once."
+    """Kendall's tau between the order that scores give and the true one: `scipy.stats.kendalltau` of each list, counted
+    for all at once.
+    """
     said, ranks = ranks_of(scores), np.asarray(ranks)
     i, j = np.triu_indices(ranks.shape[1], 1)
     return 2 * ((said[:, i] < said[:, j]) == (ranks[:, i] < ranks[:, j])).mean(1) - 1
@@ -84,7 +91,9 @@ def metrics(
     "The `MEASURES` of each list. Raises `ValueError` for shapes that differ or scores that are not numbers."
     scores, ranks, visible = (np.asarray(one) for one in (scores, ranks, visible))
     if not scores.shape == ranks.shape == visible.shape or scores.ndim != 2:
-        raise ValueError(f"metrics: found shapes {scores.shape}, {ranks.shape}, {visible.shape}; allowed: [B, N] three times")
+        raise ValueError(
+            f"metrics: found shapes {scores.shape}, {ranks.shape}, {visible.shape}; allowed: [B, N] three times"
+        )
     if not np.isfinite(scores).all():
         raise ValueError("metrics: found scores that are not finite numbers")
     said = ranks_of(scores)
@@ -95,8 +104,14 @@ def metrics(
     for k in set(visible.sum(1)) - {0, 1}:  # lists with as many visible items together
         rows = visible.sum(1) == k
         visible_tau[rows] = rank_tau(*(one[rows][visible[rows]].reshape(-1, k) for one in (said, ranks)))
-    return {"tau": rank_tau(scores, ranks), "visible_tau": visible_tau, "perfect_visible": (visible_tau > 1 - 1e-9).astype(float),
-            "perfect": right.all(1).astype(float), "accuracy": right.mean(1), "hamming": 1 - right.mean(1)}
+    return {
+        "tau": rank_tau(scores, ranks),
+        "visible_tau": visible_tau,
+        "perfect_visible": (visible_tau > 1 - 1e-9).astype(float),
+        "perfect": right.all(1).astype(float),
+        "accuracy": right.mean(1),
+        "hamming": 1 - right.mean(1),
+    }
 
 # %% ../../nbs/routing/00_data.ipynb #98df0aa4
 def index_tau(
@@ -114,7 +129,9 @@ def ceiling(
 ) -> float:
     "The highest expected tau that any predictor can have, exactly."
     k = visible_count(length, mask_rate)
-    left = grid - k  # values that a hidden item may have; a visible one stands at any place among them with equal probability
+    left = (
+        grid - k
+    )  # values that a hidden item may have; a visible one stands at any place among them with equal probability
     gain = 0.5 if not grid else (left // 2 + left % 2) * (left // 2 + 1) * 2 / (left * (left + 1)) if left else 0.5
     return (k * (k - 1) / 2 + k * (length - k) * gain) / (length * (length - 1) / 2)
 
@@ -142,9 +159,16 @@ def best_order(
     "The brute-force Bayes predictor: every order against every world. For up to six items or so."
     n = len(values)
     pairs = np.triu_indices(n, 1)
-    leaning = sum(p * np.sign(ranks[pairs[1]] - ranks[pairs[0]]) for ranks, p in worlds(values, visible))  # of each pair
-    tried = [(np.array(ranks), float(np.sign(np.subtract(*(np.array(ranks)[i] for i in pairs[::-1]))) @ leaning) / len(leaning))
-             for ranks in itertools.permutations(range(n))]
+    leaning = sum(
+        p * np.sign(ranks[pairs[1]] - ranks[pairs[0]]) for ranks, p in worlds(values, visible)
+    )  # of each pair
+    tried = [
+        (
+            np.array(ranks),
+            float(np.sign(np.subtract(*(np.array(ranks)[i] for i in pairs[::-1]))) @ leaning) / len(leaning),
+        )
+        for ranks in itertools.permutations(range(n))
+    ]
     return max(tried, key=lambda one: one[1])
 
 # %% ../../nbs/routing/00_data.ipynb #7c93e386
@@ -157,7 +181,9 @@ def rank_posterior(
     rows, n = values.shape
     k = int(visible[:1].sum())
     if (visible.sum(1) != k).any():
-        raise ValueError("rank_posterior: found lists with different numbers of visible items; allowed: one number for all")
+        raise ValueError(
+            "rank_posterior: found lists with different numbers of visible items; allowed: one number for all"
+        )
     m, found = n - k, np.zeros((rows, n, n))
     u = np.sort(((values + 1) / 2)[visible].reshape(rows, k), axis=1)
     below = np.argsort(np.argsort(values[visible].reshape(rows, k), axis=1, kind="stable"), axis=1)
@@ -181,7 +207,9 @@ def greedy_order(
     order, low, since = [], 0.0, 0
     while seen and hidden:
         many, share = since + len(hidden), (u[seen[0]] - low) / (1 - low)
-        chance = 1 - bdtrc(since, many, share) / (bdtrc(since - 1, many, share) if since else 1.0)  # more than j, of j or more
+        chance = 1 - bdtrc(since, many, share) / (
+            bdtrc(since - 1, many, share) if since else 1.0
+        )  # more than j, of j or more
         if chance * (len(hidden) + 1) >= 1:
             low, since = u[seen[0]], 0
             order.append(seen.pop(0))
@@ -198,7 +226,9 @@ def baselines(
     lists: Mapping[str, Tensor],  # values, visible and ranks, each [B, N]
     rng: np.random.Generator,  # of chance
 ) -> dict[str, np.ndarray]:  # name -> scores [B, N]
-    "What can be done without a model: the median rule, the exact expected rank, an ideal pointer decoded greedily, chance."
+    """What can be done without a model: the median rule, the exact expected rank, an ideal pointer decoded greedily,
+    chance.
+    """
     values, visible = lists["values"].numpy(), lists["visible"].numpy()
     expected = rank_posterior(values, visible) @ np.arange(values.shape[1])
     greedy = np.stack([np.argsort(greedy_order(v, s)) for v, s in zip(values, visible)])
@@ -212,7 +242,9 @@ def reachable(
     "What the `BASELINES` reach on these lists."
     scores = baselines(lists, rng)
     found = {name: bootstrap(rank_tau(one, lists["ranks"]), rng, resamples=1000) for name, one in scores.items()}
-    return found | {"ceiling by positions": bootstrap(index_tau(scores["ceiling"], lists["ranks"]), rng, resamples=1000)}
+    return found | {
+        "ceiling by positions": bootstrap(index_tau(scores["ceiling"], lists["ranks"]), rng, resamples=1000)
+    }
 
 # %% ../../nbs/routing/00_data.ipynb #340b7e01
 PARTS = ("train", "dev", "test")
@@ -242,32 +274,52 @@ class DataConfig(Section):
 
     seed: int = Field(ge=0)
     simulated: int = Field(1000, gt=1)  # lists for each point of the curves of what can be done without a model
-    lengths: tuple[Annotated[int, Field(ge=2)], ...] = (12, 13, 16, 20, 24)  # of these curves, with half of the items hidden
+    lengths: tuple[Annotated[int, Field(ge=2)], ...] = (
+        12,
+        13,
+        16,
+        20,
+        24,
+    )  # of these curves, with half of the items hidden
     mask_rates: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.2, 0.5, 0.8)  # likewise, at length 12
     sets: dict[Name, SetConfig] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _claimed(self):
         if not {12, 20} <= set(self.lengths):
-            raise ValueError(f"lengths {list(self.lengths)}; allowed: 12 and 20 among them, which the documents' figures are about")
+            raise ValueError(
+                f"lengths {list(self.lengths)}; allowed: 12 and 20 among them, which the documents' figures are about"
+            )
         return self
 
 # %% ../../nbs/routing/00_data.ipynb #4ed26de8
 def build(
-    config: DataConfig,
-    folder: Path | str,
+    config: DataConfig, folder: Path | str
 ) -> dict[str, dict[str, Any]]:  # of each set: lists of each part, visible items, ceiling
     "Write all sets. Raises `ConfigError` for a grid so small that a list of training comes again."
     facts, made = {}, {}
     for number, (name, one) in enumerate(config.sets.items()):
         rng = np.random.default_rng([config.seed, number])
-        parts = {part: draw(getattr(one, part), one.length, one.mask_rate, rng, one.grid) for part in PARTS if getattr(one, part)}
+        parts = {
+            part: draw(getattr(one, part), one.length, one.mask_rate, rng, one.grid)
+            for part in PARTS
+            if getattr(one, part)
+        }
         trained = set(map(bytes, parts["train"]["values"].numpy())) if "train" in parts else set()
-        if again := sum(bytes(row) in trained for part in parts if part != "train" for row in parts[part]["values"].numpy()):
-            raise ConfigError(f"routing.data.sets.{name}: {again} held-out lists look like lists of training; allowed: a larger grid, or 0")
+        if again := sum(
+            bytes(row) in trained for part in parts if part != "train" for row in parts[part]["values"].numpy()
+        ):
+            raise ConfigError(
+                f"routing.data.sets.{name}: {again} held-out lists look like lists of training; allowed: a larger "
+                "grid, or 0"
+            )
         made |= {f"{name}/{part}": lists for part, lists in parts.items()}
-        facts[name] = {part: getattr(one, part) for part in PARTS} | {"length": one.length, "visible": visible_count(one.length, one.mask_rate),
-                                                                       "mask_rate": one.mask_rate, "ceiling": ceiling(one.length, one.mask_rate, one.grid)}
+        facts[name] = {part: getattr(one, part) for part in PARTS} | {
+            "length": one.length,
+            "visible": visible_count(one.length, one.mask_rate),
+            "mask_rate": one.mask_rate,
+            "ceiling": ceiling(one.length, one.mask_rate, one.grid),
+        }
     for place, lists in made.items():
         write_atomic(Path(folder) / f"{place}.safetensors", save(lists))
     return facts
@@ -282,7 +334,9 @@ def read(
     file = Path(folder) / name / f"{part}.safetensors"
     if not file.is_file():
         there = sorted(f"{f.parent.name}/{f.stem}" for f in Path(folder).glob("*/*.safetensors"))
-        raise ConfigError(f"{file}: no such lists; found: {', '.join(there) or 'none'}; make them with: hrm routing data")
+        raise ConfigError(
+            f"{file}: no such lists; found: {', '.join(there) or 'none'}; make them with: hrm routing data"
+        )
     try:
         lists = load(file.read_bytes())
     except SafetensorError as error:
@@ -292,5 +346,7 @@ def read(
     if len(shapes := {tuple(tensor.shape) for tensor in lists.values()}) > 1 or lists["ranks"].dim() != 2:
         raise ConfigError(f"{file}: found shapes {', '.join(map(str, sorted(shapes)))}; allowed: [B, N] three times")
     if (lists["ranks"].sort(1).values != torch.arange(lists["ranks"].shape[1])).any():
-        raise ConfigError(f"{file}: found ranks that are no order; allowed: each of 0 to {lists['ranks'].shape[1] - 1} once in a list")
+        raise ConfigError(
+            f"{file}: found ranks that are no order; allowed: each of 0 to {lists['ranks'].shape[1] - 1} once in a list"
+        )
     return lists

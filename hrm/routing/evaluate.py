@@ -31,7 +31,10 @@ def decode(
     generator: torch.Generator | None = None,  # on the CPU; draws the items, None takes the likeliest
 ) -> Tensor:  # [B, N] rank of each item
     "One order, from the lowest rank to the highest; an item that has been named is covered."
-    rows, places = torch.arange(len(pointer), device=pointer.device), pointer.new_zeros(pointer.shape[0], pointer.shape[2], dtype=torch.long)
+    rows, places = (
+        torch.arange(len(pointer), device=pointer.device),
+        pointer.new_zeros(pointer.shape[0], pointer.shape[2], dtype=torch.long),
+    )
     covered = torch.zeros_like(places, dtype=torch.bool)
     for t in range(pointer.shape[1]):
         logits = pointer[:, t].masked_fill(covered, -torch.inf)
@@ -81,14 +84,39 @@ def answer(
     "Ask a model, in evaluation mode."
     device, found = model.pointer.key.weight.device, []
     for start in range(0, len(lists["ranks"]), batch):
-        values, visible, ranks = (lists[name][start : start + batch].to(device) for name in ("values", "visible", "ranks"))
+        values, visible, ranks = (
+            lists[name][start : start + batch].to(device) for name in ("values", "visible", "ranks")
+        )
         said = model(values, visible)
         nats = sum(losses(said, ranks).values())[-1] * len(ranks)
         point, alphas = said["pointer"][-1], said["alphas"].transpose(0, 1)
-        found.append([*(t.cpu() for t in (expected_ranks(said["rank"][-1]), decode(point), point, alphas, said["updates"], said["ponder"])), nats.item()])
+        found.append(
+            [
+                *(
+                    t.cpu()
+                    for t in (
+                        expected_ranks(said["rank"][-1]),
+                        decode(point),
+                        point,
+                        alphas,
+                        said["updates"],
+                        said["ponder"],
+                    )
+                ),
+                nats.item(),
+            ]
+        )
     *tensors, nats = zip(*found)
     expected, greedy, pointer, alphas, updates, ponder = map(torch.cat, tensors)
-    return Answer(expected.numpy(), greedy.numpy(), pointer, sum(nats) / len(expected), alphas.numpy(), updates.numpy(), ponder.numpy())
+    return Answer(
+        expected.numpy(),
+        greedy.numpy(),
+        pointer,
+        sum(nats) / len(expected),
+        alphas.numpy(),
+        updates.numpy(),
+        ponder.numpy(),
+    )
 
 # %% ../../nbs/routing/02_evaluate.ipynb #ccec2a2c
 def diagnostics(
@@ -96,12 +124,19 @@ def diagnostics(
     updates: np.ndarray,  # [B]
     ponder: np.ndarray,  # [B]
 ) -> dict[str, float | None]:  # None for what there is none of
-    """Mean and deviation of the routing entropy (nats), Herfindahl index, share of the first head, how far the weights of one list are
-    from another's, slow updates, ponder per update."""
+    """Mean and deviation of the routing entropy (nats), Herfindahl index, share of the first head, how far the weights
+    of one list are from another's, slow updates, ponder per update.
+    """
     nats, any_ = entropy(torch.from_numpy(alphas)).numpy(), alphas.size > 0
-    return {"routing_entropy": float(nats.mean()) if any_ else None, "routing_entropy_std": float(nats.std()) if any_ else None,
-            "head_concentration": float((alphas**2).sum(-1).mean()) if any_ else None, "top1_share": float(alphas.max(-1).mean()) if any_ else None,
-            "between_lists": float(alphas.mean(2).std(0).mean()) if any_ else None, "n_H_updates": float(updates.mean()), "ponder": float((ponder / updates.clip(1)).mean()) if ponder.any() else None}
+    return {
+        "routing_entropy": float(nats.mean()) if any_ else None,
+        "routing_entropy_std": float(nats.std()) if any_ else None,
+        "head_concentration": float((alphas**2).sum(-1).mean()) if any_ else None,
+        "top1_share": float(alphas.max(-1).mean()) if any_ else None,
+        "between_lists": float(alphas.mean(2).std(0).mean()) if any_ else None,
+        "n_H_updates": float(updates.mean()),
+        "ponder": float((ponder / updates.clip(1)).mean()) if ponder.any() else None,
+    }
 
 # %% ../../nbs/routing/02_evaluate.ipynb #dd53701d
 def measure(
@@ -110,9 +145,13 @@ def measure(
 ) -> dict[str, float | None]:
     "Held-out measures by expected rank, tau of the greedy order, loss, and the diagnostics."
     said = answer(model, lists)
-    scores = {name: float(value.mean()) for name, value in metrics(said.expected, lists["ranks"], lists["visible"]).items()}
+    scores = {
+        name: float(value.mean()) for name, value in metrics(said.expected, lists["ranks"], lists["visible"]).items()
+    }
     greedy = rank_tau(said.greedy, lists["ranks"]).mean()
-    return scores | {"greedy_tau": float(greedy), "loss": said.loss} | diagnostics(said.alphas, said.updates, said.ponder)
+    return (
+        scores | {"greedy_tau": float(greedy), "loss": said.loss} | diagnostics(said.alphas, said.updates, said.ponder)
+    )
 
 # %% ../../nbs/routing/02_evaluate.ipynb #863763ac
 def least_loss(
@@ -140,7 +179,12 @@ def taus(
 ) -> dict[str, np.ndarray]:  # each [B]
     "Tau of each list: by expected rank, by drawn orders, by the greedy order, and of the best rule there is."
     drawn = torch.cat([sampled_ranks(part, samples, generator) for part in said.pointer.split(256)])
-    scores = {"expected rank": said.expected, "drawn orders": drawn, "greedy": said.greedy, "best rule": lists["values"]}
+    scores = {
+        "expected rank": said.expected,
+        "drawn orders": drawn,
+        "greedy": said.greedy,
+        "best rule": lists["values"],
+    }
     return {name: rank_tau(one, lists["ranks"]) for name, one in scores.items()}
 
 
@@ -157,7 +201,15 @@ def evaluate_set(
     estimates = {name: bootstrap(tau, rng, resamples=resamples) for name, tau in found.items()}
     gap = paired_bootstrap(found["expected rank"], found["best rule"], rng, resamples=resamples)
     hidden = 1 - lists["visible"].double().mean().item()
-    return {"length": n, "lists": rows, "ceiling": ceiling(n, hidden), **estimates, "to best rule": gap, "measures": measure(model, lists), "taus": found}
+    return {
+        "length": n,
+        "lists": rows,
+        "ceiling": ceiling(n, hidden),
+        **estimates,
+        "to best rule": gap,
+        "measures": measure(model, lists),
+        "taus": found,
+    }
 
 # %% ../../nbs/routing/02_evaluate.ipynb #1b325e13
 def routing_log(
@@ -170,7 +222,14 @@ def routing_log(
     rows = []
     for sample, alphas in enumerate(said.alphas[:samples].mean(2)):
         heads = np.argsort(-alphas, axis=-1, kind="stable")[:, :topk]
-        rows.append({"epoch": epoch, "sample_id": sample, "topk_heads": heads.tolist(), "alphas": [[round(float(a), 6) for a in row] for row in alphas]})
+        rows.append(
+            {
+                "epoch": epoch,
+                "sample_id": sample,
+                "topk_heads": heads.tolist(),
+                "alphas": [[round(float(a), 6) for a in row] for row in alphas],
+            }
+        )
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 # %% ../../nbs/routing/02_evaluate.ipynb #aaf26ca1
@@ -189,11 +248,18 @@ def read_lengths(
     config: EvaluateConfig,
     data: Path | str,  # folder of the sets
 ) -> dict[int, dict[str, Tensor]]:  # length -> values, visible, ranks
-    "The test lists of each length. Raises `ConfigError` for a set that is missing or has lists of another length, or too few to draw one."
+    """The test lists of each length. Raises `ConfigError` for a set that is missing or has lists of another length, or
+    too few to draw one.
+    """
     found = {length: read(data, name, "test") for length, name in config.lengths.items()}
     for length, lists in found.items():
         if lists["ranks"].shape[1] != length:
-            raise ConfigError(f"routing.evaluate.lengths.{length}: {config.lengths[length]} has lists of {lists['ranks'].shape[1]}; allowed: a set with lists of {length}")
+            raise ConfigError(
+                f"routing.evaluate.lengths.{length}: {config.lengths[length]} has lists of {lists['ranks'].shape[1]}; "
+                f"allowed: a set with lists of {length}"
+            )
     if config.heat_list >= (few := min(len(lists["ranks"]) for lists in found.values())):
-        raise ConfigError(f"routing.evaluate.heat_list: found {config.heat_list}; allowed: 0 to {few - 1}, for there are {few} lists")
+        raise ConfigError(
+            f"routing.evaluate.heat_list: found {config.heat_list}; allowed: 0 to {few - 1}, for there are {few} lists"
+        )
     return found

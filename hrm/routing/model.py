@@ -42,7 +42,9 @@ class RoutingArch(Section):
     @model_validator(mode="after")
     def _even(self):
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} with {self.heads} heads; allowed: a width that the heads can share evenly")
+            raise ValueError(
+                f"width {self.width} with {self.heads} heads; allowed: a width that the heads can share evenly"
+            )
         return self
 
 # %% ../../nbs/routing/01_model.ipynb #f3c6f90a
@@ -131,7 +133,10 @@ class Controller(nn.Module):
 
     def start(self, x: Tensor) -> State:
         "A memory with nothing in it, for items [B, N, D]."
-        zero, none = x.new_zeros(x.shape[0], x.shape[2], dtype=torch.float32), x.new_zeros(x.shape[0], dtype=torch.float32)
+        zero, none = (
+            x.new_zeros(x.shape[0], x.shape[2], dtype=torch.float32),
+            x.new_zeros(x.shape[0], dtype=torch.float32),
+        )
         return State(zero, zero, none.long(), none, zero, none.long(), none)
 
     def mix(self, logits: Tensor) -> Tensor:
@@ -159,7 +164,9 @@ class Classical(Controller):
         net = lambda size: nn.Sequential(nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, config.heads))
         self.norm, self.own, self.seen = nn.LayerNorm(config.width), net(config.width), net(config.width + config.heads)
 
-    def forward(self, x: Tensor, heads: Tensor, state: State, last: bool = False, mask: Tensor | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, x: Tensor, heads: Tensor, state: State, last: bool = False, mask: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         "See `Controller`; weights [B, N, H]."
         y = self.norm(x)
         return self.mix(self.own(y) + self.seen(torch.cat((y, heads.mean(-1)), -1))), state
@@ -182,7 +189,9 @@ class TwoTimes(Controller):
         "[B, 1, H] of both states [B, D]."
         return self.mix(self.route(z_L + self.gain(z_H)))[:, None]
 
-    def forward(self, x: Tensor, heads: Tensor, state: State, last: bool = False, mask: Tensor | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, x: Tensor, heads: Tensor, state: State, last: bool = False, mask: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         "See `Controller`; weights [B, 1, H]."
         c, due = self.enter(pooled(x, mask)), state.since % self.config.T == 0
         z_H = torch.where(due[:, None], self.norm_H(self.slow(c, state.z_H.to(c.dtype))).float(), state.z_H)
@@ -200,7 +209,9 @@ class Adaptive(TwoTimes):
         super().__init__(config)
         self.gate = nn.Linear(2 * config.width, 1)
 
-    def forward(self, x: Tensor, heads: Tensor, state: State, last: bool = False, mask: Tensor | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, x: Tensor, heads: Tensor, state: State, last: bool = False, mask: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         "See `Controller`; weights [B, 1, H]."
         c = self.enter(pooled(x, mask))
         z_L = self.norm_L(self.fast(torch.cat((c, state.z_H.to(c.dtype)), -1), state.z_L.to(c.dtype))).float()
@@ -212,8 +223,15 @@ class Adaptive(TwoTimes):
         moved = self.norm_H(self.slow(torch.cat((c, mean.to(c.dtype)), -1), state.z_H.to(c.dtype))).float()
         z_H = torch.where(running[:, None], state.z_H, moved)
         ponder = state.ponder + torch.where(running, 0.0, steps + weight)
-        state = State(z_H, z_L, torch.where(running, steps, 0), torch.where(running, spent, 0.0), torch.where(running[:, None], mean, 0.0),
-                      state.updates + ~running, ponder)
+        state = State(
+            z_H,
+            z_L,
+            torch.where(running, steps, 0),
+            torch.where(running, spent, 0.0),
+            torch.where(running[:, None], mean, 0.0),
+            state.updates + ~running,
+            ponder,
+        )
         return self.weights(z_H, z_L), state
 
 
@@ -227,7 +245,9 @@ class PointerBlock(nn.Module):
         super().__init__()
         self.config, self.layer, self.controller = config, Layer(config), CONTROLLERS[config.controller](config)
 
-    def iteration(self, x: Tensor, cached: Tensor | None, state: State, last: bool, mask: Tensor | None) -> tuple[Tensor, Tensor, State]:
+    def iteration(
+        self, x: Tensor, cached: Tensor | None, state: State, last: bool, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, State]:
         "Look (unless that is done), decide, merge."
         heads = self.layer.look(x, mask) if cached is None else cached
         alpha, state = self.controller(x, heads, state, last, mask)
@@ -240,7 +260,9 @@ class PointerBlock(nn.Module):
         iters: int = 1,  # R
         mask: Tensor | None = None,  # [B, N] bool, which items there are
         state: State | None = None,  # to go on from
-    ) -> tuple[list[Tensor], list[Tensor], State]:  # after each iteration: items [B, N, D], weights [B, N or 1, H]; memory
+    ) -> tuple[
+        list[Tensor], list[Tensor], State
+    ]:  # after each iteration: items [B, N, D], weights [B, N or 1, H]; memory
         "Iterate. Without iterations there is one state, the given one, and no decision."
         state = self.controller.start(x) if state is None else state
         cached = self.layer.look(x, mask) if cache_heads and iters else None
@@ -248,7 +270,9 @@ class PointerBlock(nn.Module):
         for step in range(iters):
             given = (x, cached, state, step == iters - 1, mask)
             again = self.config.checkpointing and torch.is_grad_enabled()
-            x, alpha, state = recompute(self.iteration, *given, use_reentrant=False) if again else self.iteration(*given)
+            x, alpha, state = (
+                recompute(self.iteration, *given, use_reentrant=False) if again else self.iteration(*given)
+            )
             states.append(x)
             alphas.append(alpha)
         return states, alphas, state
@@ -314,8 +338,10 @@ class PointerModel(nn.Module):
         mask: Tensor | None = None,  # [B, N] bool, which items there are; None for all
         deep: bool = False,  # an answer after every iteration instead of the last alone
     ) -> dict[str, Tensor]:
-        """`pointer` [S, B, N ranks, N items] and `rank` [S, B, N items, N ranks], logits after S iterations (the last one alone: S = 1);
-        `alphas` [R, B, N or 1, H]; `updates` [B] of the slow state, and `ponder` [B], N + R summed over them."""
+        """`pointer` [S, B, N ranks, N items] and `rank` [S, B, N items, N ranks], logits after S iterations (the last
+        one alone: S = 1); `alphas` [R, B, N or 1, H]; `updates` [B] of the slow state, and `ponder` [B], N + R
+        summed over them.
+        """
         x = self.encoder(values, visible, mask)
         states, alphas, state = self.block(x, self.config.cache_heads, self.config.iters, mask)
         pointers, ranks = self.pointer(torch.stack(states if deep else states[-1:]), mask)
@@ -335,11 +361,13 @@ def build(
     return model.to((placement or pick()).device)
 
 
-def parts(
-    model: PointerModel,
-) -> dict[str, nn.Module]:  # encoder, controller, other
+def parts(model: PointerModel) -> dict[str, nn.Module]:  # encoder, controller, other
     "The three parts that have a learning rate and a clip of their own."
-    return {"encoder": model.encoder, "controller": model.controller, "other": nn.ModuleList((model.block.layer, model.pointer))}
+    return {
+        "encoder": model.encoder,
+        "controller": model.controller,
+        "other": nn.ModuleList((model.block.layer, model.pointer)),
+    }
 
 # %% ../../nbs/routing/01_model.ipynb #3474a010
 def losses(
@@ -351,9 +379,11 @@ def losses(
     count, n = len(pointers), ranks.shape[1]
     covered = ranks[:, None] < torch.arange(n, device=ranks.device)[:, None]  # [B, N ranks, N items]
     order = ranks.argsort(-1)  # [B, N ranks] items
+
     def mean(logits: Tensor, target: Tensor) -> Tensor:
         nats = F.cross_entropy(logits.flatten(0, 2), target.expand(count, -1, -1).flatten(), reduction="none")
         return nats.view(count, -1).mean(1)
+
     return {"pointer": mean(pointers.masked_fill(covered, -math.inf), order), "rank": mean(own, ranks)}
 
 # %% ../../nbs/routing/01_model.ipynb #3a9a7986

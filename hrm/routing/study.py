@@ -29,8 +29,9 @@ def compare(
     rng: np.random.Generator,  # of the bootstrap
     resamples: int = 2000,
 ) -> dict[str, Any]:
-    """Difference with the paired t interval and with the bootstrap's, p of the paired and of Welch's test with its t and degrees of freedom,
-    Hedges' g. Raises `ValueError` for fewer than two pairs."""
+    """Difference with the paired t interval and with the bootstrap's, p of the paired and of Welch's test with its t
+    and degrees of freedom, Hedges' g. Raises `ValueError` for fewer than two pairs.
+    """
     a, b = np.asarray(changed, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if len(a) != len(b) or len(a) < 2:
         raise ValueError(f"compare: found {len(a)} and {len(b)} values; allowed: the same seeds, two or more")
@@ -38,14 +39,24 @@ def compare(
     low, high, p = gap.mean(), gap.mean(), float(not gap.any())
     moves = a.std() > 0 or b.std() > 0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # scipy doubts samples that are nearly constant, and says so each time
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # scipy doubts samples that are nearly constant, and says so each time
         if gap.std() > 1e-9 * abs(gap).max():
             test = scipy_stats.ttest_rel(a, b)
             (low, high), p = test.confidence_interval(0.95), test.pvalue
         apart = welch(a, b) if moves else None
-    return {"changed": a.mean(), "reference": b.mean(), "difference": Estimate(float(gap.mean()), float(low), float(high), len(gap)),
-            "bootstrap": bootstrap(gap, rng, resamples=resamples), "p": float(p), "t": apart.t if apart else None, "df": apart.df if apart else None,
-            "p_welch": apart.p if apart else p, "g": hedges_g(a, b) if moves else 0.0 if not gap.any() else None}
+    return {
+        "changed": a.mean(),
+        "reference": b.mean(),
+        "difference": Estimate(float(gap.mean()), float(low), float(high), len(gap)),
+        "bootstrap": bootstrap(gap, rng, resamples=resamples),
+        "p": float(p),
+        "t": apart.t if apart else None,
+        "df": apart.df if apart else None,
+        "p_welch": apart.p if apart else p,
+        "g": hedges_g(a, b) if moves else 0.0 if not gap.any() else None,
+    }
 
 
 def family(
@@ -68,12 +79,17 @@ def read_tables(
             else:
                 frame = pd.read_csv(file, keep_default_na=False, na_values=[""])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{file}: cannot be read as the table of a sweep ({type(error).__name__}: {error})") from error
+            raise ConfigError(
+                f"{file}: cannot be read as the table of a sweep ({type(error).__name__}: {error})"
+            ) from error
         if missing := [name for name in COLUMNS if name not in frame]:
             raise ConfigError(f"{file}, line 1: column {', '.join(missing)} missing; allowed: {', '.join(COLUMNS)}")
         wrong = pd.to_numeric(frame.loc[frame["status"] == "done", "kendall"], errors="coerce").isna()
         if wrong.any():
-            raise ConfigError(f"{file}, line {wrong.idxmax() + 2}: kendall: found {frame['kendall'][wrong.idxmax()]!r}; allowed: a number, for the row is done")
+            raise ConfigError(
+                f"{file}, line {wrong.idxmax() + 2}: kendall: found {frame['kendall'][wrong.idxmax()]!r}; allowed: a "
+                "number, for the row is done"
+            )
         frames.append(frame)
     if not frames:
         raise ConfigError("found no table; allowed: one or more CSV files")
@@ -82,7 +98,9 @@ def read_tables(
 
 
 def _key(row: Mapping[str, Any]) -> tuple:
-    "The six settings, comparable: what is missing is None, and whole numbers are whole, which a column with gaps forgets."
+    """The six settings, comparable: what is missing is None, and whole numbers are whole, which a column with gaps
+    forgets.
+    """
     whole = lambda name: int(row[name]) if name in ("iters", "T", "topk") else row[name]
     return tuple(None if pd.isna(row[name]) else whole(name) for name in FACTORS)
 
@@ -94,12 +112,19 @@ def effects(
     base: str = "base",  # config_id
     resamples: int = 2000,
 ) -> pd.DataFrame:  # factor, level, config_id, against, and what `compare` and `family` say
-    "Each level of each setting against its reference. Raises `ConfigError` without a base, or for two results of one run."
+    """Each level of each setting against its reference. Raises `ConfigError` without a base, or for two results of one
+    run.
+    """
     done = table[table["status"] == "done"]
     if twice := done.loc[done.duplicated(["config_id", "seed"]), ["config_id", "seed"]].values.tolist():
-        raise ConfigError(f"{twice[0][0]}, seed {twice[0][1]}: found two different results; allowed: the rows of one sweep")
+        raise ConfigError(
+            f"{twice[0][0]}, seed {twice[0][1]}: found two different results; allowed: the rows of one sweep"
+        )
     if base not in set(done["config_id"]):
-        raise ConfigError(f"found no finished run of {base!r}; allowed as base: {'; '.join(dict.fromkeys(done['config_id'])) or 'none, for nothing is finished'}")
+        raise ConfigError(
+            f"found no finished run of {base!r}; allowed as base: "
+            f"{'; '.join(dict.fromkeys(done['config_id'])) or 'none, for nothing is finished'}"
+        )
     runs = {name: rows.set_index("seed")[column].astype(float) for name, rows in done.groupby("config_id", sort=False)}
     keys = {name: _key(rows.iloc[0]) for name, rows in done.groupby("config_id", sort=False)}
     home, named, rows = keys[base], {key: name for name, key in keys.items()}, []
@@ -110,8 +135,16 @@ def effects(
                 continue
             both = runs[name].index.intersection(runs[other].index)
             if len(both) > 1:
-                rows.append({"factor": factor, "level": "all" if key[place] is None else str(key[place]), "config_id": name, "against": other, "n": len(both)}
-                            | compare(runs[name][both], runs[other][both], rng, resamples))
+                rows.append(
+                    {
+                        "factor": factor,
+                        "level": "all" if key[place] is None else str(key[place]),
+                        "config_id": name,
+                        "against": other,
+                        "n": len(both),
+                    }
+                    | compare(runs[name][both], runs[other][both], rng, resamples)
+                )
     return family(rows)
 
 # %% ../../nbs/routing/05_study.ipynb #265c72bf
@@ -131,7 +164,9 @@ def versus(
         for name in [name for name in dict.fromkeys(there[group]) if name != reference]:
             pair = wide[[name, reference]].dropna()
             if len(pair) > 1:
-                rows.append({by: place, group: name, "n": len(pair)} | compare(pair[name], pair[reference], rng, resamples))
+                rows.append(
+                    {by: place, group: name, "n": len(pair)} | compare(pair[name], pair[reference], rng, resamples)
+                )
     return family(rows)
 
 # %% ../../nbs/routing/05_study.ipynb #711c2e45
@@ -140,19 +175,32 @@ def forest(
 ) -> Figure:
     "One row per comparison, settings in groups from top to bottom; panels share the rows."
     first = next(iter(panels.values()))
-    fig, axes = plots.new(width=3 + 3.6 * len(panels), height=0.9 + 0.24 * len(first), cols=len(panels), sharey=True, squeeze=False)
+    fig, axes = plots.new(
+        width=3 + 3.6 * len(panels), height=0.9 + 0.24 * len(first), cols=len(panels), sharey=True, squeeze=False
+    )
     colors = {factor: plots.PALETTE[place] for place, factor in enumerate(FACTORS)}
     for ax, (label, found) in zip(axes[0], panels.items()):
         for place, row in enumerate(found.itertuples()):
             color = colors[row.factor]
             ax.plot([row.difference.low, row.difference.high], [place, place], color=color, linewidth=1.8)
-            ax.plot(row.difference.value, place, "o", color=color, markersize=5, markerfacecolor=color if row.p_holm < 0.05 else "white")
+            ax.plot(
+                row.difference.value,
+                place,
+                "o",
+                color=color,
+                markersize=5,
+                markerfacecolor=color if row.p_holm < 0.05 else "white",
+            )
             g = "" if row.g is None or pd.isna(row.g) else f"{row.g:+.2f}"
-            ax.annotate(g, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=7.5, color=plots.GREY)
+            ax.annotate(
+                g, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=7.5, color=plots.GREY
+            )
         ax.annotate("g", (1.04, 1.0), xycoords="axes fraction", va="bottom", fontsize=8, color=plots.GREY)
         ax.axvline(0, color=plots.GREY, linestyle=(0, (4, 3)), linewidth=1)
         plots.label(ax, label, "")
-    axes[0, 0].set(yticks=range(len(first)), yticklabels=[_level(row) for row in first.itertuples()], ylim=(len(first) - 0.4, -0.6))
+    axes[0, 0].set(
+        yticks=range(len(first)), yticklabels=[_level(row) for row in first.itertuples()], ylim=(len(first) - 0.4, -0.6)
+    )
     return fig
 
 

@@ -42,7 +42,10 @@ def settings_of(
 ) -> dict[str, Any]:
     "The six settings of a run."
     return {name: run["arch"][name] for name in ("iters", "T", "topk")} | {
-        "lr_ctl": run["controller"]["lr"], "ent_reg": run["entropy_reg"], "use_act": run["arch"]["controller"] == "hrm_act"}
+        "lr_ctl": run["controller"]["lr"],
+        "ent_reg": run["entropy_reg"],
+        "use_act": run["arch"]["controller"] == "hrm_act",
+    }
 
 
 def change_of(
@@ -53,7 +56,9 @@ def change_of(
     if "use_act" in settings:
         arch["controller"] = "hrm_act" if settings["use_act"] else "hrm"
     found = {"arch": arch, "controller": {"lr": settings["lr_ctl"]} if "lr_ctl" in settings else {}}
-    return {name: value for name, value in found.items() if value} | ({"entropy_reg": settings["ent_reg"]} if "ent_reg" in settings else {})
+    return {name: value for name, value in found.items() if value} | (
+        {"entropy_reg": settings["ent_reg"]} if "ent_reg" in settings else {}
+    )
 
 # %% ../../nbs/routing/04_sweep.ipynb #33d26f04
 def one_at_a_time(
@@ -67,7 +72,9 @@ def one_at_a_time(
         for level in levels:
             one = dict(base) | {name: level} | ({"iters": iters} if name == "T" else {})
             if one not in found.values():
-                found[", ".join(f"{key}={value}" for key, value in one.items() if value != base[key] or key == name)] = one
+                found[
+                    ", ".join(f"{key}={value}" for key, value in one.items() if value != base[key] or key == name)
+                ] = one
     return found
 
 
@@ -90,7 +97,9 @@ def grid(
 
 # %% ../../nbs/routing/04_sweep.ipynb #5eaa0e03
 class GridConfig(Section):
-    "The section `routing.grid`: which part of the grid to run. Parts are for machines that share the work, see `hrm sweep`."
+    """The section `routing.grid`: which part of the grid to run. Parts are for machines that share the work, see `hrm
+    sweep`.
+    """
 
     part: int = Field(ge=0)
     parts: int = Field(gt=0)
@@ -138,7 +147,9 @@ class SweepConfig(Section):
     @model_validator(mode="after")
     def _complete(self):
         if wrong := set(self.factors) ^ set(FACTORS):
-            raise ValueError(f"factors: {', '.join(sorted(wrong))} missing or unknown; allowed: {', '.join(FACTORS)}, all of them")
+            raise ValueError(
+                f"factors: {', '.join(sorted(wrong))} missing or unknown; allowed: {', '.join(FACTORS)}, all of them"
+            )
         if empty := [name for name, levels in self.factors.items() if not levels]:
             raise ValueError(f"factors.{empty[0]}: found no levels; allowed: one or more")
         for change in (self.shift.change, self.low_data.change, self.document):
@@ -158,18 +169,13 @@ class Job:
     traced: bool = False  # keep what it did over time as well
 
 
-def grid_jobs(
-    config: SweepConfig,
-    part: GridConfig,
-) -> list[Job]:
+def grid_jobs(config: SweepConfig, part: GridConfig) -> list[Job]:
     "A part of the grid; the parts are as large as each other, and as mixed."
     share = list(grid(config.factors, config.base.arch.heads).items())[part.part :: part.parts][: part.most or None]
     return [Job("grid", name, change_of(one), seed) for name, one in share for seed in range(part.seeds)]
 
 
-def jobs(
-    config: SweepConfig,
-) -> list[Job]:
+def jobs(config: SweepConfig) -> list[Job]:
     "Everything that the section asks for, in its order."
     alone = one_at_a_time(settings_of(config.base.model_dump()), config.factors)
     found = [Job("sweep", name, change_of(one), seed) for name, one in alone.items() for seed in range(config.seeds)]
@@ -177,20 +183,42 @@ def jobs(
         change = changed(changed(config.base.model_dump(), config.shift.change), {"arch": {"controller": controller}})
         found += [Job("shift", controller, change, seed, config.shift.tests) for seed in range(config.shift.seeds)]
     for controller, size in itertools.product(config.low_data.controllers, config.low_data.sizes):
-        change = changed(changed(config.base.model_dump(), config.low_data.change), {"arch": {"controller": controller}, "rows": size})
-        found += [Job("low_data", f"{controller}, {size} lists", change, seed, config.low_data.tests) for seed in range(config.low_data.seeds)]
+        change = changed(
+            changed(config.base.model_dump(), config.low_data.change),
+            {"arch": {"controller": controller}, "rows": size},
+        )
+        found += [
+            Job("low_data", f"{controller}, {size} lists", change, seed, config.low_data.tests)
+            for seed in range(config.low_data.seeds)
+        ]
     return found + [Job("document", "document", config.document, 0)]
 
 # %% ../../nbs/routing/04_sweep.ipynb #d79bf4e6
-COLUMNS = ("config_id", "seed", *FACTORS, "train_time_s", "tokens_per_s", "peak_mem_gb", "kendall", "perfect", "accuracy", "routing_entropy",
-           "head_concentration", "n_H_updates", "status", "error")
+COLUMNS = (
+    "config_id",
+    "seed",
+    *FACTORS,
+    "train_time_s",
+    "tokens_per_s",
+    "peak_mem_gb",
+    "kendall",
+    "perfect",
+    "accuracy",
+    "routing_entropy",
+    "head_concentration",
+    "n_H_updates",
+    "status",
+    "error",
+)
 
 
 def trace(
     folder: Path,  # of a finished run
 ) -> dict[str, Any]:  # routes [epochs][lists][R][H], and held-out loss [epochs]
     "What a run did over time, from its logs."
-    logs = sorted(folder.glob("routing_log_epoch*.jsonl"), key=lambda file: int(file.stem.removeprefix("routing_log_epoch")))
+    logs = sorted(
+        folder.glob("routing_log_epoch*.jsonl"), key=lambda file: int(file.stem.removeprefix("routing_log_epoch"))
+    )
     routes = [[json.loads(line)["alphas"] for line in file.read_text().splitlines()] for file in logs]
     return {"routes": routes, "losses": read_log(folder)["held_out.loss"].dropna().tolist()}
 
@@ -203,18 +231,31 @@ def outcome(
     options: Options,
 ) -> dict[str, Any]:  # one row
     "Run a job. Raises `Stopped`; every other failure is in the row."
-    row = {"study": job.study, "config_id": job.config_id, "seed": job.seed} | settings_of(changed(base.model_dump(), job.change))
+    row = {"study": job.study, "config_id": job.config_id, "seed": job.seed} | settings_of(
+        changed(base.model_dump(), job.change)
+    )
     try:
         config, label = base.varied(job.change, ("routing", "sweep")), f"{job.study}: {job.config_id}, seed {job.seed}"
         result = run(label, config, job.seed, data, out, options)
         model = load(result.folder / "final")[0] if job.tests else None
-        more = {"tests": {name: measure(model, read(data, name, "test")) for name in job.tests}} | (trace(result.folder) if job.traced else {})
+        more = {"tests": {name: measure(model, read(data, name, "test")) for name in job.tests}} | (
+            trace(result.folder) if job.traced else {}
+        )
     except Exception as error:  # whatever it is, the other jobs have a right to be run; a stop is no Exception
         return row | {"status": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())}
     held_out, timings = result.metrics["held_out"], result.timings
-    return row | {"train_time_s": timings["train_seconds"], "tokens_per_s": timings["tokens_per_s"], "peak_mem_gb": timings["peak_memory_gb"],
-                  "kendall": held_out["tau"], "perfect": held_out["perfect_visible"], **{name: value for name, value in held_out.items() if name not in ("tau", "perfect")},
-                  "tflop": result.metrics["tflop"], **more, "status": "done", "error": ""}
+    return row | {
+        "train_time_s": timings["train_seconds"],
+        "tokens_per_s": timings["tokens_per_s"],
+        "peak_mem_gb": timings["peak_memory_gb"],
+        "kendall": held_out["tau"],
+        "perfect": held_out["perfect_visible"],
+        **{name: value for name, value in held_out.items() if name not in ("tau", "perfect")},
+        "tflop": result.metrics["tflop"],
+        **more,
+        "status": "done",
+        "error": "",
+    }
 
 # %% ../../nbs/routing/04_sweep.ipynb #df9ccbf5
 def growing(
@@ -231,16 +272,20 @@ def work(
     table: Path | None = None,  # CSV file of the `COLUMNS`, written again after every row
     options: Options = Options(),
 ) -> pd.DataFrame:
-    """Run all jobs, one row each. Raises `Stopped` with everything so far kept, and `ConfigError` before any work for a test
-    set that is missing and while another process fills the same rows or table."""
+    """Run all jobs, one row each. Raises `Stopped` with everything so far kept, and `ConfigError` before any work for a
+    test set that is missing and while another process fills the same rows or table.
+    """
     for name in dict.fromkeys(name for job in todo for name in job.tests):
         read(data, name, "test")  # after the trainings it would be late to miss it
     home = options.home / "rows"
     finished = home / hash_of([place_of(table or data, home)])
     decides, kept, rows = [base.model_dump(), tree_hash(data), code_version("hrm.routing.sweep")], [], []
     grows = growing(table) if table else None
-    with (Lock.take(table, "written") if table else nullcontext(), Lock.take(home, "filled"),
-          one_thread()):  # the work of one operation is so small that a second thread costs more than it does
+    with (
+        Lock.take(table, "written") if table else nullcontext(),
+        Lock.take(home, "filled"),
+        one_thread(),
+    ):  # the work of one operation is so small that a second thread costs more than it does
         for job in tqdm(todo, desc="sweep", unit="run", disable=not options.progress):
             name = hash_of([*decides, job.study, job.config_id, job.change, job.seed, job.tests, job.traced])
             file, out = finished / f"{name}.json", finished / name
@@ -261,10 +306,7 @@ def work(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/routing/04_sweep.ipynb #df9ccbf6
-def write_csv(
-    rows: pd.DataFrame,
-    file: Path | str,
-) -> Path:
+def write_csv(rows: pd.DataFrame, file: Path | str) -> Path:
     "The `COLUMNS` of a table as CSV; an empty field is what there is none of, such as `topk` where all heads count."
     whole = lambda value: int(value) if isinstance(value, float) and value.is_integer() else value
     return write_atomic(file, rows.reindex(columns=COLUMNS).astype(object).map(whole).to_csv(index=False))

@@ -50,7 +50,9 @@ class RunConfig(EpochRun):
     temp_decay: float = Field(gt=0, le=1)  # per epoch
     entropy_reg: float = Field(ge=0)  # weight of the entropy bonus, halved every `entropy_decay_epochs`
     entropy_decay_epochs: int = Field(gt=0)
-    entropy_floor: float = Field(0.0, ge=0)  # nats; a shortfall of a decision's entropy is added to the loss, always at weight 1
+    entropy_floor: float = Field(
+        0.0, ge=0
+    )  # nats; a shortfall of a decision's entropy is added to the loss, always at weight 1
     controller_warmup_epochs: int = Field(ge=0)  # in which the controller does not learn
     ponder_tau: float = Field(ge=0)  # weight of the ponder cost
     rows: int = Field(0, ge=0)  # training lists to use, from the front; 0 for all
@@ -70,8 +72,14 @@ class RunConfig(EpochRun):
     ) -> LoopConfig:
         "The same in optimizer steps."
         steps = lambda epochs: max(1, round(epochs * rows / self.batch_size))
-        return LoopConfig(steps=steps(self.epochs), evaluate_every=steps(self.evaluate_every), log_every=steps(1), amp=self.amp,
-                          compile=self.compile, best="tau")
+        return LoopConfig(
+            steps=steps(self.epochs),
+            evaluate_every=steps(self.evaluate_every),
+            log_every=steps(1),
+            amp=self.amp,
+            compile=self.compile,
+            best="tau",
+        )
 
 # %% ../../nbs/routing/03_train.ipynb #08e51fa5
 def temperature(
@@ -82,16 +90,15 @@ def temperature(
     return max(config.temp_min, config.temp_init * config.temp_decay**epoch)
 
 
-def entropy_weight(
-    epoch: int,
-    config: RunConfig,
-) -> float:
+def entropy_weight(epoch: int, config: RunConfig) -> float:
     "Halves every so many epochs."
     return config.entropy_reg * 0.5 ** (epoch // config.entropy_decay_epochs)
 
 # %% ../../nbs/routing/03_train.ipynb #20efda96
 class SortingTask(Task):
-    "A pointer model on lists, for the core's training loop. Raises ConfigError where several processes meet a frozen controller."
+    """A pointer model on lists, for the core's training loop. Raises ConfigError where several processes meet a frozen
+    controller.
+    """
 
     def __init__(
         self,
@@ -103,12 +110,21 @@ class SortingTask(Task):
     ):
         self.model, self.train, self.dev, self.config, self.generator = model, train, dev, config, generator
         own, optims = parts(model), {"encoder": config.encoder, "controller": config.controller, "other": config.other}
-        self.groups = [(own[name], optims[name]) for name in own if any(p.requires_grad for p in own[name].parameters())]
+        self.groups = [
+            (own[name], optims[name]) for name in own if any(p.requires_grad for p in own[name].parameters())
+        ]
         self.thawed = [p for p in model.controller.parameters() if p.requires_grad]
         self.rows, self.device = len(train["ranks"]), model.pointer.key.weight.device
-        self.stream, self.mine, self.seen, self.routes = Stream(self.rows, generator), share(config.batch_size, *world()), 0, {}
+        self.stream, self.mine, self.seen, self.routes = (
+            Stream(self.rows, generator),
+            share(config.batch_size, *world()),
+            0,
+            {},
+        )
         if world()[1] > 1 and self.thawed and config.controller_warmup_epochs:
-            raise ConfigError("controller_warmup_epochs: several processes cannot wait for a frozen part; allowed: 0 with torchrun")
+            raise ConfigError(
+                "controller_warmup_epochs: several processes cannot wait for a frozen part; allowed: 0 with torchrun"
+            )
 
     @property
     def epoch(self) -> int:
@@ -122,7 +138,12 @@ class SortingTask(Task):
 
     def state_dict(self) -> dict[str, Any]:
         "Place in the stream, lists seen, logs of routes."
-        return {"stream": self.stream.state_dict(), "generator": self.generator.get_state(), "seen": self.seen, "routes": dict(self.routes)}
+        return {
+            "stream": self.stream.state_dict(),
+            "generator": self.generator.get_state(),
+            "seen": self.seen,
+            "routes": dict(self.routes),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"])
@@ -152,13 +173,21 @@ def loss(self: SortingTask, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]
     total, told = nats["pointer"] + nats["rank"], dict(nats)
     if len(said["alphas"]):
         spread = entropy(said["alphas"])
-        total = total - entropy_weight(epoch, config) * spread.mean() + (config.entropy_floor - spread).clamp(min=0).mean()
+        total = (
+            total - entropy_weight(epoch, config) * spread.mean() + (config.entropy_floor - spread).clamp(min=0).mean()
+        )
         told["routing_entropy"] = spread.mean()
     if config.arch.controller == "hrm_act" and config.arch.iters:
         told["ponder"] = (said["ponder"] / said["updates"]).mean()
         total = total + config.ponder_tau * told["ponder"]
-    told |= {"loss": total, "temperature": self.model.controller.temperature, "entropy_weight": torch.tensor(entropy_weight(epoch, config), device=self.device)}
-    return total, {"count": torch.tensor(1.0, device=self.device)} | {name: value.detach() for name, value in told.items()}
+    told |= {
+        "loss": total,
+        "temperature": self.model.controller.temperature,
+        "entropy_weight": torch.tensor(entropy_weight(epoch, config), device=self.device),
+    }
+    return total, {"count": torch.tensor(1.0, device=self.device)} | {
+        name: value.detach() for name, value in told.items()
+    }
 
 
 @patch
@@ -177,10 +206,10 @@ def compile(self: SortingTask) -> None:
     self.model.compile(mode="reduce-overhead" if self.device.type == "cuda" else "default")
 
 # %% ../../nbs/routing/03_train.ipynb #ec997a04
-def gradient_probe(
-    task: SortingTask,
-) -> list[str]:
-    "Names of the parameters whose gradient after one step is None, or nothing but rounding, with the controller thawed; the task stays as it was."
+def gradient_probe(task: SortingTask) -> list[str]:
+    """Names of the parameters whose gradient after one step is None, or nothing but rounding, with the controller
+    thawed; the task stays as it was.
+    """
     saved = task.state_dict()
     task.seen = task.rows * task.config.controller_warmup_epochs
     task.loss(task.model)[0].backward()
@@ -225,13 +254,15 @@ def pace(
     "Seconds of an epoch, tokens (items) and batches per second, peak memory in GB."
     seconds, steps = result.timings["train_seconds"], result.metrics["steps"]
     gpu = result.timings.get("peak_gpu_gib")
-    return {"epoch_wallclock_s": seconds / config.epochs, "tokens_per_s": steps * config.batch_size * length / seconds,
-            "batches_per_s": steps / seconds, "peak_memory_gb": (result.more["peak_memory"] if gpu is None else gpu * 2**30) / 1e9}
+    return {
+        "epoch_wallclock_s": seconds / config.epochs,
+        "tokens_per_s": steps * config.batch_size * length / seconds,
+        "batches_per_s": steps / seconds,
+        "peak_memory_gb": (result.more["peak_memory"] if gpu is None else gpu * 2**30) / 1e9,
+    }
 
 # %% ../../nbs/routing/03_train.ipynb #c1a7784c
-def run(
-    name: str, config: RunConfig, seed: int, data: Path, out: Path, options: Options = Options()
-) -> Result:
+def run(name: str, config: RunConfig, seed: int, data: Path, out: Path, options: Options = Options()) -> Result:
     """Train one model on a set of a folder, with logs of its routes beside the checkpoints. Raises ConfigError before
     any work, Stopped with the state saved."""
     train, dev = (read(data, config.set, part) for part in ("train", "dev"))
@@ -241,7 +272,9 @@ def run(
     train = {part: tensor[: config.rows or None] for part, tensor in train.items()}
     rows, length = train["ranks"].shape
     loop, model = config.loop(rows), build(config.arch, seeded(2 * seed), pick(config.device))
-    task = SortingTask(model, train, dev, config, seeded(2 * seed + 1))  # other models with this seed see the same lists
+    task = SortingTask(
+        model, train, dev, config, seeded(2 * seed + 1)
+    )  # other models with this seed see the same lists
     tflop, folder = run_tflop(config, rows, length), Path(data) / config.set
 
     facts = {"system": "routing", "length": length}
@@ -279,6 +312,7 @@ def run_all(
     config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
 ) -> dict[str, Result]:
     "Train every recipe with every seed, or `only` some of the runs. Raises what `run` raises; a stop loses nothing."
+
     def one(name: str, options: Options, done: Mapping[str, Result]) -> Result:
         recipe, seed = config.todo[name]
         return run(name, config.run(recipe), seed, data, out / name, options)
@@ -292,5 +326,9 @@ def summary(
 ) -> pd.DataFrame:  # run, seed, the measures of the last evaluation, tflop
     "One row for each run."
     rows = [(config.todo[name], result.metrics) for name, result in results.items()]
-    return pd.DataFrame([{"run": recipe, "seed": seed} | metrics["held_out"] | {"tflop": metrics["tflop"]}
-                         for (recipe, seed), metrics in rows])
+    return pd.DataFrame(
+        [
+            {"run": recipe, "seed": seed} | metrics["held_out"] | {"tflop": metrics["tflop"]}
+            for (recipe, seed), metrics in rows
+        ]
+    )

@@ -29,13 +29,29 @@ from .sweep import Job
 from .train import RunConfig, SortingTask
 
 # %% ../../nbs/routing/06_trouble.ipynb #a34f45b4
-SYMPTOMS = ("uniform alphas", "one-head collapse", "oscillation", "no long-length gain", "worse than baseline", "out of memory", "slow")
+SYMPTOMS = (
+    "uniform alphas",
+    "one-head collapse",
+    "oscillation",
+    "no long-length gain",
+    "worse than baseline",
+    "out of memory",
+    "slow",
+)
 
 
 class Case(Section):
     "One symptom."
 
-    symptom: Literal["uniform alphas", "one-head collapse", "oscillation", "no long-length gain", "worse than baseline", "out of memory", "slow"]
+    symptom: Literal[
+        "uniform alphas",
+        "one-head collapse",
+        "oscillation",
+        "no long-length gain",
+        "worse than baseline",
+        "out of memory",
+        "slow",
+    ]
     sick: dict[str, Any]  # change of the base that produces it
     knobs: dict[str, dict[str, Any]] = Field(min_length=1)  # name -> change of the sick recipe
 
@@ -59,9 +75,15 @@ class TroubleConfig(Section):
     @model_validator(mode="after")
     def _complete(self):
         if sorted(one.symptom for one in self.cases) != sorted(SYMPTOMS):
-            raise ValueError(f"cases: found {', '.join(one.symptom for one in self.cases)}; allowed: each once of {', '.join(SYMPTOMS)}")
+            raise ValueError(
+                f"cases: found {', '.join(one.symptom for one in self.cases)}; allowed: each once of "
+                f"{', '.join(SYMPTOMS)}"
+            )
         if self.base.epochs < 2 * self.base.evaluate_every:
-            raise ValueError(f"base: {self.base.epochs} epochs with evaluate_every {self.base.evaluate_every}; allowed: two evaluations or more, or nothing can be seen to move")
+            raise ValueError(
+                f"base: {self.base.epochs} epochs with evaluate_every {self.base.evaluate_every}; allowed: two "
+                "evaluations or more, or nothing can be seen to move"
+            )
         for one in self.cases:
             for change in one.recipes(self.base).values():
                 self.base.varied(change, ("routing", "trouble"))
@@ -85,7 +107,9 @@ def entropy_over_time(
 def restlessness(
     alphas: np.ndarray,  # [epochs, lists, R, H]
 ) -> float:
-    "Mean total variation from one evaluation to the next, in the second half of training. 0 is rest, 1 another head each time."
+    """Mean total variation from one evaluation to the next, in the second half of training. 0 is rest, 1 another head
+    each time.
+    """
     moved = np.abs(np.diff(alphas, axis=0)).sum(-1).mean((1, 2)) / 2
     return float(moved[len(moved) // 2 :].mean())
 
@@ -101,7 +125,9 @@ class Meter(TorchDispatchMode):
         found = op(*args, **(kwargs or {}))
         own = {one.untyped_storage()._cdata for one in _tensors((args, kwargs))}
         made = [one.untyped_storage() for one in _tensors(found)]
-        self.launches += any(storage._cdata not in own for storage in made) or op._schema.is_mutable  # a view launches nothing
+        self.launches += (
+            any(storage._cdata not in own for storage in made) or op._schema.is_mutable
+        )  # a view launches nothing
         for storage in made:
             if storage._cdata not in own and storage._cdata not in self.known:
                 self.known[storage._cdata] = storage.nbytes()
@@ -166,15 +192,30 @@ def seconds_of(
 COUNTED = {"out of memory": "peak_bytes", "slow": "launches"}  # symptom -> quantity of `footprint`
 
 
-def trouble_jobs(
-    config: TroubleConfig,
-) -> list[Job]:
+def trouble_jobs(config: TroubleConfig) -> list[Job]:
     "The sick recipe and one for each knob of every case that needs training, and the model without routing."
     todo = [("healthy", "none", {"arch": {"controller": "none"}}), ("healthy", "base", {})]
-    todo += [(one.symptom, name, change) for one in config.cases if one.symptom not in COUNTED for name, change in one.recipes(config.base).items()]
-    todo += [(one.symptom, "none", changed(one.sick, {"arch": {"controller": "none"}})) for one in config.cases if one.symptom == "no long-length gain"]
-    tests = {"healthy": (config.base.set, config.long), "no long-length gain": (config.long,), "worse than baseline": (config.base.set,)}
-    return [Job(symptom, name, change, seed, tests.get(symptom, ()), traced=True) for symptom, name, change in todo for seed in range(config.seeds)]
+    todo += [
+        (one.symptom, name, change)
+        for one in config.cases
+        if one.symptom not in COUNTED
+        for name, change in one.recipes(config.base).items()
+    ]
+    todo += [
+        (one.symptom, "none", changed(one.sick, {"arch": {"controller": "none"}}))
+        for one in config.cases
+        if one.symptom == "no long-length gain"
+    ]
+    tests = {
+        "healthy": (config.base.set, config.long),
+        "no long-length gain": (config.long,),
+        "worse than baseline": (config.base.set,),
+    }
+    return [
+        Job(symptom, name, change, seed, tests.get(symptom, ()), traced=True)
+        for symptom, name, change in todo
+        for seed in range(config.seeds)
+    ]
 
 
 def quantity(
@@ -198,8 +239,12 @@ def findings(
     config: TroubleConfig,
     frame: pd.DataFrame,  # of `work`
     rng: np.random.Generator,
-) -> pd.DataFrame:  # symptom, recipe, value (mean over seeds), values, those of the sick recipe, the healthy one's mean, and what `compare` says
-    "Every recipe of every case, measured by what shows the symptom. Raises `ValueError` for a run that failed."
+) -> pd.DataFrame:  # one row per recipe
+    """Every recipe of every case, measured by what shows the symptom. Raises `ValueError` for a run that failed.
+
+    A row holds symptom, recipe, value (mean over seeds), values, those of the sick recipe, the healthy one's mean, and
+    what `compare` says.
+    """
     if len(broken := frame[frame["status"] != "done"]):
         raise ValueError(f"{broken.iloc[0]['study']}, {broken.iloc[0]['config_id']}: {broken.iloc[0]['error']}")
     runs = {key: rows.to_dict("records") for key, rows in frame.groupby(["study", "config_id"], sort=False)}
@@ -207,8 +252,16 @@ def findings(
 
     def measured(symptom, key, change):
         if symptom in COUNTED:
-            return [float(footprint(config.base.varied(change, ("routing", "trouble")), np.random.default_rng(config.seed))[COUNTED[symptom]])]
-        without = runs[(key[0], "none") if (key[0], "none") in runs else ("healthy", "none")]  # of the case itself, where it has one
+            return [
+                float(
+                    footprint(config.base.varied(change, ("routing", "trouble")), np.random.default_rng(config.seed))[
+                        COUNTED[symptom]
+                    ]
+                )
+            ]
+        without = runs[
+            (key[0], "none") if (key[0], "none") in runs else ("healthy", "none")
+        ]  # of the case itself, where it has one
         return [float(quantity(symptom, row, config, {row["seed"]: row for row in without})) for row in runs[key]]
 
     for one in config.cases:
@@ -217,5 +270,15 @@ def findings(
             values = measured(one.symptom, (one.symptom, name), change)
             sick = sick or values
             against = compare(values, sick, rng, config.resamples) if len(values) > 1 else {}
-            rows.append({"symptom": one.symptom, "recipe": name, "value": float(np.mean(values)), "values": values, "sick": sick, "healthy": healthy} | against)
+            rows.append(
+                {
+                    "symptom": one.symptom,
+                    "recipe": name,
+                    "value": float(np.mean(values)),
+                    "values": values,
+                    "sick": sick,
+                    "healthy": healthy,
+                }
+                | against
+            )
     return pd.DataFrame(rows)

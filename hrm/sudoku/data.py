@@ -25,23 +25,25 @@ from .symmetry import canonical, split
 # %% ../../nbs/sudoku/06_data.ipynb #29c79b6a
 class SetConfig(Section):
     "One set of puzzles."
+
     size: Literal[4, 6, 9]  # n, for n x n cells
     clues: tuple[int, int]  # fewest and most clues
-    difficulty: Literal['singles', 'guesses', 'any']  # as in hrm.sudoku.generate.generate
+    difficulty: Literal["singles", "guesses", "any"]  # as in hrm.sudoku.generate.generate
     train: int = Field(ge=1)  # puzzles to train on
     held_out: int = Field(ge=1)  # puzzles to measure on, none the same as a training one up to symmetry
     source: str | None = None  # a path, or 'generated'; default: the section's source
 
-    @model_validator(mode='after')
+    @model_validator(mode="after")
     def _range(self):
         lo, hi = self.clues
         if not 0 < lo <= hi < self.size**2:
-            raise ValueError(f'clues {[lo, hi]}; allowed is 0 < fewest <= most < {self.size**2}')
+            raise ValueError(f"clues {[lo, hi]}; allowed is 0 < fewest <= most < {self.size**2}")
         return self
 
 # %% ../../nbs/sudoku/06_data.ipynb #c4a1b93a
 class DataConfig(Section):
     "The section `sudoku.data`."
+
     source: str  # 'generated', or a path (relative to the project's root)
     seed: int = Field(ge=0)  # of everything drawn here
     sets: dict[Name, SetConfig] = Field(min_length=1)  # name -> set
@@ -51,68 +53,82 @@ def _fit(data, config):
     "The rows of a data set that a set asks for."
     lo, hi = config.clues
     fits = (data.clues >= lo) & (data.clues <= hi)
-    if config.difficulty != 'any': fits &= (data.guesses == 0) == (config.difficulty == 'singles')
+    if config.difficulty != "any":
+        fits &= (data.guesses == 0) == (config.difficulty == "singles")
     return data.take(fits)
 
 # %% ../../nbs/sudoku/06_data.ipynb #abe50c68
 def _at_least_two(data, config, path):
     if len(data) < 2 or data.size != config.size:
-        raise DataError(f'{path}: {len(data)} puzzles of size {data.size} have {config.clues[0]} to '
-                        f'{config.clues[1]} clues and difficulty {config.difficulty!r}; '
-                        f'at least 2 of size {config.size} are needed')
+        raise DataError(
+            f"{path}: {len(data)} puzzles of size {data.size} have {config.clues[0]} to "
+            f"{config.clues[1]} clues and difficulty {config.difficulty!r}; "
+            f"at least 2 of size {config.size} are needed"
+        )
     return data
 
 # %% ../../nbs/sudoku/06_data.ipynb #09672ac2
 def _parts(config, source, rng, progress):
     "(training part, held-out part, Report) of one set."
-    if source == 'generated':
+    if source == "generated":
         made = generate(config.train + config.held_out, config.size, config.clues, config.difficulty, rng, progress)
         data, report = from_arrays(made.puzzles, made.solutions, made.guesses, source=source), Report(len(made.puzzles))
         held_out = config.held_out
     else:
         path = Path(source) if Path(source).is_absolute() else root() / source
-        if (path / 'train').is_dir() and (path / 'test').is_dir():
-            parts, reports = zip(*(read(path, part=part, progress=progress) for part in ('train', 'test')))
+        if (path / "train").is_dir() and (path / "test").is_dir():
+            parts, reports = zip(*(read(path, part=part, progress=progress) for part in ("train", "test")))
             fit = [_fit(part, config).originals() for part in parts]
             report = Report(sum(r.good for r in reports), sum((r.bad for r in reports), []))
             train = _at_least_two(fit[0], config, path)
             return train.take(slice(config.train)), fit[1].take(slice(config.held_out)), report
-        data, report = read(path, part='train', progress=progress)
+        data, report = read(path, part="train", progress=progress)
         data = _at_least_two(_fit(data, config).originals(), config, path)
         held_out = min(config.held_out, max(1, len(data) // 5))  # a short file still trains on most of itself
     train, test = split(data.puzzles, data.solutions, held_out, rng, progress)
-    return data.take(rng.permutation(train)[:config.train]), data.take(test), report
+    return data.take(rng.permutation(train)[: config.train]), data.take(test), report
 
 # %% ../../nbs/sudoku/06_data.ipynb #354a5358
 def _facts(data):
     "What a chapter tells about a part: numbers only."
-    return dict(puzzles=len(data), clues={str(k): int(v) for k, v in zip(*np.unique(data.clues, return_counts=True))},
-                levels=dict(sorted(Counter(data.levels).items())), mean_clues=float(data.clues.mean()),
-                mean_guesses=float(data.guesses.mean()), most_guesses=int(data.guesses.max()))
+    return dict(
+        puzzles=len(data),
+        clues={str(k): int(v) for k, v in zip(*np.unique(data.clues, return_counts=True))},
+        levels=dict(sorted(Counter(data.levels).items())),
+        mean_clues=float(data.clues.mean()),
+        mean_guesses=float(data.guesses.mean()),
+        most_guesses=int(data.guesses.max()),
+    )
 
 # %% ../../nbs/sudoku/06_data.ipynb #bd4ce448
 def shared(
-    one: Puzzles, # any data set
-    other: Puzzles, # another of the same size
-) -> int: # puzzles of `one` that are in `other` up to symmetry
+    one: Puzzles,  # any data set
+    other: Puzzles,  # another of the same size
+) -> int:  # puzzles of `one` that are in `other` up to symmetry
     "How many puzzles two data sets have in common up to symmetry."
     keys = {form.tobytes() for form in canonical(other.puzzles, other.solutions)}
     return sum(form.tobytes() in keys for form in canonical(one.puzzles, one.solutions))
 
 # %% ../../nbs/sudoku/06_data.ipynb #a0603f17
 def build(
-    config: DataConfig, # the section sudoku.data
-    folder: Path | str, # each set goes into folder/<name>/{train,test}
-    progress: bool = True, # show progress bars
-) -> dict: # name -> source, train and held_out (counts, histograms), skipped rows, rows shared up to symmetry
+    config: DataConfig,  # the section sudoku.data
+    folder: Path | str,  # each set goes into folder/<name>/{train,test}
+    progress: bool = True,  # show progress bars
+) -> dict:  # name -> source, train and held_out (counts, histograms), skipped rows, rows shared up to symmetry
     "Make every set and write it in the official layout; the same config gives the same bytes."
     summary = {}
     for name, one in config.sets.items():
         rng = np.random.default_rng([config.seed, zlib.crc32(name.encode())])
         source = one.source or config.source
         train, test, report = _parts(one, source, rng, progress)
-        for part, data in (('train', train), ('test', test)):
+        for part, data in (("train", train), ("test", test)):
             save_official(replace(data, groups=np.arange(len(data))), Path(folder) / name, part)
-        summary[name] = dict(source=source, size=one.size, train=_facts(train), held_out=_facts(test),
-                             skipped=len(report.bad), shared=shared(test, train))
+        summary[name] = dict(
+            source=source,
+            size=one.size,
+            train=_facts(train),
+            held_out=_facts(test),
+            skipped=len(report.bad),
+            shared=shared(test, train),
+        )
     return summary

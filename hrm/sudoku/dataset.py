@@ -20,28 +20,33 @@ from .rules import BLANK, BOXES, size_of
 
 # %% ../../nbs/sudoku/04_dataset.ipynb #d3428b90
 def band(
-    guesses: int, # rating by our search; -1 is unknown
-) -> str: # name of the band
+    guesses: int,  # rating by our search; -1 is unknown
+) -> str:  # name of the band
     "The level of a puzzle by its rating."
-    if guesses < 0: return 'unrated'
-    if guesses == 0: return 'singles'
-    return '1 to 5 guesses' if guesses <= 5 else '6 to 30 guesses' if guesses <= 30 else 'over 30 guesses'
+    if guesses < 0:
+        return "unrated"
+    if guesses == 0:
+        return "singles"
+    return "1 to 5 guesses" if guesses <= 5 else "6 to 30 guesses" if guesses <= 30 else "over 30 guesses"
 
 
 def _is_number(text):
-    return re.fullmatch(r'[+-]?\d+(\.\d+)?', text) is not None
+    return re.fullmatch(r"[+-]?\d+(\.\d+)?", text) is not None
 
 # %% ../../nbs/sudoku/04_dataset.ipynb #2a739288
 @dataclass(frozen=True)
 class Puzzles:
     "Sudoku puzzles of one size with their solutions."
+
     puzzles: np.ndarray  # [N, S] uint8, 0 is blank
     solutions: np.ndarray  # [N, S] uint8
     guesses: np.ndarray  # [N] int64, rating by our search; -1 unknown
     ratings: list[str]  # [N] as the file has it; '' for none
     groups: np.ndarray  # [N] int64, ascending; rows of one group are images of one puzzle
     source: str  # where the puzzles are from
-    def __len__(self) -> int: return len(self.puzzles)
+
+    def __len__(self) -> int:
+        return len(self.puzzles)
 
     @property
     def size(self) -> int:
@@ -56,22 +61,26 @@ class Puzzles:
     @property
     def levels(self) -> list[str]:
         "The file's word for the difficulty, or the band of our rating, for each puzzle."
-        return [rating if rating and not _is_number(rating) else band(int(guesses))
-                for rating, guesses in zip(self.ratings, self.guesses)]
+        return [
+            rating if rating and not _is_number(rating) else band(int(guesses))
+            for rating, guesses in zip(self.ratings, self.guesses)
+        ]
 
-    def take(self, rows: np.ndarray) -> 'Puzzles':
+    def take(self, rows: np.ndarray) -> "Puzzles":
         "Some rows (numbers or a mask), in the order given."
         rows = np.arange(len(self))[rows]
-        picked = {key: getattr(self, key)[rows] for key in ('puzzles', 'solutions', 'guesses', 'groups')}
+        picked = {key: getattr(self, key)[rows] for key in ("puzzles", "solutions", "guesses", "groups")}
         return replace(self, **picked, ratings=[self.ratings[row] for row in rows])
 
-    def originals(self) -> 'Puzzles':
+    def originals(self) -> "Puzzles":
         "The first row of each group, which augmented data sets keep as it was."
         return self.take(np.unique(self.groups, return_index=True)[1])
 
     def examples(self) -> Examples:
         "The same as tokens, under the blank identifier: 0 padding, 1 blank, digit d is d + 1; every cell has a label."
-        return Examples(self.puzzles + BLANK, self.solutions + BLANK, np.zeros(len(self), np.int32), self.groups, ["<blank>"])
+        return Examples(
+            self.puzzles + BLANK, self.solutions + BLANK, np.zeros(len(self), np.int32), self.groups, ["<blank>"]
+        )
 
     def tokens(self, dtype: torch.dtype = torch.int64) -> tuple[Tensor, Tensor]:
         "Token ids (inputs [N, S], labels [N, S])."
@@ -79,37 +88,44 @@ class Puzzles:
 
 # %% ../../nbs/sudoku/04_dataset.ipynb #1ffa6a37
 def from_arrays(
-    puzzles: np.ndarray, # [N, S] digits, 0 is blank
-    solutions: np.ndarray, # [N, S] digits
-    guesses: np.ndarray | None = None, # [N] ratings by our search
-    ratings: list[str] | None = None, # [N] words or numbers of the file
-    groups: np.ndarray | None = None, # [N] ascending group numbers; default: every row its own
-    source: str = 'arrays', # where they are from
+    puzzles: np.ndarray,  # [N, S] digits, 0 is blank
+    solutions: np.ndarray,  # [N, S] digits
+    guesses: np.ndarray | None = None,  # [N] ratings by our search
+    ratings: list[str] | None = None,  # [N] words or numbers of the file
+    groups: np.ndarray | None = None,  # [N] ascending group numbers; default: every row its own
+    source: str = "arrays",  # where they are from
 ) -> Puzzles:
     "A data set from plain arrays, which are trusted."
     puzzles, solutions = (np.ascontiguousarray(grids, np.uint8) for grids in (puzzles, solutions))
     N = len(puzzles)
     size_of(puzzles.shape[1])
-    return Puzzles(puzzles, solutions, np.full(N, -1) if guesses is None else np.asarray(guesses, np.int64),
-                   [''] * N if ratings is None else list(ratings),
-                   np.arange(N) if groups is None else np.asarray(groups, np.int64), source)
+    return Puzzles(
+        puzzles,
+        solutions,
+        np.full(N, -1) if guesses is None else np.asarray(guesses, np.int64),
+        [""] * N if ratings is None else list(ratings),
+        np.arange(N) if groups is None else np.asarray(groups, np.int64),
+        source,
+    )
 
 # %% ../../nbs/sudoku/04_dataset.ipynb #da6e4cc1
 SUDOKU = Kind("Sudoku", {n * n: n + 2 for n in BOXES}, lengths=" or ".join(str(n * n) for n in BOXES), lowest=BLANK)
 
 
 def save_official(
-    data: Puzzles, # what to write
-    folder: Path | str, # made where it is missing
-    name: str, # 'train' or 'test'
-) -> Path: # folder / name
+    data: Puzzles,  # what to write
+    folder: Path | str,  # made where it is missing
+    name: str,  # 'train' or 'test'
+) -> Path:  # folder / name
     "Write one part of a data set in the official HRM layout, each file atomically."
     levels = data.ratings if any(data.ratings) else None
-    return write_part(data.examples(), SUDOKU, folder, name, {"guesses": data.guesses.astype(np.int32)}, {"levels": levels})
+    return write_part(
+        data.examples(), SUDOKU, folder, name, {"guesses": data.guesses.astype(np.int32)}, {"levels": levels}
+    )
 
 # %% ../../nbs/sudoku/04_dataset.ipynb #00a1fce0
 def load_official(
-    folder: Path | str, # the part itself: the folder with dataset.json
+    folder: Path | str,  # the part itself: the folder with dataset.json
 ) -> Puzzles:
     "Read one part of an official folder as it is; DataError for a broken one. `read` checks the puzzles as well."
     data, more = read_part(folder, SUDOKU, {"guesses": -1})
@@ -122,13 +138,17 @@ def load_official(
 
 # %% ../../nbs/sudoku/04_dataset.ipynb #183fc395
 def concat(
-    parts: list[Puzzles], # of one size
+    parts: list[Puzzles],  # of one size
 ) -> Puzzles:
     "Several data sets as one."
-    if len(parts) == 1: return parts[0]
+    if len(parts) == 1:
+        return parts[0]
     shift = np.cumsum([0] + [part.groups.max(initial=-1) + 1 for part in parts])
-    keys = ('puzzles', 'solutions', 'guesses')
+    keys = ("puzzles", "solutions", "guesses")
     joined = {key: np.concatenate([getattr(part, key) for part in parts]) for key in keys}
-    return Puzzles(**joined, ratings=[rating for part in parts for rating in part.ratings],
-                   groups=np.concatenate([part.groups + by for part, by in zip(parts, shift)]),
-                   source=', '.join(dict.fromkeys(part.source for part in parts)))
+    return Puzzles(
+        **joined,
+        ratings=[rating for part in parts for rating in part.ratings],
+        groups=np.concatenate([part.groups + by for part, by in zip(parts, shift)]),
+        source=", ".join(dict.fromkeys(part.source for part in parts)),
+    )

@@ -17,12 +17,12 @@ GIVEN, FILLED, WRONG = GREY, PALETTE[0], PALETTE[1]
 
 
 def draw_grid(
-    ax, # matplotlib axes
-    puzzle: np.ndarray, # [S] digits, 0 is blank: drawn bold
-    solution: np.ndarray | None = None, # [S] digits of the other cells
-    changed: np.ndarray | None = None, # [S] bool, cells with a tinted ground
-    wrong: np.ndarray | None = None, # [S] bool, cells whose digit stands in the warning colour
-    title: str | None = None, # above the grid
+    ax,  # matplotlib axes
+    puzzle: np.ndarray,  # [S] digits, 0 is blank: drawn bold
+    solution: np.ndarray | None = None,  # [S] digits of the other cells
+    changed: np.ndarray | None = None,  # [S] bool, cells with a tinted ground
+    wrong: np.ndarray | None = None,  # [S] bool, cells whose digit stands in the warning colour
+    title: str | None = None,  # above the grid
 ):
     "Draw a grid and return the axes."
     n = size_of(len(puzzle))
@@ -30,16 +30,26 @@ def draw_grid(
     for cell, given in enumerate(puzzle):
         row, col = divmod(cell, n)
         if changed is not None and changed[cell]:
-            ax.add_patch(Rectangle((col, row), 1, 1, facecolor=FILLED, alpha=.2, linewidth=0))
+            ax.add_patch(Rectangle((col, row), 1, 1, facecolor=FILLED, alpha=0.2, linewidth=0))
         digit = given if given or solution is None else solution[cell]
-        if not digit: continue
+        if not digit:
+            continue
         color = WRONG if wrong is not None and wrong[cell] else GIVEN if given else FILLED
-        ax.text(col + .5, row + .52, str(int(digit)), ha='center', va='center', color=color,
-                fontsize=72 / n if n < 9 else 9, fontweight='bold' if given else 'normal')
+        ax.text(
+            col + 0.5,
+            row + 0.52,
+            str(int(digit)),
+            ha="center",
+            va="center",
+            color=color,
+            fontsize=72 / n if n < 9 else 9,
+            fontweight="bold" if given else "normal",
+        )
     for at in range(n + 1):
-        ax.plot([0, n], [at, at], color=GIVEN, linewidth=1.6 if at % high == 0 else .5, alpha=.8)
-        ax.plot([at, at], [0, n], color=GIVEN, linewidth=1.6 if at % wide == 0 else .5, alpha=.8)
-    ax.set(xlim=(-.05, n + .05), ylim=(n + .05, -.05), aspect='equal')
-    ax.axis('off')
-    if title: ax.set_title(title, color=GIVEN, fontsize=9)
+        ax.plot([0, n], [at, at], color=GIVEN, linewidth=1.6 if at % high == 0 else 0.5, alpha=0.8)
+        ax.plot([at, at], [0, n], color=GIVEN, linewidth=1.6 if at % wide == 0 else 0.5, alpha=0.8)
+    ax.set(xlim=(-0.05, n + 0.05), ylim=(n + 0.05, -0.05), aspect="equal")
+    ax.axis("off")
+    if title:
+        ax.set_title(title, color=GIVEN, fontsize=9)
     return ax

@@ -43,20 +43,20 @@ def score(
     "Compare answers with solutions."
     scores, blank = marks(answers, data.solutions + BLANK), data.puzzles == 0
     right = (digits(answers) == data.solutions) & blank
-    scores = scores.assign(blank_accuracy=right.sum(1) / np.maximum(blank.sum(1), 1), valid=valid(digits(answers)).astype(float))
+    scores = scores.assign(
+        blank_accuracy=right.sum(1) / np.maximum(blank.sum(1), 1), valid=valid(digits(answers)).astype(float)
+    )
     return scores[list(METRICS)]
 
 # %% ../../nbs/sudoku/08_evaluate.ipynb #fe7b93d3
 def accuracy_by_segment(
-    result: Rollout,
-    data: Puzzles,
-    rng: np.random.Generator,
-    metric: str = "exact_accuracy",
-    resamples: int = 2000,
+    result: Rollout, data: Puzzles, rng: np.random.Generator, metric: str = "exact_accuracy", resamples: int = 2000
 ) -> list[Estimate]:  # one per segment
     "The curve of accuracy against segments."
-    return [bootstrap(score(at_segment(result, t + 1), data)[metric].to_numpy(), rng, resamples=resamples)
-            for t in range(result.tokens.shape[1])]
+    return [
+        bootstrap(score(at_segment(result, t + 1), data)[metric].to_numpy(), rng, resamples=resamples)
+        for t in range(result.tokens.shape[1])
+    ]
 
 # %% ../../nbs/sudoku/08_evaluate.ipynb #c3cafdce
 class EvaluateConfig(Section):
@@ -86,7 +86,9 @@ def evaluate_files(
     stops = stopping_segment(result) if halt else np.full(len(data), result.tokens.shape[1])
     summary = summarise(score(at_segment(result, stops), data), np.random.default_rng(seed), data.levels)
     levels = np.asarray(data.levels, dtype=object)
-    summary["segments"] = [stops[levels == level].mean() if level != "all" else stops.mean() for level in summary["level"]]
+    summary["segments"] = [
+        stops[levels == level].mean() if level != "all" else stops.mean() for level in summary["level"]
+    ]
     return summary
 
 # %% ../../nbs/sudoku/08_evaluate.ipynb #fe51e2c6
@@ -113,14 +115,25 @@ def solve_text(
     "Print each board after every segment: what changed, the halting probability, and whether the board is right."
     data, report = read_text(text, name)
     if report or data is None or not len(data):
-        raise DataError("\n".join(map(str, report)) or f"{name}: no puzzle in it; allowed is one of 16, 36 or 81 characters per line")
+        raise DataError(
+            "\n".join(map(str, report))
+            or f"{name}: no puzzle in it; allowed is one of 16, 36 or 81 characters per line"
+        )
     if data.size != board_size(model):
-        raise DataError(f"{name}: a puzzle of size {data.size}; {checkpoint} solves {board_size(model)}x{board_size(model)}")
+        raise DataError(
+            f"{name}: a puzzle of size {data.size}; {checkpoint} solves {board_size(model)}x{board_size(model)}"
+        )
     result, all_right = rollout(model, data.tokens()[0], segments), True
     for puzzle, solution, answers, q in zip(data.puzzles, data.solutions, digits(result.tokens), result.q_halt):
         before = puzzle
         for segment, answer in enumerate(answers, 1):
-            state = "solved" if (answer == solution).all() else "breaks no rule" if valid(answer[None])[0] else "breaks a rule"
+            state = (
+                "solved"
+                if (answer == solution).all()
+                else "breaks no rule"
+                if valid(answer[None])[0]
+                else "breaks a rule"
+            )
             changed = int((answer != before).sum())
             sure = 1 / (1 + np.exp(-float(q[segment - 1])))
             print(f"segment {segment}: {changed} cells changed, halting probability {sure:.3f}, {state}", file=out)

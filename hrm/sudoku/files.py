@@ -22,143 +22,173 @@ from .generate import solve_all
 # %% ../../nbs/sudoku/05_files.ipynb #e73198b9
 class Bad(tuple):
     "A row that cannot be used: (file, line, reason)."
-    def __new__(cls, file, line, reason): return super().__new__(cls, (str(file), int(line), reason))
-    def __str__(self): return f'{self[0]}:{self[1]}: {self[2]}'
+
+    def __new__(cls, file, line, reason):
+        return super().__new__(cls, (str(file), int(line), reason))
+
+    def __str__(self):
+        return f"{self[0]}:{self[1]}: {self[2]}"
 
 # %% ../../nbs/sudoku/05_files.ipynb #4ca14cb7
 @dataclass
 class Report:
     "What reading found."
+
     good: int = 0  # rows taken
     bad: list[Bad] = field(default_factory=list)  # rows left out
 
     def summary(self) -> str:
         "One line: how many rows were taken, how many left out and why."
-        if not self.bad: return f'{self.good} puzzles read, none skipped'
-        kinds = Counter(reason.split(';')[0].split(':')[0] for _, _, reason in self.bad)
-        return (f'{self.good} puzzles read, {len(self.bad)} rows skipped: '
-                + ', '.join(f'{count} x {kind}' for kind, count in kinds.most_common(8)))
+        if not self.bad:
+            return f"{self.good} puzzles read, none skipped"
+        kinds = Counter(reason.split(";")[0].split(":")[0] for _, _, reason in self.bad)
+        return f"{self.good} puzzles read, {len(self.bad)} rows skipped: " + ", ".join(
+            f"{count} x {kind}" for kind, count in kinds.most_common(8)
+        )
 
     def text(self, limit: int = 20) -> str:
         "The first bad rows, one a line, and the summary."
-        more = [f'... and {len(self.bad) - limit} more'] if len(self.bad) > limit else []
-        return '\n'.join([str(bad) for bad in self.bad[:limit]] + more + [self.summary()])
+        more = [f"... and {len(self.bad) - limit} more"] if len(self.bad) > limit else []
+        return "\n".join([str(bad) for bad in self.bad[:limit]] + more + [self.summary()])
 
 # %% ../../nbs/sudoku/05_files.ipynb #7f1f4f59
-LAYOUTS = ('a CSV file with a column `question`, lines of 81 (36, 16) characters, '
-           'or a folder in the official HRM layout')
-COLUMNS = {'question': ('question', 'puzzle', 'quizzes'), 'answer': ('answer', 'solution', 'solutions'),
-           'rating': ('rating', 'level', 'difficulty')}
+LAYOUTS = "a CSV file with a column `question`, lines of 81 (36, 16) characters, or a folder in the official HRM layout"
+COLUMNS = {
+    "question": ("question", "puzzle", "quizzes"),
+    "answer": ("answer", "solution", "solutions"),
+    "rating": ("rating", "level", "difficulty"),
+}
 
 
 def _decode(raw, name):
     "Text of a file, line ends made equal; DataError for what is no text."
-    if not raw: raise DataError(f'{name}: found an empty file; allowed is {LAYOUTS}')
+    if not raw:
+        raise DataError(f"{name}: found an empty file; allowed is {LAYOUTS}")
     try:
-        text = raw.decode('utf-8-sig')
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f'{name}: not UTF-8 text (byte {error.start}); allowed is {LAYOUTS}') from None
-    if '\0' in text: raise DataError(f'{name}: a binary file; allowed is {LAYOUTS}')
-    return text.replace('\r\n', '\n').replace('\r', '\n')
+        raise DataError(f"{name}: not UTF-8 text (byte {error.start}); allowed is {LAYOUTS}") from None
+    if "\0" in text:
+        raise DataError(f"{name}: a binary file; allowed is {LAYOUTS}")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 # %% ../../nbs/sudoku/05_files.ipynb #498a2341
 def _rows(text, name):
     "Yield (line, question, answer, rating) as text, or a Bad for a row that has no question."
-    lines = text.split('\n')
-    first = next((line for line in lines if line.strip() and not line.startswith('#')), '')
-    header = [cell.strip().strip('"').lower() for cell in first.split(',')]
+    lines = text.split("\n")
+    first = next((line for line in lines if line.strip() and not line.startswith("#")), "")
+    header = [cell.strip().strip('"').lower() for cell in first.split(",")]
     at = {key: next((i for i, cell in enumerate(header) if cell in names), None) for key, names in COLUMNS.items()}
-    if at['question'] is None:
-        if ',' in first: raise DataError(f'{name}:{lines.index(first) + 1}: found the header {first[:60]!r}; '
-                                         'allowed is one with a column `question`, as in source,question,answer,rating')
-        yield from ((i + 1, line.strip(), '', '') for i, line in enumerate(lines)
-                    if line.strip() and not line.startswith('#'))
+    if at["question"] is None:
+        if "," in first:
+            raise DataError(
+                f"{name}:{lines.index(first) + 1}: found the header {first[:60]!r}; "
+                "allowed is one with a column `question`, as in source,question,answer,rating"
+            )
+        yield from (
+            (i + 1, line.strip(), "", "") for i, line in enumerate(lines) if line.strip() and not line.startswith("#")
+        )
         return
     skip = lines.index(first) + 1
     for number, line in enumerate(lines[skip:], skip + 1):
-        if not line.strip() or line.startswith('#'): continue
-        cells = next(csv.reader([line]))  # line by line: an open quote must not swallow the rows below it
-        if len(cells) > len(header) or len(cells) <= at['question']:
-            yield Bad(name, number, f'the row has the wrong number of fields: found {len(cells)}; '
-                                    f'allowed are {at["question"] + 1} to {len(header)}')
+        if not line.strip() or line.startswith("#"):
             continue
-        cells = [cell.strip() for cell in cells] + [''] * (len(header) - len(cells))
-        yield number, *(cells[at[key]] if at[key] is not None else '' for key in ('question', 'answer', 'rating'))
+        cells = next(csv.reader([line]))  # line by line: an open quote must not swallow the rows below it
+        if len(cells) > len(header) or len(cells) <= at["question"]:
+            yield Bad(
+                name,
+                number,
+                f"the row has the wrong number of fields: found {len(cells)}; "
+                f"allowed are {at['question'] + 1} to {len(header)}",
+            )
+            continue
+        cells = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
+        yield number, *(cells[at[key]] if at[key] is not None else "" for key in ("question", "answer", "rating"))
 
 # %% ../../nbs/sudoku/05_files.ipynb #19f3b66c
 def _grid(text, size, what):
     "A grid, or a sentence on what is wrong with it."
     if len(text) != size * size:
-        allowed = size * size or ', '.join(str(n * n) for n in BOXES)
-        return f'{what} has the wrong length: found {len(text)} characters; allowed are {allowed}'
+        allowed = size * size or ", ".join(str(n * n) for n in BOXES)
+        return f"{what} has the wrong length: found {len(text)} characters; allowed are {allowed}"
     try:
         return from_text(text)
     except ValueError as error:
-        return f'{what} has a wrong character: found {error}'
+        return f"{what} has a wrong character: found {error}"
 
 # %% ../../nbs/sudoku/05_files.ipynb #f12d25fc
 def _judge(puzzle, answer, count):
     "Why a pair cannot be used, or None; count is the solver's, 1 where it was not asked."
     n = size_of(len(puzzle))
     if broken := violations(puzzle):
-        return f'a clue breaks a rule: {broken[0]}; allowed is each digit once in a row, column and box'
-    if count == 0: return 'no solution: the clues contradict each other; allowed is exactly one'
-    if count == 2: return 'several solutions: the clues leave a choice; allowed is exactly one'
+        return f"a clue breaks a rule: {broken[0]}; allowed is each digit once in a row, column and box"
+    if count == 0:
+        return "no solution: the clues contradict each other; allowed is exactly one"
+    if count == 2:
+        return "several solutions: the clues leave a choice; allowed is exactly one"
     if answer is not None and (wrong := check(puzzle, answer)):
         return f"the answer is not the puzzle's: {wrong[0]}; allowed is its {n}x{n} solution"
     return None
 
 # %% ../../nbs/sudoku/05_files.ipynb #741c2b51
 def read_text(
-    raw: bytes, # contents of a file
-    name: str, # its name, for messages
-    verify: bool = True, # count the solutions of every puzzle; False trusts the answers given
-    progress: bool = False, # show a progress bar
-) -> tuple[Puzzles | None, list[Bad]]: # the good rows (None where there is none) and the bad ones
+    raw: bytes,  # contents of a file
+    name: str,  # its name, for messages
+    verify: bool = True,  # count the solutions of every puzzle; False trusts the answers given
+    progress: bool = False,  # show a progress bar
+) -> tuple[Puzzles | None, list[Bad]]:  # the good rows (None where there is none) and the bad ones
     "Puzzles from CSV text or lines; DataError where it is neither."
     rows = list(_rows(_decode(raw, name), name))
     bad = [row for row in rows if isinstance(row, Bad)]
     rows = [row for row in rows if not isinstance(row, Bad)]
-    if not rows and not bad: raise DataError(f'{name}: no puzzle in it; allowed is {LAYOUTS}')
+    if not rows and not bad:
+        raise DataError(f"{name}: no puzzle in it; allowed is {LAYOUTS}")
     lengths = Counter(len(row[1]) for row in rows)
     size = max(BOXES, key=lambda n: (lengths[n * n], n))
     size = size if lengths[size * size] else 0  # no row is a board
     kept = []
     for line, question, answer, rating in rows:
-        puzzle = _grid(question, size, 'the puzzle')
-        solution = _grid(answer, size, 'the answer') if answer else None
+        puzzle = _grid(question, size, "the puzzle")
+        solution = _grid(answer, size, "the answer") if answer else None
         wrong = next((grid for grid in (puzzle, solution) if isinstance(grid, str)), None)
-        if wrong: bad.append(Bad(name, line, wrong))
-        else: kept.append((line, puzzle, solution, rating))
+        if wrong:
+            bad.append(Bad(name, line, wrong))
+        else:
+            kept.append((line, puzzle, solution, rating))
     data, more = _sift(kept, name, verify, progress)
     return data, sorted(bad + more, key=lambda row: row[1])
 
 # %% ../../nbs/sudoku/05_files.ipynb #95b24333
 def _sift(kept, name, verify, progress):
     "Solve and judge parsed rows: (Puzzles or None, bad rows)."
-    if not kept: return None, []
+    if not kept:
+        return None, []
     grids = np.stack([row[1] for row in kept])
     ask = np.array([verify or row[2] is None for row in kept])
     found = solve_all(grids[ask], progress)
     counts, guesses, solutions = np.ones(len(kept), int), np.full(len(kept), -1), np.zeros_like(grids)
     counts[ask], guesses[ask], solutions[ask] = found.count, found.guesses, found.grid
-    for row in np.flatnonzero(~ask): solutions[row] = kept[row][2]
+    for row in np.flatnonzero(~ask):
+        solutions[row] = kept[row][2]
     for row in np.flatnonzero(ask):  # the usual case first: one solution, and it is the answer
-        if counts[row] == 1 and (kept[row][2] is None or (kept[row][2] == solutions[row]).all()): counts[row] = -1
-    reasons = [None if count < 0 else _judge(puzzle, answer, count)
-               for (_, puzzle, answer, _), count in zip(kept, counts)]
+        if counts[row] == 1 and (kept[row][2] is None or (kept[row][2] == solutions[row]).all()):
+            counts[row] = -1
+    reasons = [
+        None if count < 0 else _judge(puzzle, answer, count) for (_, puzzle, answer, _), count in zip(kept, counts)
+    ]
     good = np.array([reason is None for reason in reasons])
     bad = [Bad(name, row[0], reason) for row, reason in zip(kept, reasons) if reason]
-    if not good.any(): return None, bad
+    if not good.any():
+        return None, bad
     ratings = [row[3] for row, fine in zip(kept, good) if fine]
     return from_arrays(grids[good], solutions[good], guesses[good], ratings, source=name), bad
 
 # %% ../../nbs/sudoku/05_files.ipynb #4726deec
 def _read_folder(folder, part, verify, progress):
     "Puzzles and bad rows of an official folder, or of its train or test part."
-    at = folder if (folder / 'dataset.json').exists() else folder / part
-    if not (at / 'dataset.json').exists():
-        raise DataError(f'{folder}: a folder without {part}/dataset.json; allowed is {LAYOUTS}')
+    at = folder if (folder / "dataset.json").exists() else folder / part
+    if not (at / "dataset.json").exists():
+        raise DataError(f"{folder}: a folder without {part}/dataset.json; allowed is {LAYOUTS}")
     data = load_official(at)
     counts, fine = np.ones(len(data), int), np.zeros(len(data), bool)
     if verify:
@@ -166,41 +196,52 @@ def _read_folder(folder, part, verify, progress):
         counts, fine = found.count, (found.count == 1) & (found.grid == data.solutions).all(1)
         data = replace(data, guesses=found.guesses)
     reasons = [None if good else _judge(*row) for good, *row in zip(fine, data.puzzles, data.solutions, counts)]
-    bad = [Bad(at / 'all__inputs.npy', row, reason) for row, reason in enumerate(reasons) if reason]
+    bad = [Bad(at / "all__inputs.npy", row, reason) for row, reason in enumerate(reasons) if reason]
     return data.take(np.array([reason is None for reason in reasons], bool)), bad
 
 # %% ../../nbs/sudoku/05_files.ipynb #32b910ba
 def read(
-    *paths: Path | str, # files or folders; - is standard input
-    strict: bool = False, # stop at bad rows, where the default leaves them out and says so
-    part: str = 'test', # which part of an official folder
-    verify: bool = True, # count the solutions of every puzzle; False trusts the answers given
-    progress: bool = False, # show a progress bar
+    *paths: Path | str,  # files or folders; - is standard input
+    strict: bool = False,  # stop at bad rows, where the default leaves them out and says so
+    part: str = "test",  # which part of an official folder
+    verify: bool = True,  # count the solutions of every puzzle; False trusts the answers given
+    progress: bool = False,  # show a progress bar
 ) -> tuple[Puzzles, Report]:
     "Puzzles of the user's own, of one size; DataError for files that cannot be used, with `strict` also for rows."
-    if not paths: raise DataError(f'no file given; allowed is {LAYOUTS}')
+    if not paths:
+        raise DataError(f"no file given; allowed is {LAYOUTS}")
     report, found = Report(), []
     for path in paths:
-        if Path(path).is_dir(): data, bad = _read_folder(Path(path), part, verify, progress)
-        else: data, bad = read_text(_bytes(path), str(path), verify, progress)
+        if Path(path).is_dir():
+            data, bad = _read_folder(Path(path), part, verify, progress)
+        else:
+            data, bad = read_text(_bytes(path), str(path), verify, progress)
         report.bad += bad
-        if data is not None and len(data): found.append(data)
+        if data is not None and len(data):
+            found.append(data)
     report.good = sum(map(len, found))
-    if strict and report.bad: raise DataError(report.text())
-    if not found: raise DataError(report.text() + f'\nno usable puzzle in {", ".join(map(str, paths))}')
+    if strict and report.bad:
+        raise DataError(report.text())
+    if not found:
+        raise DataError(report.text() + f"\nno usable puzzle in {', '.join(map(str, paths))}")
     if len(sizes := {data.size: data.source for data in found}) > 1:
-        raise DataError('puzzles of several sizes: ' + ', '.join(f'{source} has {n}x{n}' for n, source in sizes.items())
-                        + '; allowed is one size at a time')
-    if report.bad: print(report.text(), file=sys.stderr)
+        raise DataError(
+            "puzzles of several sizes: "
+            + ", ".join(f"{source} has {n}x{n}" for n, source in sizes.items())
+            + "; allowed is one size at a time"
+        )
+    if report.bad:
+        print(report.text(), file=sys.stderr)
     return concat(found), report
 
 # %% ../../nbs/sudoku/05_files.ipynb #460295ac
 def _bytes(path):
     "Contents of a file or of standard input."
-    if str(path) == '-': return sys.stdin.buffer.read()
+    if str(path) == "-":
+        return sys.stdin.buffer.read()
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise DataError(f'{path}: no such file or folder') from None
+        raise DataError(f"{path}: no such file or folder") from None
     except OSError as error:
-        raise DataError(f'{path}: cannot be read ({error.strerror})') from None
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None

@@ -18,7 +18,8 @@ from .rules import geometry, size_of
 @njit(cache=True)
 def _put(bits, used, units, cell, bit):
     bits[cell] = bit
-    for at in range(3): used[units[cell, at]] |= bit
+    for at in range(3):
+        used[units[cell, at]] |= bit
 
 
 @njit(cache=True)
@@ -33,32 +34,42 @@ def _singles(bits, used, units, members, full, goal):
     while changed:
         changed = False
         for unit in range(members.shape[0]):
-            if used[unit] == full: continue
+            if used[unit] == full:
+                continue
             once, twice = 0, 0
             for at in range(members.shape[1]):
                 cell = members[unit, at]
-                if bits[cell]: continue
+                if bits[cell]:
+                    continue
                 left = _left(used, units, cell, full)
-                if left == 0: return False
+                if left == 0:
+                    return False
                 if left & (left - 1):
                     twice |= once & left
                     once |= left
                     continue
                 _put(bits, used, units, cell, left)
                 changed = True
-                if cell == goal: return True
-            if (once | used[unit]) != full: return False
+                if cell == goal:
+                    return True
+            if (once | used[unit]) != full:
+                return False
             lone = once & ~twice & ~used[unit]
-            if not lone: continue
+            if not lone:
+                continue
             for at in range(members.shape[1]):
                 cell = members[unit, at]
-                if bits[cell]: continue
+                if bits[cell]:
+                    continue
                 hit = lone & _left(used, units, cell, full)
-                if hit == 0: continue
-                if hit & (hit - 1): return False  # one cell would have to hold two digits
+                if hit == 0:
+                    continue
+                if hit & (hit - 1):
+                    return False  # one cell would have to hold two digits
                 _put(bits, used, units, cell, hit)
                 changed = True
-                if cell == goal: return True
+                if cell == goal:
+                    return True
     return True
 
 # %% ../../nbs/sudoku/02_generate.ipynb #777b77c4
@@ -67,9 +78,11 @@ def _start(grid, units, n):
     "Digits to bits: (bits [S], used [3n], whether no two clues clash)."
     bits, used = np.zeros(n * n, np.int64), np.zeros(3 * n, np.int64)
     for cell in range(n * n):
-        if grid[cell] == 0: continue
+        if grid[cell] == 0:
+            continue
         bit = 1 << (np.int64(grid[cell]) - 1)
-        if not _left(used, units, cell, (1 << n) - 1) & bit: return bits, used, False
+        if not _left(used, units, cell, (1 << n) - 1) & bit:
+            return bits, used, False
         _put(bits, used, units, cell, bit)
     return bits, used, True
 
@@ -108,14 +121,18 @@ def _fewest(bits, used, units, full, state):
     "The blank cell with the fewest digits left and these digits; (-1, 0) when the grid is full."
     best, fewest, digits, ties = -1, 99, 0, 0
     for cell in range(len(bits)):
-        if bits[cell]: continue
+        if bits[cell]:
+            continue
         left = _left(used, units, cell, full)
         many = _count(left)
-        if many < fewest: best, fewest, digits, ties = cell, many, left, 1
+        if many < fewest:
+            best, fewest, digits, ties = cell, many, left, 1
         elif many == fewest and len(state):
             ties += 1
-            if _below(state, ties) == 0: best, digits = cell, left
-        if fewest == 2 and not len(state): break  # after singles nothing has fewer than two
+            if _below(state, ties) == 0:
+                best, digits = cell, left
+        if fewest == 2 and not len(state):
+            break  # after singles nothing has fewer than two
     return best, digits
 
 
@@ -123,7 +140,8 @@ def _fewest(bits, used, units, full, state):
 def _choose(digits, state):
     "The lowest digit, or a random one where there is a generator."
     if len(state):
-        for _ in range(_below(state, _count(digits))): digits &= digits - 1
+        for _ in range(_below(state, _count(digits))):
+            digits &= digits - 1
     return digits & -digits
 
 # %% ../../nbs/sudoku/02_generate.ipynb #e672727a
@@ -141,13 +159,17 @@ def _search(grid, units, members, n, limit, state):
             cell, left = _fewest(bits, used, units, full, state)
             if cell < 0:
                 count += 1
-                if count == 1: first[:] = bits
-                if count == limit: break
+                if count == 1:
+                    first[:] = bits
+                if count == limit:
+                    break
             else:
                 saved[depth], saved_used[depth], cells[depth], digits[depth] = bits, used, cell, left
                 depth += 1
-        while depth and digits[depth - 1] == 0: depth -= 1
-        if depth == 0: break
+        while depth and digits[depth - 1] == 0:
+            depth -= 1
+        if depth == 0:
+            break
         top = depth - 1
         bits[:], used[:] = saved[top], saved_used[top]
         bit = _choose(digits[top], state)
@@ -163,28 +185,30 @@ def _solve_all(grids, units, members, n, counts, answers, guesses):
     still = np.empty(0, np.uint64)
     for row in range(len(grids)):
         counts[row], first, guesses[row] = _search(grids[row], units, members, n, 2, still)
-        for cell in range(n * n): answers[row, cell] = _digit(first[cell])
+        for cell in range(n * n):
+            answers[row, cell] = _digit(first[cell])
 
 # %% ../../nbs/sudoku/02_generate.ipynb #0230ee02
 class Solution(NamedTuple):
     "What the solver found."
+
     count: int  # 0, 1, or 2 for two or more solutions
     grid: np.ndarray  # [S] uint8, the first solution; zeros where there is none
     guesses: int  # digits tried by the search; 0 is solved by singles
 
 # %% ../../nbs/sudoku/02_generate.ipynb #3cdd1cc1
 def solve_all(
-    grids: np.ndarray, # [N, S] digits, 0 is blank
-    progress: bool = False, # show a progress bar
-) -> Solution: # the same three fields with a first axis N
+    grids: np.ndarray,  # [N, S] digits, 0 is blank
+    progress: bool = False,  # show a progress bar
+) -> Solution:  # the same three fields with a first axis N
     "Solve many grids of one size; ValueError for values outside 0 to n."
     grids = np.atleast_2d(np.asarray(grids))
     n = size_of(grids.shape[1])
     if grids.size and (grids.min() < 0 or grids.max() > n):
-        raise ValueError(f'digits from {grids.min()} to {grids.max()} in a {n}x{n} grid; allowed are 0 to {n}')
+        raise ValueError(f"digits from {grids.min()} to {grids.max()} in a {n}x{n} grid; allowed are 0 to {n}")
     grids = np.ascontiguousarray(grids, np.uint8)
     found = Solution(np.zeros(len(grids), np.int64), np.zeros_like(grids), np.zeros(len(grids), np.int64))
-    with tqdm(total=len(grids), unit='puzzle', desc='solve', disable=not progress) as bar:
+    with tqdm(total=len(grids), unit="puzzle", desc="solve", disable=not progress) as bar:
         for at in range(0, len(grids), 256):
             part = slice(at, at + 256)
             _solve_all(grids[part], *geometry(n), n, found.count[part], found.grid[part], found.guesses[part])
@@ -193,8 +217,8 @@ def solve_all(
 
 # %% ../../nbs/sudoku/02_generate.ipynb #735c7bad
 def solve(
-    grid: np.ndarray, # [S] digits, 0 is blank
-) -> Solution: # count 0, 1 or 2 (many), the first solution, guesses
+    grid: np.ndarray,  # [S] digits, 0 is blank
+) -> Solution:  # count 0, 1 or 2 (many), the first solution, guesses
     "Solve one grid."
     found = solve_all(np.asarray(grid)[None])
     return Solution(int(found.count[0]), found.grid[0], int(found.guesses[0]))
@@ -205,11 +229,14 @@ def _removable(grid, bits, used, cell, units, members, n, singles, still):
     "Whether `cell`, taken out of bits and used just now, follows from the rest."
     full = (1 << n) - 1
     left = _left(used, units, cell, full)
-    if left & (left - 1) == 0: return True
+    if left & (left - 1) == 0:
+        return True
     trial, trial_used = bits.copy(), used.copy()
     _singles(trial, trial_used, units, members, full, cell)
-    if trial[cell]: return True
-    if singles: return False
+    if trial[cell]:
+        return True
+    if singles:
+        return False
     return _search(grid, units, members, n, 2, still)[0] == 1
 
 
@@ -221,13 +248,15 @@ def _dig(grid, target, units, members, n, singles, state):
     bits, used, _ = _start(grid, units, n)
     clues = n * n
     for at in range(n * n):
-        if clues == target: break
+        if clues == target:
+            break
         swap = at + _below(state, n * n - at)
         order[at], order[swap] = order[swap], order[at]
         cell = order[at]
         digit, bit = grid[cell], bits[cell]
         grid[cell] = bits[cell] = 0
-        for unit in units[cell]: used[unit] ^= bit
+        for unit in units[cell]:
+            used[unit] ^= bit
         if _removable(grid, bits, used, cell, units, members, n, singles, still):
             clues -= 1
         else:
@@ -244,13 +273,16 @@ def _make(seeds, targets, tries, units, members, n, singles, hard, puzzles, solu
         state = np.array([seeds[row]], np.uint64)
         for _ in range(tries):
             _, first, _ = _search(blank, units, members, n, 1, state)
-            for cell in range(n * n): solutions[row, cell] = _digit(first[cell])
+            for cell in range(n * n):
+                solutions[row, cell] = _digit(first[cell])
             puzzles[row] = solutions[row]
             clues = _dig(puzzles[row], targets[row], units, members, n, singles, state)
             guesses[row] = -1
-            if clues != targets[row]: continue
+            if clues != targets[row]:
+                continue
             rating = 0 if singles else _search(puzzles[row], units, members, n, 2, still)[2]
-            if hard and rating == 0: continue
+            if hard and rating == 0:
+                continue
             guesses[row] = rating
             break
 
@@ -260,48 +292,64 @@ def _draw_some(rng, many, size, lo, hi, difficulty):
     targets, seeds = rng.integers(lo, hi + 1, many), rng.integers(2**63, size=many).astype(np.uint64)
     puzzles, solutions = np.zeros((2, many, size * size), np.uint8)
     guesses = np.zeros(many, np.int64)
-    _make(seeds, targets, 50, *geometry(size), size, difficulty == 'singles', difficulty == 'guesses',
-          puzzles, solutions, guesses)
+    _make(
+        seeds,
+        targets,
+        50,
+        *geometry(size),
+        size,
+        difficulty == "singles",
+        difficulty == "guesses",
+        puzzles,
+        solutions,
+        guesses,
+    )
     return puzzles, solutions, targets, guesses
 
 # %% ../../nbs/sudoku/02_generate.ipynb #b79add69
 class Generated(NamedTuple):
     "Puzzles with exactly one solution each, all distinct."
+
     puzzles: np.ndarray  # [N, S] uint8, 0 is blank
     solutions: np.ndarray  # [N, S] uint8
     clues: np.ndarray  # [N] int64, clues of each puzzle
     guesses: np.ndarray  # [N] int64, rating
 
 
-DIFFICULTIES = ('singles', 'guesses', 'any')
+DIFFICULTIES = ("singles", "guesses", "any")
 
 # %% ../../nbs/sudoku/02_generate.ipynb #3425d5f3
 def generate(
-    count: int, # puzzles wanted
-    size: int = 9, # 4, 6 or 9
-    clues: tuple[int, int] = (41, 55), # fewest and most clues, both allowed
-    difficulty: str = 'singles', # singles, guesses or any
-    rng: np.random.Generator | int = 0, # generator or seed; the same seed gives the same bytes
-    progress: bool = True, # show a progress bar
+    count: int,  # puzzles wanted
+    size: int = 9,  # 4, 6 or 9
+    clues: tuple[int, int] = (41, 55),  # fewest and most clues, both allowed
+    difficulty: str = "singles",  # singles, guesses or any
+    rng: np.random.Generator | int = 0,  # generator or seed; the same seed gives the same bytes
+    progress: bool = True,  # show a progress bar
 ) -> Generated:
     "Make distinct puzzles; ValueError for a bad argument, RuntimeError where such puzzles cannot be found."
     units, members = geometry(size)
     lo, hi = clues
-    if difficulty not in DIFFICULTIES: raise ValueError(f'difficulty {difficulty!r}; allowed are {DIFFICULTIES}')
-    if not 0 < lo <= hi < size * size: raise ValueError(f'clues {clues}; allowed is 0 < low <= high < {size * size}')
+    if difficulty not in DIFFICULTIES:
+        raise ValueError(f"difficulty {difficulty!r}; allowed are {DIFFICULTIES}")
+    if not 0 < lo <= hi < size * size:
+        raise ValueError(f"clues {clues}; allowed is 0 < low <= high < {size * size}")
     rng = np.random.default_rng(rng)
     found, seen, idle = [], set(), 0
-    with tqdm(total=count, unit='puzzle', desc=f'{size}x{size} {difficulty}', disable=not progress) as bar:
+    with tqdm(total=count, unit="puzzle", desc=f"{size}x{size} {difficulty}", disable=not progress) as bar:
         while len(found) < count and idle < 8:
             idle += 1
             for item in zip(*_draw_some(rng, 128, size, lo, hi, difficulty)):
-                if item[3] < 0 or len(found) == count or (name := item[0].tobytes()) in seen: continue
+                if item[3] < 0 or len(found) == count or (name := item[0].tobytes()) in seen:
+                    continue
                 seen.add(name)
                 found.append(item)
                 idle = 0
             bar.update(len(found) - bar.n)
     if len(found) < count:
-        raise RuntimeError(f'found only {len(found)} of {count} distinct {size}x{size} puzzles '
-                           f'with {lo} to {hi} clues and difficulty {difficulty!r}; allow more clues or ask for fewer')
+        raise RuntimeError(
+            f"found only {len(found)} of {count} distinct {size}x{size} puzzles "
+            f"with {lo} to {hi} clues and difficulty {difficulty!r}; allow more clues or ask for fewer"
+        )
     columns = zip(*found) if found else (np.zeros((0, size**2), np.uint8),) * 2 + (np.zeros(0, int),) * 2
     return Generated(*map(np.array, columns))

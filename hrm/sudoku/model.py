@@ -32,10 +32,7 @@ def coordinates(
     return torch.stack((cells // size, cells % size, box), dim=1)
 
 
-def board_config(
-    arch: ArchConfig,
-    size: int,
-) -> HRMConfig:
+def board_config(arch: ArchConfig, size: int) -> HRMConfig:
     "The architecture on a board: adds vocabulary and sequence length."
     return HRMConfig(**arch.model_dump(), vocab_size=size + 2, seq_len=size * size)
 
@@ -52,12 +49,30 @@ def build(
 
 # %% ../../nbs/sudoku/07_model.ipynb #714b0958
 PAPER = ArchConfig(
-    hidden_size=512, num_heads=8, H_layers=4, L_layers=4, H_cycles=2, L_cycles=2, expansion=4, pos_encodings="rope",
-    halt_max_steps=16, halt_exploration_prob=0.1, puzzle_emb_ndim=512,
+    hidden_size=512,
+    num_heads=8,
+    H_layers=4,
+    L_layers=4,
+    H_cycles=2,
+    L_cycles=2,
+    expansion=4,
+    pos_encodings="rope",
+    halt_max_steps=16,
+    halt_exploration_prob=0.1,
+    puzzle_emb_ndim=512,
 )
 TUTORIAL = ArchConfig(
-    hidden_size=256, num_heads=8, H_layers=2, L_layers=2, H_cycles=1, L_cycles=1, expansion=4, pos_encodings="rope",
-    halt_max_steps=8, halt_exploration_prob=0.0, puzzle_emb_ndim=64,
+    hidden_size=256,
+    num_heads=8,
+    H_layers=2,
+    L_layers=2,
+    H_cycles=1,
+    L_cycles=1,
+    expansion=4,
+    pos_encodings="rope",
+    halt_max_steps=8,
+    halt_exploration_prob=0.0,
+    puzzle_emb_ndim=64,
 )
 
 # %% ../../nbs/sudoku/07_model.ipynb #dad537a5
@@ -66,14 +81,20 @@ def _foreign(file: Path, config: Path | None) -> tuple[HRM, dict[str, Any]]:
     beside = [file.with_suffix(ending) for ending in (".json", ".yaml", ".yml")]
     config = config or next((candidate for candidate in beside if candidate.is_file()), None)
     if config is None:
-        raise ConfigError(f"{file}: no configuration; give one (--config) or put {beside[0].name} beside it, with the official names")
+        raise ConfigError(
+            f"{file}: no configuration; give one (--config) or put {beside[0].name} beside it, with the official names"
+        )
     try:
         values = json.loads(config.read_text()) if config.suffix == ".json" else _yaml(config)
         values = values.get("arch", values)
     except (ValueError, AttributeError, YAMLError) as error:
         raise ConfigError(f"{config}: not a mapping of official names ({' '.join(str(error).split())})") from None
     try:
-        weights = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+        weights = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
         weights = weights.get("model_state_dict", weights.get("state_dict", weights))
     except Exception as error:  # damaged files raise what they like
         raise checkpoint.CheckpointError(f"{file}: cannot be read as a state dict ({type(error).__name__})") from error
@@ -106,8 +127,6 @@ def load(
     return model, meta
 
 
-def board_size(
-    model: HRM,
-) -> int:
+def board_size(model: HRM) -> int:
     "The n of the board a model was made for. Raises ValueError if its length is no board's."
     return size_of(model.config.seq_len)

@@ -16,20 +16,22 @@ BLANK = 1  # token id of an empty cell; 0 is padding, digit d is d + 1
 
 
 def size_of(
-    cells: int, # number of cells of a grid
-) -> int: # its size n, with n * n cells
+    cells: int,  # number of cells of a grid
+) -> int:  # its size n, with n * n cells
     "The size of a grid by its number of cells; a ValueError where it is none of 16, 36 and 81."
     for n in BOXES:
-        if n * n == cells: return n
-    raise ValueError(f'a grid of {cells} cells; allowed are 16 (4x4), 36 (6x6) and 81 (9x9)')
+        if n * n == cells:
+            return n
+    raise ValueError(f"a grid of {cells} cells; allowed are 16 (4x4), 36 (6x6) and 81 (9x9)")
 
 # %% ../../nbs/sudoku/00_rules.ipynb #0a999f77
 @lru_cache
 def geometry(
-    n: int, # size of the grid: 4, 6 or 9
-) -> tuple[np.ndarray, np.ndarray]: # units of each cell [S, 3], cells of each unit [3n, n]
+    n: int,  # size of the grid: 4, 6 or 9
+) -> tuple[np.ndarray, np.ndarray]:  # units of each cell [S, 3], cells of each unit [3n, n]
     "The units (rows, then columns, then boxes) of a grid."
-    if n not in BOXES: raise ValueError(f'size {n}; allowed are {", ".join(map(str, BOXES))}')
+    if n not in BOXES:
+        raise ValueError(f"size {n}; allowed are {', '.join(map(str, BOXES))}")
     high, wide = BOXES[n]
     row, col = np.divmod(np.arange(n * n), n)
     box = row // high * high + col // wide  # a band has n / wide = high boxes
@@ -38,58 +40,58 @@ def geometry(
 
 # %% ../../nbs/sudoku/00_rules.ipynb #1cc0ac7f
 def from_text(
-    text: str, # 16, 36 or 81 characters; . 0 _ * are blanks
-) -> np.ndarray: # [S] uint8, 0 is blank
+    text: str,  # 16, 36 or 81 characters; . 0 _ * are blanks
+) -> np.ndarray:  # [S] uint8, 0 is blank
     "A grid from its characters; a ValueError says what is wrong and what is allowed."
     n = size_of(len(text))
-    digits = ''.join(map(str, range(1, n + 1)))
+    digits = "".join(map(str, range(1, n + 1)))
     for at, char in enumerate(text):
-        if char not in digits + '.0_*':
-            raise ValueError(f'character {char!r} at position {at + 1}; '
-                             f'allowed are 1 to {n}, and . 0 _ * for a blank')
+        if char not in digits + ".0_*":
+            raise ValueError(f"character {char!r} at position {at + 1}; allowed are 1 to {n}, and . 0 _ * for a blank")
     return np.array([digits.find(char) + 1 for char in text], np.uint8)
 
 # %% ../../nbs/sudoku/00_rules.ipynb #99443712
 def to_text(
-    grid: np.ndarray, # [S] digits, 0 is blank
-) -> str: # S characters, a dot for a blank
+    grid: np.ndarray,  # [S] digits, 0 is blank
+) -> str:  # S characters, a dot for a blank
     "A grid in one line."
-    return ''.join('.' if digit == 0 else str(int(digit)) for digit in grid)
+    return "".join("." if digit == 0 else str(int(digit)) for digit in grid)
 
 # %% ../../nbs/sudoku/00_rules.ipynb #9205732b
 def pretty(
-    grid: np.ndarray, # [S] digits, 0 is blank
-) -> str: # n lines, and lines between the boxes
+    grid: np.ndarray,  # [S] digits, 0 is blank
+) -> str:  # n lines, and lines between the boxes
     "A grid for the terminal."
     n = size_of(len(grid))
     high, wide = BOXES[n]
     text = to_text(grid)
-    rule = '+'.join(['-' * (2 * wide + (0 if at in (0, n // wide - 1) else 1)) for at in range(n // wide)])
+    rule = "+".join(["-" * (2 * wide + (0 if at in (0, n // wide - 1) else 1)) for at in range(n // wide)])
     lines = []
     for row in range(n):
-        if row and row % high == 0: lines.append(rule)
-        cells = text[row * n:(row + 1) * n]
-        lines.append(' | '.join(' '.join(cells[at:at + wide]) for at in range(0, n, wide)))
-    return '\n'.join(lines)
+        if row and row % high == 0:
+            lines.append(rule)
+        cells = text[row * n : (row + 1) * n]
+        lines.append(" | ".join(" ".join(cells[at : at + wide]) for at in range(0, n, wide)))
+    return "\n".join(lines)
 
 # %% ../../nbs/sudoku/00_rules.ipynb #e45f4b4a
 def violations(
-    grid: np.ndarray, # [S] digits, 0 is blank
-) -> list[str]: # one sentence for each digit that a unit has more than once
+    grid: np.ndarray,  # [S] digits, 0 is blank
+) -> list[str]:  # one sentence for each digit that a unit has more than once
     "The rules that a grid, complete or not, breaks."
     grid = np.asarray(grid)
     n = size_of(len(grid))
     found = []
     for unit, cells in enumerate(geometry(n)[1]):
-        name = f'{("row", "column", "box")[unit // n]} {unit % n + 1}'
+        name = f"{('row', 'column', 'box')[unit // n]} {unit % n + 1}"
         counts = np.bincount(grid[cells], minlength=n + 1)
-        found += [f'{name} has {counts[d]} times the digit {d}' for d in range(1, n + 1) if counts[d] > 1]
+        found += [f"{name} has {counts[d]} times the digit {d}" for d in range(1, n + 1) if counts[d] > 1]
     return found
 
 # %% ../../nbs/sudoku/00_rules.ipynb #d113c779
 def valid(
-    grids: np.ndarray, # [N, S] digits, 0 is blank
-) -> np.ndarray: # [N] bool, complete and no rule broken
+    grids: np.ndarray,  # [N, S] digits, 0 is blank
+) -> np.ndarray:  # [N] bool, complete and no rule broken
     "Which boards are complete and break no rule."
     grids = np.asarray(grids)
     n = size_of(grids.shape[1])
@@ -98,25 +100,28 @@ def valid(
 
 # %% ../../nbs/sudoku/00_rules.ipynb #327e021d
 def extends(
-    puzzle: np.ndarray, # [..., S] digits, 0 is blank
-    answer: np.ndarray, # [..., S] digits
-) -> np.ndarray: # [...] bool
+    puzzle: np.ndarray,  # [..., S] digits, 0 is blank
+    answer: np.ndarray,  # [..., S] digits
+) -> np.ndarray:  # [...] bool
     "Whether an answer keeps every clue."
     puzzle, answer = np.asarray(puzzle), np.asarray(answer)
     return ((puzzle == 0) | (puzzle == answer)).all(-1)
 
 # %% ../../nbs/sudoku/00_rules.ipynb #54555a83
 def check(
-    puzzle: np.ndarray, # [S] digits, 0 is blank
-    answer: np.ndarray, # [S] digits
-) -> list[str]: # what is wrong; empty for a right answer
+    puzzle: np.ndarray,  # [S] digits, 0 is blank
+    answer: np.ndarray,  # [S] digits
+) -> list[str]:  # what is wrong; empty for a right answer
     "Everything that is wrong with an answer."
     puzzle, answer = np.asarray(puzzle), np.asarray(answer)
     n = size_of(len(puzzle))
-    if answer.shape != puzzle.shape: return [f'the answer has {len(answer)} cells, the puzzle {len(puzzle)}']
+    if answer.shape != puzzle.shape:
+        return [f"the answer has {len(answer)} cells, the puzzle {len(puzzle)}"]
     found = []
-    if (outside := answer > n).any(): return [f'{outside.sum()} cells hold a digit above {n}']
-    if (blank := answer == 0).any(): found.append(f'{blank.sum()} cells are blank')
+    if (outside := answer > n).any():
+        return [f"{outside.sum()} cells hold a digit above {n}"]
+    if (blank := answer == 0).any():
+        found.append(f"{blank.sum()} cells are blank")
     for cell in np.flatnonzero((puzzle != 0) & (puzzle != answer)):
-        found.append(f'row {cell // n + 1} column {cell % n + 1} is {answer[cell]}, the clue says {puzzle[cell]}')
+        found.append(f"row {cell // n + 1} column {cell % n + 1} is {answer[cell]}, the clue says {puzzle[cell]}")
     return found + violations(answer)

@@ -21,22 +21,25 @@ from .rules import BOXES, size_of, valid
 # %% ../../nbs/sudoku/03_symmetry.ipynb #70210e6c
 class Symmetry(NamedTuple):
     "A batch of symmetries, one for each row."
+
     cells: Tensor  # [B, S] int64: the new cell s takes its content from cells[s]
     digits: Tensor  # [B, n + 2] int64: token id -> token id; 0 and 1 stay
 
-    def inverse(self) -> 'Symmetry':
+    def inverse(self) -> "Symmetry":
         "The symmetries that undo these."
         return Symmetry(self.cells.argsort(1), self.digits.argsort(1))
 
 # %% ../../nbs/sudoku/03_symmetry.ipynb #06bf27ef
 def identity(
-    batch: int, # B
-    size: int, # n
-    device: torch.device | str = 'cpu', # where the tables live
+    batch: int,  # B
+    size: int,  # n
+    device: torch.device | str = "cpu",  # where the tables live
 ) -> Symmetry:
     "The symmetry that changes nothing, B times."
-    return Symmetry(torch.arange(size * size, device=device).repeat(batch, 1),
-                    torch.arange(size + 2, device=device).repeat(batch, 1))
+    return Symmetry(
+        torch.arange(size * size, device=device).repeat(batch, 1),
+        torch.arange(size + 2, device=device).repeat(batch, 1),
+    )
 
 # %% ../../nbs/sudoku/03_symmetry.ipynb #7865964d
 def _lines(batch, groups, each, generator):
@@ -48,13 +51,14 @@ def _lines(batch, groups, each, generator):
 
 # %% ../../nbs/sudoku/03_symmetry.ipynb #cb2a15ff
 def draw_symmetry(
-    batch: int, # B
-    size: int, # n: 4, 6 or 9
-    generator: torch.Generator, # seeded; the draw happens on its device
-    device: torch.device | str | None = None, # where the tables go; default: the generator's device
+    batch: int,  # B
+    size: int,  # n: 4, 6 or 9
+    generator: torch.Generator,  # seeded; the draw happens on its device
+    device: torch.device | str | None = None,  # where the tables go; default: the generator's device
 ) -> Symmetry:
     "Draw a symmetry for each row of a batch, uniformly from the whole group."
-    if size not in BOXES: raise ValueError(f'size {size}; allowed are {", ".join(map(str, BOXES))}')
+    if size not in BOXES:
+        raise ValueError(f"size {size}; allowed are {', '.join(map(str, BOXES))}")
     high, wide = BOXES[size]
     rows = _lines(batch, size // high, high, generator)
     cols = _lines(batch, size // wide, wide, generator)
@@ -69,14 +73,15 @@ def draw_symmetry(
 
 # %% ../../nbs/sudoku/03_symmetry.ipynb #bf03e90e
 def apply_symmetry(
-    tokens: Tensor, # [B, S] token ids; negative values (ignored labels) are moved, not renamed
-    symmetry: Symmetry, # one for each row
-    values: str = 'tokens', # 'tokens', 'digits' (0 blank, 1 to n) or 'cells' (move only: masks, predictions)
-) -> Tensor: # [B, S], same dtype
+    tokens: Tensor,  # [B, S] token ids; negative values (ignored labels) are moved, not renamed
+    symmetry: Symmetry,  # one for each row
+    values: str = "tokens",  # 'tokens', 'digits' (0 blank, 1 to n) or 'cells' (move only: masks, predictions)
+) -> Tensor:  # [B, S], same dtype
     "Move and rename the cells of a batch."
     moved = tokens.gather(1, symmetry.cells)
-    if values == 'cells': return moved
-    shift = {'tokens': 0, 'digits': 1}[values]
+    if values == "cells":
+        return moved
+    shift = {"tokens": 0, "digits": 1}[values]
     ids = moved.long() + shift
     renamed = symmetry.digits.gather(1, ids.clamp(min=0)) - shift
     return torch.where(moved < 0, moved, renamed.to(tokens.dtype))
@@ -88,8 +93,11 @@ def _frames(n):
     high, wide = BOXES[n]
     top = [[band * high + row for row in order] for band in range(n // high) for order in permutations(range(high))]
     inner = list(permutations(range(wide)))
-    columns = [[stack * wide + col for stack, order in zip(stacks, orders) for col in order]
-               for stacks in permutations(range(n // wide)) for orders in product(inner, repeat=n // wide)]
+    columns = [
+        [stack * wide + col for stack, order in zip(stacks, orders) for col in order]
+        for stacks in permutations(range(n // wide))
+        for orders in product(inner, repeat=n // wide)
+    ]
     return np.array(top, np.int64), np.array(columns, np.int64)
 
 # %% ../../nbs/sudoku/03_symmetry.ipynb #75e24ba4
@@ -99,14 +107,16 @@ def _row_order(grid, top, column, high, order):
     n = len(grid)
     order[:high] = top
     where = np.empty(n + 1, np.int64)
-    for row in range(n): where[grid[row, column[0]]] = row
+    for row in range(n):
+        where[grid[row, column[0]]] = row
     used, at = top[0] // high, high
     taken = np.zeros(n // high, np.bool_)
     taken[used] = True
     for label in range(n):
         row = where[grid[top[0], column[label]]]
         band = row // high
-        if taken[band]: continue
+        if taken[band]:
+            continue
         taken[band] = True
         for later in range(label, n):
             other = where[grid[top[0], column[later]]]
@@ -120,7 +130,8 @@ def _offer(grid, puzzle, top, column, high, best):
     "Replace `best` [2S] (solution image, then puzzle image) by the image of this frame if that is less."
     n = len(grid)
     order, label = np.empty(n, np.int64), np.zeros(n + 1, np.int64)
-    for at in range(n): label[grid[top[0], column[at]]] = at + 1
+    for at in range(n):
+        label[grid[top[0], column[at]]] = at + 1
     _row_order(grid, top, column, high, order)
     less = False
     for half in range(2):
@@ -129,9 +140,12 @@ def _offer(grid, puzzle, top, column, high, best):
                 source = grid if half == 0 else puzzle
                 value = label[source[order[row], column[at]]]
                 place = half * n * n + row * n + at
-                if not less and value > best[place]: return
-                if value < best[place]: less = True
-                if less: best[place] = value
+                if not less and value > best[place]:
+                    return
+                if value < best[place]:
+                    less = True
+                if less:
+                    best[place] = value
 
 # %% ../../nbs/sudoku/03_symmetry.ipynb #bf022145
 @njit(cache=True)
@@ -140,38 +154,45 @@ def _least(grid, puzzle, tops, columns, high, best):
     n = len(grid)
     place, rank = np.empty(n + 1, np.int64), np.empty((len(columns), n), np.int64)
     for c in range(len(columns)):
-        for at in range(n): rank[c, columns[c, at]] = at + 1
+        for at in range(n):
+            rank[c, columns[c, at]] = at + 1
     match = np.empty(n, np.int64)
     for t in range(len(tops)):
         top = tops[t]
-        for at in range(n): place[grid[top[0], at]] = at
-        for at in range(n): match[at] = place[grid[top[1], at]]
+        for at in range(n):
+            place[grid[top[0], at]] = at
+        for at in range(n):
+            match[at] = place[grid[top[1], at]]
         for c in range(len(columns)):
             for at in range(n):
                 value = rank[c, match[columns[c, at]]]
-                if value != best[n + at]: break
-            if value <= best[n + at]: _offer(grid, puzzle, top, columns[c], high, best)
+                if value != best[n + at]:
+                    break
+            if value <= best[n + at]:
+                _offer(grid, puzzle, top, columns[c], high, best)
 
 # %% ../../nbs/sudoku/03_symmetry.ipynb #4ec6580e
 @njit(cache=True)
 def _canonical(grids, puzzles, tops, columns, high, square, out):
     for row in range(len(grids)):
         _least(grids[row], puzzles[row], tops, columns, high, out[row])
-        if square: _least(grids[row].T.copy(), puzzles[row].T.copy(), tops, columns, high, out[row])
+        if square:
+            _least(grids[row].T.copy(), puzzles[row].T.copy(), tops, columns, high, out[row])
 
 # %% ../../nbs/sudoku/03_symmetry.ipynb #92ccae07
 def canonical(
-    puzzles: np.ndarray, # [N, S] digits, 0 is blank
-    solutions: np.ndarray, # [N, S] their complete and valid solutions
-    progress: bool = False, # show a progress bar
-) -> np.ndarray: # [N, 2S] uint8: least image of the solution, then of the puzzle
+    puzzles: np.ndarray,  # [N, S] digits, 0 is blank
+    solutions: np.ndarray,  # [N, S] their complete and valid solutions
+    progress: bool = False,  # show a progress bar
+) -> np.ndarray:  # [N, 2S] uint8: least image of the solution, then of the puzzle
     "The exact canonical form: equal for two puzzles if and only if a symmetry turns one into the other."
     n = size_of(np.shape(puzzles)[1])
-    if not valid(solutions).all(): raise ValueError('canonical needs complete solutions that break no rule')
+    if not valid(solutions).all():
+        raise ValueError("canonical needs complete solutions that break no rule")
     puzzles, solutions = (np.ascontiguousarray(grids, np.uint8).reshape(-1, n, n) for grids in (puzzles, solutions))
     high, wide = BOXES[n]
     out = np.full((len(puzzles), 2 * n * n), 255, np.uint8)
-    with tqdm(total=len(out), unit='puzzle', desc='canonical form', disable=not progress) as bar:
+    with tqdm(total=len(out), unit="puzzle", desc="canonical form", disable=not progress) as bar:
         for at in range(0, len(out), 256):
             part = slice(at, at + 256)
             _canonical(solutions[part], puzzles[part], *_frames(n), high, high == wide, out[part])
@@ -180,12 +201,12 @@ def canonical(
 
 # %% ../../nbs/sudoku/03_symmetry.ipynb #1c2b03e8
 def split(
-    puzzles: np.ndarray, # [N, S] digits, 0 is blank
-    solutions: np.ndarray, # [N, S]
-    held_out: int, # puzzles wanted in the second part
-    rng: np.random.Generator | int = 0, # generator or seed
-    progress: bool = False, # show a progress bar
-) -> tuple[np.ndarray, np.ndarray]: # row numbers of the training part and of the held-out part, ascending
+    puzzles: np.ndarray,  # [N, S] digits, 0 is blank
+    solutions: np.ndarray,  # [N, S]
+    held_out: int,  # puzzles wanted in the second part
+    rng: np.random.Generator | int = 0,  # generator or seed
+    progress: bool = False,  # show a progress bar
+) -> tuple[np.ndarray, np.ndarray]:  # row numbers of the training part and of the held-out part, ascending
     "Split so that no symmetry leads from one part to the other; ValueError where that leaves too few."
     keys = np.unique(canonical(puzzles, solutions, progress), axis=0, return_inverse=True)[1].reshape(-1)
     sizes, rest, chosen = np.bincount(keys), held_out, np.zeros(keys.max(initial=-1) + 1, bool)
@@ -193,6 +214,9 @@ def split(
         if sizes[key] <= rest:
             chosen[key] = True
             rest -= sizes[key]
-    if rest: raise ValueError(f'held_out {held_out} of {len(puzzles)} puzzles; '
-                              f'the groups that are equal up to symmetry allow {held_out - rest}')
+    if rest:
+        raise ValueError(
+            f"held_out {held_out} of {len(puzzles)} puzzles; "
+            f"the groups that are equal up to symmetry allow {held_out - rest}"
+        )
     return np.flatnonzero(~chosen[keys]), np.flatnonzero(chosen[keys])

@@ -87,7 +87,8 @@ def run(
 ) -> Result:
     "Train one model. Raises DataError or ConfigError before any work; Stopped when asked to, with the state saved."
     folder = Path(data)
-    if not (folder / "train" / "dataset.json").exists(): folder /= config.set
+    if not (folder / "train" / "dataset.json").exists():
+        folder /= config.set
     train, held_out = (load_official(folder / part) for part in ("train", "test"))
     if train.size != held_out.size:
         raise ConfigError(f"{folder}: train has puzzles of size {train.size}, test of size {held_out.size}")
@@ -103,6 +104,8 @@ def run_all(
     config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
 ) -> dict[str, Result]:
     "Train the runs of a section, or `only` some. Raises what `run` raises."
-    def one(name, options, done): return run(name, config.runs[name], config.seed, data, out / name, options)
+
+    def one(name, options, done):
+        return run(name, config.runs[name], config.seed, data, out / name, options)
 
     return start_all(one, config.runs, out, options, only)

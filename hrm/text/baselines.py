@@ -17,7 +17,9 @@ from fastcore.basics import patch
 
 # %% ../../nbs/text/08_baselines.ipynb #49d8bab6
 class NGrams:
-    "Interpolated Kneser-Ney counts of a text, for every order up to the highest. Raises `ValueError` for a text shorter than that."
+    """Interpolated Kneser-Ney counts of a text, for every order up to the highest. Raises `ValueError` for a text
+    shorter than that.
+    """
 
     def __init__(
         self,
@@ -26,12 +28,22 @@ class NGrams:
         order: int,  # characters of the longest n-gram, the predicted one among them
     ):
         if order < 1 or len(ids) < order + 1:
-            raise ValueError(f"ngrams: found order {order} and a text of {len(ids)} ids; allowed: 1 or more, and a text longer than that")
+            raise ValueError(
+                f"ngrams: found order {order} and a text of {len(ids)} ids; allowed: 1 or more, and a text longer "
+                "than that"
+            )
         self.size, self.order, self.keys, self.raw, self.left = size, order, [], [], []
-        previous = np.zeros(len(ids) + 1, dtype=np.int64)  # rank of the n-gram that ends before each position; of order 0 there is one
+        previous = np.zeros(
+            len(ids) + 1, dtype=np.int64
+        )  # rank of the n-gram that ends before each position; of order 0 there is one
         for n in range(1, order + 1):
             # the n-gram that ends at position i: the shorter one that ends at i - 1, then the id at i
-            keys, first, ranks, counts = np.unique(previous[:-1] * size + np.asarray(ids[n - 1 :], np.int64), return_index=True, return_inverse=True, return_counts=True)
+            keys, first, ranks, counts = np.unique(
+                previous[:-1] * size + np.asarray(ids[n - 1 :], np.int64),
+                return_index=True,
+                return_inverse=True,
+                return_counts=True,
+            )
             if n > 1:  # the shorter n-grams that end each different n-gram
                 self.left.append(np.bincount(suffixes[first + 1], minlength=len(self.keys[-1])))
             self.keys.append(keys)
@@ -43,7 +55,9 @@ class NGrams:
         self,
         n: int,
         top: bool,  # occurrences; otherwise the number of different contexts
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:  # [G] per n-gram, [H] total and [H] kinds per context, the discount
+    ) -> tuple[
+        np.ndarray, np.ndarray, np.ndarray, float
+    ]:  # [G] per n-gram, [H] total and [H] kinds per context, the discount
         "What the formula needs of one order."
         if (n, top) not in self.tables:
             count = self.raw[n - 1] if top else self.left[n - 1]
@@ -90,11 +104,7 @@ def bits(self: NGrams, ids: np.ndarray, order: int | None = None) -> float:
 
 # %% ../../nbs/text/08_baselines.ipynb #ac514268
 @patch
-def distribution(
-    self: NGrams,
-    context: Sequence[int],
-    order: int | None = None,
-) -> np.ndarray:  # [V] sums to one
+def distribution(self: NGrams, context: Sequence[int], order: int | None = None) -> np.ndarray:  # [V] sums to one
     "The distribution after a context."
     order, before = self.order if order is None else order, [int(i) for i in context]
     found = np.full(self.size, 1 / self.size)
@@ -132,7 +142,9 @@ class PPM:
         "The probability of every id after a context; the loop version, for the checks."
         found, mass, out = np.zeros(self.size), 1.0, set()
         for n in range(min(self.order, len(context)), -1, -1):
-            counts = {one: c for one, c in self.seen.get(tuple(context[len(context) - n :]), {}).items() if one not in out}
+            counts = {
+                one: c for one, c in self.seen.get(tuple(context[len(context) - n :]), {}).items() if one not in out
+            }
             total = 2 * sum(counts.values())
             for one, count in counts.items():
                 found[one] = mass * (2 * count - 1) / total
@@ -141,10 +153,7 @@ class PPM:
         found[rest] = mass / len(rest)
         return found
 
-    def read(
-        self,
-        ids: Iterable[int],
-    ) -> np.ndarray:  # [N] float64, bits of each
+    def read(self, ids: Iterable[int]) -> np.ndarray:  # [N] float64, bits of each
         "Read a text: what each id cost before it was learned."
         costs, context = [], ()
         for one in map(int, ids):
@@ -154,11 +163,7 @@ class PPM:
 
 # %% ../../nbs/text/08_baselines.ipynb #ccf63118
 @patch
-def _take(
-    self: PPM,
-    context: tuple[int, ...],
-    one: int,
-) -> float:
+def _take(self: PPM, context: tuple[int, ...], one: int) -> float:
     "The probability of an id, which is then counted in the contexts down to the one that knew it."
     mass, out = 1.0, set()
     for n in range(len(context), -1, -1):
@@ -175,14 +180,14 @@ def _take(
     return mass / (self.size - len(out))
 
 # %% ../../nbs/text/08_baselines.ipynb #c1d09d65
-COMPRESSORS = {"zip": lambda raw: zlib.compress(raw, 9), "bz2": lambda raw: bz2.compress(raw, 9),
-               "xz": lambda raw: lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)}
+COMPRESSORS = {
+    "zip": lambda raw: zlib.compress(raw, 9),
+    "bz2": lambda raw: bz2.compress(raw, 9),
+    "xz": lambda raw: lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME),
+}
 
 
-def compressed(
-    train: str,
-    held_out: str,
-) -> dict[str, float]:
+def compressed(train: str, held_out: str) -> dict[str, float]:
     "Bits per held-out character by compressor, both texts as UTF-8. Raises `ValueError` for an empty text."
     if not held_out:
         raise ValueError("held_out: found an empty text; allowed: at least one character")

@@ -55,9 +55,7 @@ class Settings:
                 raise ValueError(f"{name}: found {getattr(self, name)}; allowed: {least} or more")
 
 # %% ../../nbs/text/06_chat.ipynb #7d0de002
-def mode_of(
-    model: TextHRM,
-) -> str:
+def mode_of(model: TextHRM) -> str:
     "The mode with the cycles that a model was trained with; `normal` where no mode has them."
     own = model.config.H_cycles, model.config.L_cycles
     return next((mode for mode, cycles in MODES.items() if cycles == own), "normal")
@@ -89,11 +87,15 @@ class TextChat:
         tokenizer: CharacterTokenizer,
         generator: torch.Generator,
         settings: Settings = Settings(),
-        about: Mapping[str, Any] | None = None,  # meta.json of the checkpoint, and when it was `finished`; for the status
+        about: Mapping[str, Any]
+        | None = None,  # meta.json of the checkpoint, and when it was `finished`; for the status
         fast: bool = False,  # compile: slow to begin, quick afterwards
     ):
         if model.config.vocab_size != tokenizer.size:
-            raise ValueError(f"found a model of {model.config.vocab_size} outputs and a vocabulary of {tokenizer.size} ids; allowed: as many")
+            raise ValueError(
+                f"found a model of {model.config.vocab_size} outputs and a vocabulary of {tokenizer.size} ids; "
+                "allowed: as many"
+            )
         self.model, self.tokenizer, self.generator, self.settings = model, tokenizer, generator, settings
         self.about, self.fast, self.turns, self.steps = about or {}, fast, [], []
         self.collected: list[str] | None = None  # lines of a batch; None where each line is answered at once
@@ -104,28 +106,28 @@ class TextChat:
 
     def forget(self) -> None:
         "Drop the oldest turns that the memory has no room for; the last one stays unless there is no memory at all."
-        while self.turns and (len(self.remembered()) > self.settings.memory) and (len(self.turns) > 1 or self.settings.memory == 0):
+        while (
+            self.turns
+            and (len(self.remembered()) > self.settings.memory)
+            and (len(self.turns) > 1 or self.settings.memory == 0)
+        ):
             del self.turns[0]
 
 # %% ../../nbs/text/06_chat.ipynb #a6828877
 @patch
-def prompt(
-    self: TextChat,
-    text: str,
-) -> tuple[list[int], str]:  # ids, and the characters that the vocabulary lacks
+def prompt(self: TextChat, text: str) -> tuple[list[int], str]:  # ids, and the characters that the vocabulary lacks
     "What the model reads before it goes on. Raises `ValueError` where nothing is left of it."
     unknown = "".join(sorted({c for c in text if c not in self.tokenizer.tokens}))
     ids = [i for i in self.tokenizer.encode(self.remembered() + text) if i != self.tokenizer.unk]
     if not ids:
-        raise ValueError(f"found no character of the vocabulary in {text!r}; allowed: some of {''.join(self.tokenizer.tokens)!r}")
+        raise ValueError(
+            f"found no character of the vocabulary in {text!r}; allowed: some of {''.join(self.tokenizer.tokens)!r}"
+        )
     return ids, unknown
 
 # %% ../../nbs/text/06_chat.ipynb #5c0ffee4
 @patch
-def say(
-    self: TextChat,
-    text: str,
-) -> Iterator[str]:
+def say(self: TextChat, text: str) -> Iterator[str]:
     "Go on from a line; yields the reply in pieces as it is written. Raises `ValueError`, and then nothing was said."
     now = self.settings
     ids, _ = self.prompt(text)
@@ -135,7 +137,9 @@ def say(
     began, reply, run, ended = time.perf_counter(), "", 0, "stopped by hand"
     self.steps = []
     try:
-        for step in write_on(model, ids, now.limit, sampling, self.generator, range(len(SPECIALS)), self.fast, now.debug):
+        for step in write_on(
+            model, ids, now.limit, sampling, self.generator, range(len(SPECIALS)), self.fast, now.debug
+        ):
             character = self.tokenizer.token(step.id if now.debug else step)
             run = run + 1 if reply.endswith(character) else 1
             if run > SAME:
@@ -159,20 +163,29 @@ def footer(self: TextChat) -> str:
     "One line about the last reply."
     turn = self.turns[-1]
     speed = len(turn.reply) / max(turn.seconds, 1e-9)
-    return f"[{len(turn.reply)} characters, {turn.seconds:.2f} s, {speed:.0f} a second, {turn.mode} {'x'.join(map(str, MODES[turn.mode]))}, temperature {turn.temperature}, ended: {turn.ended}]"
+    return (
+        f"[{len(turn.reply)} characters, {turn.seconds:.2f} s, {speed:.0f} a second, {turn.mode} "
+        f"{'x'.join(map(str, MODES[turn.mode]))}, temperature {turn.temperature}, ended: {turn.ended}]"
+    )
 
 
 @patch
 def thoughts(self: TextChat) -> str:
     "A line for each character of the last reply that was written in debug mode, and the means."
     name = lambda i: repr(self.tokenizer.token(i))
-    lines = [f"{name(step.id):8} p {step.probability:.3f}  entropy {step.entropy:.2f} bits  segments {step.segments}  "
-             + "  ".join(f"{name(i)} {share:.2f}" for i, share in step.likeliest) for step in self.steps]
+    lines = [
+        f"{name(step.id):8} p {step.probability:.3f}  entropy {step.entropy:.2f} bits  segments {step.segments}  "
+        + "  ".join(f"{name(i)} {share:.2f}" for i, share in step.likeliest)
+        for step in self.steps
+    ]
     if self.steps:
         count = len(self.steps)
         greedy = sum(step.id == step.likeliest[0][0] for step in self.steps) / count
-        lines.append(f"mean entropy {sum(step.entropy for step in self.steps) / count:.2f} bits, the likeliest character in {greedy:.0%}, "
-                     f"mean segments {sum(step.segments for step in self.steps) / count:.1f}")
+        lines.append(
+            f"mean entropy {sum(step.entropy for step in self.steps) / count:.2f} bits, the likeliest character in "
+            f"{greedy:.0%}, "
+            f"mean segments {sum(step.segments for step in self.steps) / count:.1f}"
+        )
     return "\n".join(lines)
 
 # %% ../../nbs/text/06_chat.ipynb #b4ee2dc3
@@ -182,10 +195,21 @@ def status(self: TextChat) -> str:
     config = self.about.get("config", {})
     books = [name for row in config.get("history", []) for name in row.get("books", [])]
     now, when = self.settings, self.about.get("finished")
-    facts = [f"books {', '.join(dict.fromkeys(books)) or 'unknown'}", f"vocabulary {self.tokenizer.size}", f"{parameters(self.model):,} parameters"]
+    facts = [
+        f"books {', '.join(dict.fromkeys(books)) or 'unknown'}",
+        f"vocabulary {self.tokenizer.size}",
+        f"{parameters(self.model):,} parameters",
+    ]
     facts += ([f"step {self.about['step']:,}"] if "step" in self.about else []) + [f"written {when}"] * bool(when)
-    on = [name for name in ("natural", "debug", "plain") if getattr(now, name)] + ["batch"] * (self.collected is not None)
-    facts += [f"mode {now.mode}", f"temperature {now.temperature}", f"limit {now.limit}", f"memory {len(self.remembered())} of {now.memory}"]
+    on = [name for name in ("natural", "debug", "plain") if getattr(now, name)] + ["batch"] * (
+        self.collected is not None
+    )
+    facts += [
+        f"mode {now.mode}",
+        f"temperature {now.temperature}",
+        f"limit {now.limit}",
+        f"memory {len(self.remembered())} of {now.memory}",
+    ]
     return "; ".join(facts + on)
 
 # %% ../../nbs/text/06_chat.ipynb #3cc07217
@@ -235,7 +259,11 @@ def _command_of(line: str) -> tuple[str, str] | None:
         return name, value.strip()
     if len(words) == 1 and words[0].lower() in BARE:
         return words[0].lower(), ""
-    return ("temp", words[1]) if len(words) == 2 and words[0].lower() == "temp" and words[1].replace(".", "", 1).isdigit() else None
+    return (
+        ("temp", words[1])
+        if len(words) == 2 and words[0].lower() == "temp" and words[1].replace(".", "", 1).isdigit()
+        else None
+    )
 
 # %% ../../nbs/text/06_chat.ipynb #08d2dde0
 @patch
@@ -250,13 +278,12 @@ def _switch(self: TextChat, name: str) -> str:
 
 # %% ../../nbs/text/06_chat.ipynb #65676e7d
 @patch
-def command(
-    self: TextChat,
-    name: str,
-    value: str = "",
-) -> str:  # the answer
+def command(self: TextChat, name: str, value: str = "") -> str:  # the answer
     "Do what a command says. Raises `ValueError` for what it cannot be; nothing has changed then."
-    now, numbers = self.settings, {"temp": ("temperature", float), "top_k": ("top_k", int), "limit": ("limit", int), "memory": ("memory", int)}
+    now, numbers = (
+        self.settings,
+        {"temp": ("temperature", float), "top_k": ("top_k", int), "limit": ("limit", int), "memory": ("memory", int)},
+    )
     if name in MODES:
         self.settings = replace(now, mode=name)
         return f"mode {name} {'x'.join(map(str, MODES[name]))}"
@@ -273,24 +300,29 @@ def command(
         return self._switch(name)
     if name in ("interactive", "batch"):
         self.settings, self.collected = replace(now, streaming=name == "interactive"), [] if name == "batch" else None
-        return f"{name}: " + ("each line is answered at once" if name == "interactive" else "lines are collected; an empty line answers them")
+        return f"{name}: " + (
+            "each line is answered at once"
+            if name == "interactive"
+            else "lines are collected; an empty line answers them"
+        )
     if name in ("save", "load") and value:
         getattr(self, name)(value)
         return f"{name}: {value}, {len(self.turns)} turns"
     if name == "reset":
         self.turns.clear()
-    answers = {"reset": "a new conversation", "help": HELP, "status": self.status(), "history": "".join(turn.whole for turn in self.turns).rstrip("\n")}
+    answers = {
+        "reset": "a new conversation",
+        "help": HELP,
+        "status": self.status(),
+        "history": "".join(turn.whole for turn in self.turns).rstrip("\n"),
+    }
     if name not in answers:
         raise ValueError(f"/{name}: no such command, or its value is missing; allowed: see /help")
     return answers[name]
 
 # %% ../../nbs/text/06_chat.ipynb #e47a6abd
 @patch
-def answer(
-    self: TextChat,
-    line: str,
-    write: Callable[[str], object],
-) -> None:
+def answer(self: TextChat, line: str, write: Callable[[str], object]) -> None:
     "Go on from a line, and show what the settings ask for."
     if unknown := self.prompt(line)[1]:
         write(f"({len(unknown)} characters are not in the vocabulary and are left out: {unknown!r})\n")

@@ -71,15 +71,16 @@ class Reservoir:
             self.rows = torch.cat((self.rows.view(len(self.rows), windows.shape[1]), windows[:fill].int()))
         counted = self.seen + torch.arange(fill, len(windows)) + 1
         places = (torch.rand(len(counted), generator=generator, dtype=torch.float64) * counted).long()
-        for row, place in zip(*(part.tolist() for part in ((places < self.capacity).nonzero().flatten() + fill, places[places < self.capacity]))):
+        for row, place in zip(
+            *(
+                part.tolist()
+                for part in ((places < self.capacity).nonzero().flatten() + fill, places[places < self.capacity])
+            )
+        ):
             self.rows[place] = windows[row].int()
         self.seen += len(windows)
 
-    def draw(
-        self,
-        count: int,
-        generator: torch.Generator,
-    ) -> Tensor:  # [count, S + 1] int64, with repetition
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:  # [count, S + 1] int64, with repetition
         "Windows to rehearse; none where nothing was seen."
         chosen = torch.randint(max(1, len(self.rows)), (count if len(self.rows) else 0,), generator=generator)
         return self.rows[chosen].long()
@@ -128,17 +129,21 @@ class Elastic:
     ) -> None:
         "From now on stay near these weights, where they matter."
         params = dict(model.named_parameters())
-        self.information = {name: new + _padded(self.information[name], new) if name in self.information else new for name, new in information.items()}
+        self.information = {
+            name: new + _padded(self.information[name], new) if name in self.information else new
+            for name, new in information.items()
+        }
         self.anchor = {name: params[name].detach().clone() for name in information}
 
-    def __call__(
-        self,
-        model: nn.Module,
-    ) -> Tensor:  # scalar, differentiable
+    def __call__(self, model: nn.Module) -> Tensor:  # scalar, differentiable
         "Half the weighted squared distance from the anchor."
         params = dict(model.named_parameters())
-        parts = [(_padded(self.information[name], params[name]) * (params[name] - _padded(anchor, params[name])).square()).sum()
-                 for name, anchor in self.anchor.items()]
+        parts = [
+            (
+                _padded(self.information[name], params[name]) * (params[name] - _padded(anchor, params[name])).square()
+            ).sum()
+            for name, anchor in self.anchor.items()
+        ]
         return self.strength / 2 * torch.stack(parts).sum()
 
 # %% ../../nbs/text/11_continual.ipynb #f94438b7
@@ -156,7 +161,10 @@ class MemoryConfig(Section):
         needs = {"finetune": (), "replay": ("capacity", "share"), "ewc": ("windows", "strength")}[self.strategy]
         for name in ("capacity", "share", "windows", "strength"):
             if bool(getattr(self, name)) != (name in needs):
-                raise ValueError(f"{name} {getattr(self, name)} with strategy {self.strategy!r}; allowed: above 0 for {', '.join(needs) or 'no field'}, else 0")
+                raise ValueError(
+                    f"{name} {getattr(self, name)} with strategy {self.strategy!r}; allowed: above 0 for "
+                    f"{', '.join(needs) or 'no field'}, else 0"
+                )
         return self
 
 # %% ../../nbs/text/11_continual.ipynb #228a4356
@@ -178,14 +186,18 @@ class Memory:
         self.books += 1
         table, count = translation(book.tokenizer, tokenizer), len(book.train) // width
 
-        def cut(numbers: Tensor) -> Tensor:  # windows without overlap, by their numbers; a book may be larger than the memory of the machine
+        def cut(
+            numbers: Tensor,
+        ) -> Tensor:  # windows without overlap, by their numbers; a book may be larger than the memory of the machine
             return torch.from_numpy(windows(book.train, numbers.numpy() * width, width, table))
 
         if self.config.strategy == "replay":
             for numbers in torch.arange(count).split(4096):
                 self.reservoir.offer(cut(numbers), generator)
         if self.config.strategy == "ewc":
-            self.elastic.hold(model, fisher(model, cut(torch.randperm(count, generator=generator)[: self.config.windows]), generator))
+            self.elastic.hold(
+                model, fisher(model, cut(torch.randperm(count, generator=generator)[: self.config.windows]), generator)
+            )
 
     def rehearse(self, rows: int, generator: torch.Generator) -> Tensor:
         "The windows of a batch of `rows` that come from earlier books."
@@ -201,17 +213,30 @@ class Memory:
 def memory_state(memory: Memory) -> dict[str, Tensor]:
     "Everything that is kept, as tensors by name."
     counts = torch.tensor([memory.books, memory.reservoir.seen])
-    held = {f"{kind}.{name}": tensor for kind in ("information", "anchor") for name, tensor in getattr(memory.elastic, kind).items()}
+    held = {
+        f"{kind}.{name}": tensor
+        for kind in ("information", "anchor")
+        for name, tensor in getattr(memory.elastic, kind).items()
+    }
     return {"counts": counts, "reservoir": memory.reservoir.rows} | held
 
 
 def restore_memory(memory: Memory, state: Mapping[str, Tensor]) -> Memory:
     "The inverse, into a fresh memory; one with fewer places keeps as many windows at random."
     memory.books, memory.reservoir.seen = state["counts"].tolist()
-    rows, places = state["reservoir"], memory.config.capacity if memory.config.strategy == "replay" else len(state["reservoir"])
-    memory.reservoir.rows = rows if len(rows) <= places else rows[torch.randperm(len(rows), generator=seeded(memory.seed))[:places]]
+    rows, places = (
+        state["reservoir"],
+        memory.config.capacity if memory.config.strategy == "replay" else len(state["reservoir"]),
+    )
+    memory.reservoir.rows = (
+        rows if len(rows) <= places else rows[torch.randperm(len(rows), generator=seeded(memory.seed))[:places]]
+    )
     for kind in ("information", "anchor"):
-        setattr(memory.elastic, kind, {name.removeprefix(f"{kind}."): tensor for name, tensor in state.items() if name.startswith(f"{kind}.")})
+        setattr(
+            memory.elastic,
+            kind,
+            {name.removeprefix(f"{kind}."): tensor for name, tensor in state.items() if name.startswith(f"{kind}.")},
+        )
     return memory
 
 # %% ../../nbs/text/11_continual.ipynb #25afb5a0
@@ -235,9 +260,23 @@ def learn(
     arch = TextArch(**model.config.model_dump(include=set(TextArch.model_fields)))
     decides = {"started_from": tree_hash(start)}
     if memory is not None:
-        decides["memory"] = memory.config.model_dump() | {"kept": hash_of({key: value.sum().item() for key, value in memory_state(memory).items()})}
-    return run(name, config.model_copy(update={"arch": arch}), seed, [book], out, options, model=model, tokenizer=tokenizer,
-               history=meta["config"]["history"], decides=decides, module="hrm.text.continual", **(memory.parts() if memory else {}))
+        decides["memory"] = memory.config.model_dump() | {
+            "kept": hash_of({key: value.sum().item() for key, value in memory_state(memory).items()})
+        }
+    return run(
+        name,
+        config.model_copy(update={"arch": arch}),
+        seed,
+        [book],
+        out,
+        options,
+        model=model,
+        tokenizer=tokenizer,
+        history=meta["config"]["history"],
+        decides=decides,
+        module="hrm.text.continual",
+        **(memory.parts() if memory else {}),
+    )
 
 # %% ../../nbs/text/11_continual.ipynb #6d02332e
 class ContinualConfig(Section):
@@ -257,14 +296,14 @@ def measure(
     "Held-out bits of books that a model has read."
     model, tokenizer, _ = load(path)
     most = (config.held_out or MEASURED) + 1
-    return {book.name: float(nats(model, book.ids(tokenizer)[:most], config.context)[0].mean() / math.log(2)) for book in books}
+    return {
+        book.name: float(nats(model, book.ids(tokenizer)[:most], config.context)[0].mean() / math.log(2))
+        for book in books
+    }
 
 # %% ../../nbs/text/11_continual.ipynb #c64d5a03
 def learn_all(
-    config: ContinualConfig,
-    books: Mapping[str, Book],
-    out: Path,
-    options: Options = Options(),
+    config: ContinualConfig, books: Mapping[str, Book], out: Path, options: Options = Options()
 ) -> tuple[pd.DataFrame, dict[str, Result]]:  # memory, after, book, bits, rate; runs by name
     "Learn the books one after the other with each memory. Raises what `run` raises; a stop loses nothing."
     order = [books[name] for name in config.order or books]
@@ -282,8 +321,10 @@ def learn_all(
                     runs[name] = learn(name, config.base, config.seed + place, book, out / name, each, start, memory)
                     bar.update()
                 start = out / name / "final"
-                table += [{"memory": kind, "after": book.name, "book": one, "bits": bits, "rate": books[one].rate}
-                          for one, bits in measure(start, order[: place + 1], config.base).items()]
+                table += [
+                    {"memory": kind, "after": book.name, "book": one, "bits": bits, "rate": books[one].rate}
+                    for one, bits in measure(start, order[: place + 1], config.base).items()
+                ]
                 if place < len(order) - 1:
                     memory.remember(book, *load(start)[:2])
     return pd.DataFrame(table), runs
@@ -295,7 +336,9 @@ def matrix(
 ) -> pd.DataFrame:  # bits per character; rows: after which book, columns: measured on which
     "The forgetting matrix of one strategy."
     part = table[table["memory"] == memory]
-    return part.pivot(index="after", columns="book", values="bits").loc[list(dict.fromkeys(part["after"])), list(dict.fromkeys(part["book"]))]
+    return part.pivot(index="after", columns="book", values="bits").loc[
+        list(dict.fromkeys(part["after"])), list(dict.fromkeys(part["book"]))
+    ]
 
 
 def backward_transfer(

@@ -24,22 +24,21 @@ from .files import Source, inspect, pieces
 from .grammar import LANGUAGES, entropy, length, rate, surprise, write
 
 # %% ../../nbs/text/02_data.ipynb #03a1158f
-def grow(
-    tokenizer: CharacterTokenizer,
-    other: CharacterTokenizer,
-) -> CharacterTokenizer:
+def grow(tokenizer: CharacterTokenizer, other: CharacterTokenizer) -> CharacterTokenizer:
     "The same vocabulary, with the other's unknown characters behind it."
     return CharacterTokenizer(tokenizer.tokens + tuple(sorted(set(other.tokens) - set(tokenizer.tokens))))
 
 
 def translation(
-    source: CharacterTokenizer,
-    target: CharacterTokenizer,
+    source: CharacterTokenizer, target: CharacterTokenizer
 ) -> np.ndarray:  # [source.size] int64: the target's id of each of the source's ids
     "How ids of one vocabulary read in another. Raises `DataError` that names the characters that the other lacks."
     if missing := sorted(set(source.tokens) - set(target.tokens)):
         shown = "".join(missing[:20]) + ("..." if len(missing) > 20 else "")
-        raise DataError(f"the vocabulary lacks {len(missing)} characters of the text ({shown!r}); allowed: a vocabulary that has grown to hold them")
+        raise DataError(
+            f"the vocabulary lacks {len(missing)} characters of the text ({shown!r}); allowed: a vocabulary that has "
+            "grown to hold them"
+        )
     return np.array([*range(len(SPECIALS)), *(target.encode("".join(source.tokens)))], dtype=np.int64)
 
 # %% ../../nbs/text/02_data.ipynb #8f02a88b
@@ -55,20 +54,13 @@ class Book:
     floor: float | None = None  # the same for the held-out part as it was drawn
     about: dict[str, Any] = field(default_factory=dict)  # where it came from
 
-    def text(
-        self,
-        part: Literal["train", "held_out"] = "held_out",
-        start: int = 0,
-        stop: int | None = None,
-    ) -> str:
+    def text(self, part: Literal["train", "held_out"] = "held_out", start: int = 0, stop: int | None = None) -> str:
         "Some of a part as text."
         letters = [""] * len(SPECIALS) + list(self.tokenizer.tokens)  # `decode` looks at one id after the other
         return "".join(map(letters.__getitem__, getattr(self, part)[start:stop].tolist()))
 
     def ids(
-        self,
-        tokenizer: CharacterTokenizer,
-        part: Literal["train", "held_out"] = "held_out",
+        self, tokenizer: CharacterTokenizer, part: Literal["train", "held_out"] = "held_out"
     ) -> np.ndarray:  # int64, in memory
         "A part in another vocabulary. Raises `DataError` for characters that it lacks."
         return translation(self.tokenizer, tokenizer)[getattr(self, part)]
@@ -83,8 +75,15 @@ def windows(
     "Windows of a text. Raises `DataError` for one that would end behind it."
     starts = np.asarray(starts, dtype=np.int64)
     if len(starts) and (starts.min() < 0 or starts.max() + width > len(ids)):
-        raise DataError(f"window: found {starts.min()} to {starts.max()} + {width}; allowed: within the {len(ids):,} characters of the text")
-    found = np.stack([np.asarray(ids[start : start + width], dtype=np.int64) for start in starts]) if len(starts) else np.zeros((0, width), np.int64)
+        raise DataError(
+            f"window: found {starts.min()} to {starts.max()} + {width}; allowed: within the {len(ids):,} characters "
+            "of the text"
+        )
+    found = (
+        np.stack([np.asarray(ids[start : start + width], dtype=np.int64) for start in starts])
+        if len(starts)
+        else np.zeros((0, width), np.int64)
+    )
     return found if table is None else table[found]
 
 
@@ -123,15 +122,13 @@ def _write_ids(
             del array
 
 
-def hold_out(
-    characters: int,
-    share: float,
-    name: str = "text",
-) -> dict[str, int]:  # part -> characters
+def hold_out(characters: int, share: float, name: str = "text") -> dict[str, int]:  # part -> characters
     "The contiguous split: the last share is held out. Raises `DataError` for a text too short to split."
     held = round(characters * share)
     if held < 2 or characters - held < 2:
-        raise DataError(f"{name}: found {characters} characters; allowed: enough for two parts of two or more at held_out = {share}")
+        raise DataError(
+            f"{name}: found {characters} characters; allowed: enough for two parts of two or more at held_out = {share}"
+        )
     return {"train": characters - held, "held_out": held}
 
 # %% ../../nbs/text/02_data.ipynb #332663ec
@@ -155,7 +152,9 @@ class DataConfig(Section):
         return self
 
 
-def _finish(folder: Path, texts: Iterator[str], tokenizer: CharacterTokenizer, parts: dict[str, int], about: dict[str, Any]) -> dict[str, Any]:
+def _finish(
+    folder: Path, texts: Iterator[str], tokenizer: CharacterTokenizer, parts: dict[str, int], about: dict[str, Any]
+) -> dict[str, Any]:
     "Write a book: its parts, its vocabulary, and what is known of it, which comes last."
     _write_ids(texts, folder, tokenizer, parts)
     write_atomic(folder / "tokenizer.json", json.dumps(tokenizer.to_dict(), ensure_ascii=False) + "\n")
@@ -164,44 +163,47 @@ def _finish(folder: Path, texts: Iterator[str], tokenizer: CharacterTokenizer, p
     return about
 
 
-def make_built_in(
-    name: str,
-    characters: int,
-    share: float,
-    seed: int,
-    folder: Path,
-) -> dict[str, Any]:
+def make_built_in(name: str, characters: int, share: float, seed: int, folder: Path) -> dict[str, Any]:
     "Write one of the built-in books, with its rate and the floor of its held-out part."
     language = LANGUAGES[name]
     text = write(language, characters, np.random.default_rng([seed, list(LANGUAGES).index(name)]))
     parts, tokenizer = hold_out(len(text), share, name), CharacterTokenizer.train([text])
     begin = text.index("\n", parts["train"] - 1) + 1  # the first whole sentence of the held-out part
     bits = surprise(language, text[begin:])
-    about = {"name": name, "from": "built-in language", "rate": rate(language), "floor": float(bits.mean()),
-             "bits_per_sentence": entropy(language), "characters_per_sentence": length(language)}
+    about = {
+        "name": name,
+        "from": "built-in language",
+        "rate": rate(language),
+        "floor": float(bits.mean()),
+        "bits_per_sentence": entropy(language),
+        "characters_per_sentence": length(language),
+    }
     return _finish(folder, iter([text]), tokenizer, parts, about)
 
 # %% ../../nbs/text/02_data.ipynb #bf663a2d
-def make_own(
-    source: Source,
-    share: float,
-    folder: Path,
-) -> dict[str, Any]:
+def make_own(source: Source, share: float, folder: Path) -> dict[str, Any]:
     "Write a book of the user's from a file or folder that `inspect` has read."
-    parts, tokenizer = hold_out(source.characters, share, source.name), CharacterTokenizer(tuple(sorted(source.alphabet)))
+    parts, tokenizer = (
+        hold_out(source.characters, share, source.name),
+        CharacterTokenizer(tuple(sorted(source.alphabet))),
+    )
     return _finish(folder, pieces(source), tokenizer, parts, {"name": source.name, "from": source.about()})
 
 
-def build(
-    config: DataConfig,
-    folder: Path,
-) -> dict[str, dict[str, Any]]:  # name -> what is known of the book
-    "Write all books. Raises `DataError` before anything is written for a source that cannot be used or a name that comes twice."
+def build(config: DataConfig, folder: Path) -> dict[str, dict[str, Any]]:  # name -> what is known of the book
+    """Write all books. Raises `DataError` before anything is written for a source that cannot be used or a name that
+    comes twice.
+    """
     sources = [inspect(path, config.encoding, config.strip_gutenberg) for path in config.sources]
     names = [*config.books, *(source.name for source in sources)]
     if twice := [name for number, name in enumerate(names) if name in names[:number]]:
-        raise DataError(f"text.sources: found two books of the name {twice[0]!r}; allowed: different names (rename a file)")
-    facts = {name: make_built_in(name, config.characters, config.held_out, config.seed, folder / name) for name in config.books}
+        raise DataError(
+            f"text.sources: found two books of the name {twice[0]!r}; allowed: different names (rename a file)"
+        )
+    facts = {
+        name: make_built_in(name, config.characters, config.held_out, config.seed, folder / name)
+        for name in config.books
+    }
     facts |= {source.name: make_own(source, config.held_out, folder / source.name) for source in sources}
     write_atomic(folder / "books.json", json.dumps({"order": names}, ensure_ascii=False) + "\n")
     return facts

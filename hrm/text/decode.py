@@ -44,7 +44,9 @@ def _turned(
     tables: tuple[Tensor, Tensor] | None,
     place: Tensor,
 ) -> tuple[Tensor, Tensor]:  # [H, K / 2] the two halves
-    "Rotary embedding by halves: whole vectors are read, where a roll would gather one number after the other for each place."
+    """Rotary embedding by halves: whole vectors are read, where a roll would gather one number after the other for each
+    place.
+    """
     first, second = x.chunk(2, dim=-1)
     if tables is None:
         return first, second
@@ -69,7 +71,9 @@ def _one_more(
         query, key = _turned(query, tables, place), _turned(key, tables, place)
         keys.index_copy_(1, place, torch.cat(key, -1)[:, None])
         values.index_copy_(1, place, value[:, None])
-        scores = ((keys[..., :half] * query[0][:, None]).sum(-1) + (keys[..., half:] * query[1][:, None]).sum(-1)) * width**-0.5
+        scores = (
+            (keys[..., :half] * query[0][:, None]).sum(-1) + (keys[..., half:] * query[1][:, None]).sum(-1)
+        ) * width**-0.5
         scores = torch.where(torch.arange(keys.shape[1], device=x.device) <= place, scores, -math.inf)
         seen = (scores.softmax(-1)[..., None] * values).sum(1).flatten()
         y = _normed(x + _product(out, seen), first, eps)
@@ -79,10 +83,7 @@ def _one_more(
     return x
 
 # %% ../../nbs/text/05_decode.ipynb #b5878669
-def quick(
-    model: TextHRM,
-    rows: int = 1,
-) -> tuple[bool, str]:  # can it, and why
+def quick(model: TextHRM, rows: int = 1) -> tuple[bool, str]:  # can it, and why
     "Whether one row can be written in compiled form here."
     device = model.inner.H_init.device
     if rows > 1 or device.type != "cpu" or model.inner.dtype != torch.float32:
@@ -92,9 +93,23 @@ def quick(
 
 def _listed(level: Level) -> tuple[list[tuple[Tensor | None, ...]], int, float]:
     "Weights of a module's blocks, heads, and epsilon of the norms."
-    parts = [(b.self_attn.qkv_proj.weight, b.self_attn.o_proj.weight, b.mlp.gate_up_proj.weight, b.mlp.down_proj.weight, b.attn_norm, b.mlp_norm, b.gate)
-             for b in level.layers]
-    return [tuple(None if part is None else part.detach() for part in layer) for layer in parts], level.layers[0].self_attn.num_heads, level.layers[0].rms_norm_eps
+    parts = [
+        (
+            b.self_attn.qkv_proj.weight,
+            b.self_attn.o_proj.weight,
+            b.mlp.gate_up_proj.weight,
+            b.mlp.down_proj.weight,
+            b.attn_norm,
+            b.mlp_norm,
+            b.gate,
+        )
+        for b in level.layers
+    ]
+    return (
+        [tuple(None if part is None else part.detach() for part in layer) for layer in parts],
+        level.layers[0].self_attn.num_heads,
+        level.layers[0].rms_norm_eps,
+    )
 
 
 class QuickDecoder(TextDecoder):
@@ -167,8 +182,13 @@ def _thought(logits: Tensor, drawn: int, weights: Tensor | None) -> Step:
     shares = logits.double().softmax(-1)
     best = shares.topk(min(3, len(shares)))
     segments = 1 if weights is None else int((weights[:, 0] > 0).nonzero().max()) + 1
-    return Step(drawn, float(shares[drawn]), float(-(shares * shares.clamp_min(1e-30).log2()).sum()),
-                tuple(zip(best.indices.tolist(), best.values.tolist())), segments)
+    return Step(
+        drawn,
+        float(shares[drawn]),
+        float(-(shares * shares.clamp_min(1e-30).log2()).sum()),
+        tuple(zip(best.indices.tolist(), best.values.tolist())),
+        segments,
+    )
 
 # %% ../../nbs/text/05_decode.ipynb #b90f8466
 class Sliding(Decoder):

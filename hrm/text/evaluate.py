@@ -78,7 +78,16 @@ def sample(
     start = book.text("held_out", 0, 400)
     begin = start.find("\n") + 1  # the split may lie inside a sentence
     end = start.find("\n", begin) + 1 or min(len(start), begin + model.config.seq_len // 2)
-    written = write_on(model, tokenizer.encode(start[begin:end]), characters, sampling, generator, range(len(SPECIALS)), fast, thoughts=False)
+    written = write_on(
+        model,
+        tokenizer.encode(start[begin:end]),
+        characters,
+        sampling,
+        generator,
+        range(len(SPECIALS)),
+        fast,
+        thoughts=False,
+    )
     return tokenizer.decode(written)
 
 
@@ -93,12 +102,19 @@ def judge(
     train, held_out = book.text("train"), book.text()
     found = copying(text, train)
     judged: dict[str, Any] = scores(text, yardstick(train)) | {
-        "trigrams": trigram_cosine(text, held_out), "known words": known_words(text, train, rng, resamples),
-        "repetition": repetition(text), "longest loop": longest_run(text), "longest copy": found.longest, "mean copy": found.mean}
+        "trigrams": trigram_cosine(text, held_out),
+        "known words": known_words(text, train, rng, resamples),
+        "repetition": repetition(text),
+        "longest loop": longest_run(text),
+        "longest copy": found.longest,
+        "mean copy": found.mean,
+    }
     if language is not None and "\n" in text:
         count, wrong = faults(language, text)
-        judged |= {"in the grammar": bootstrap([0.0] * len(wrong) + [1.0] * (count - len(wrong)), rng, resamples=resamples),
-                   "first fault": wrong[0] if wrong else None}
+        judged |= {
+            "in the grammar": bootstrap([0.0] * len(wrong) + [1.0] * (count - len(wrong)), rng, resamples=resamples),
+            "first fault": wrong[0] if wrong else None,
+        }
     return judged
 
 # %% ../../nbs/text/09_evaluate.ipynb #6ec0e0fe

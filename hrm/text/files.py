@@ -27,10 +27,37 @@ from ..core.tokens import CharacterTokenizer, tokenizer_from
 
 # %% ../../nbs/text/00_files.ipynb #311c03ed
 PIECE = 1 << 20  # characters, or bytes, that are read at a time
-MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
-         (codecs.BOM_UTF16_BE, "utf-16"))  # the longer ones first: UTF-16's mark begins UTF-32's
-COMMON = ("cp1252", "mac_roman", "cp1250", "cp1251", "cp1253", "cp1254", "koi8_r", "iso8859_2", "iso8859_5", "iso8859_7", "iso8859_9", "mac_greek",
-          "mac_cyrillic", "cp437", "cp850", "utf_16_le", "utf_16_be", "shift_jis", "euc_jp", "gb18030", "big5", "euc_kr")  # widest use first
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)  # the longer ones first: UTF-16's mark begins UTF-32's
+COMMON = (
+    "cp1252",
+    "mac_roman",
+    "cp1250",
+    "cp1251",
+    "cp1253",
+    "cp1254",
+    "koi8_r",
+    "iso8859_2",
+    "iso8859_5",
+    "iso8859_7",
+    "iso8859_9",
+    "mac_greek",
+    "mac_cyrillic",
+    "cp437",
+    "cp850",
+    "utf_16_le",
+    "utf_16_be",
+    "shift_jis",
+    "euc_jp",
+    "gb18030",
+    "big5",
+    "euc_kr",
+)  # widest use first
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
@@ -70,7 +97,9 @@ def _guess(path: Path) -> str:
     found = charset_normalizer.from_bytes(_samples(path), cp_isolation=list(COMMON))
     best = found.best()
     if best is None:
-        raise DataError(f"{path}: not text in any of the encodings that were tried; allowed: a text, or state its encoding")
+        raise DataError(
+            f"{path}: not text in any of the encodings that were tried; allowed: a text, or state its encoding"
+        )
     equal = {name for one in found if one.chaos <= best.chaos + 0.005 for name in one.could_be_from_charset}
     return next((name for name in COMMON if name in equal), best.encoding)
 
@@ -89,14 +118,20 @@ def detect(
             stated = codecs.lookup(encoding).name
             "".encode(encoding)  # some codecs are not of text
         except (LookupError, UnicodeError):
-            raise DataError(f"encoding: found {encoding!r}; allowed: a name that Python knows, such as utf-8, latin-1, cp1252, mac-roman") from None
+            raise DataError(
+                f"encoding: found {encoding!r}; allowed: a name that Python knows, such as utf-8, latin-1, cp1252, "
+                "mac-roman"
+            ) from None
         return ("utf-8-sig", "stated") if (mark, stated) == ("utf-8-sig", "utf-8") else (stated, "stated")
     if mark:
         return mark, "byte order mark"
     if _is_utf8(path):
         _check_text(path, head.decode("utf-8", errors="ignore"))
         return "utf-8", "all of it is valid"
-    if head[: PIECE // 2 * 2].count(0) and not {head[0::2].count(0) > len(head) // 8, head[1::2].count(0) > len(head) // 8} == {True, False}:
+    if head[: PIECE // 2 * 2].count(0) and not {
+        head[0::2].count(0) > len(head) // 8,
+        head[1::2].count(0) > len(head) // 8,
+    } == {True, False}:
         raise DataError(f"{path}: a binary file (bytes of zero); allowed: a file of text")
     return _guess(path), "guessed"
 
@@ -105,11 +140,15 @@ def _check_text(path: Path, text: str) -> None:
     "Raise `DataError` where too many characters are no text."
     strange = sum(count for count in map(text.count, map(chr, (*range(9), 11, *range(14, 32), 127))))
     if "\0" in text or strange > 0.01 * len(text):
-        raise DataError(f"{path}: a binary file ({strange} control characters among {len(text)}); allowed: a file of text")
+        raise DataError(
+            f"{path}: a binary file ({strange} control characters among {len(text)}); allowed: a file of text"
+        )
 
 # %% ../../nbs/text/00_files.ipynb #b05e7897
 START = re.compile(r"\*{3}\s?START OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*?\*{3}[^\S\n]*\n+", re.IGNORECASE)
-END = re.compile(r"\n*(?:End of (?:the )?Project Gutenberg[^\n]*\n+)?\*{3}\s?END OF (?:THE|THIS) PROJECT GUTENBERG", re.IGNORECASE)
+END = re.compile(
+    r"\n*(?:End of (?:the )?Project Gutenberg[^\n]*\n+)?\*{3}\s?END OF (?:THE|THIS) PROJECT GUTENBERG", re.IGNORECASE
+)
 FRAME = 1 << 15  # characters in which a line of the frame is looked for across two pieces
 
 # %% ../../nbs/text/00_files.ipynb #4021d0fb
@@ -128,15 +167,25 @@ class TextFile:
 
     def about(self) -> dict[str, Any]:
         "What is kept with a book."
-        return {"file": self.path.name, "encoding": self.encoding, "known_by": self.how, "characters": self.end - self.begin,
-                "frame_left_out": self.characters - (self.end - self.begin), "replaced": self.replaced,
-                "line_breaks": [{"\r\n": "CRLF", "\n": "LF", "\r": "CR"}[kind] for kind in self.newlines]}
+        return {
+            "file": self.path.name,
+            "encoding": self.encoding,
+            "known_by": self.how,
+            "characters": self.end - self.begin,
+            "frame_left_out": self.characters - (self.end - self.begin),
+            "replaced": self.replaced,
+            "line_breaks": [{"\r\n": "CRLF", "\n": "LF", "\r": "CR"}[kind] for kind in self.newlines],
+        }
 
     def summary(self) -> str:
         "One line about the file."
         facts = [f"{self.end - self.begin:,} characters", f"{self.encoding} ({self.how})"]
-        facts += ["line breaks " + ", ".join(self.about()["line_breaks"]) + " read as LF"] * bool(set(self.newlines) - {"\n"})
-        facts += [f"{self.about()['frame_left_out']:,} characters of Project Gutenberg's frame left out"] * (self.end - self.begin < self.characters)
+        facts += ["line breaks " + ", ".join(self.about()["line_breaks"]) + " read as LF"] * bool(
+            set(self.newlines) - {"\n"}
+        )
+        facts += [f"{self.about()['frame_left_out']:,} characters of Project Gutenberg's frame left out"] * (
+            self.end - self.begin < self.characters
+        )
         facts += [f"{self.replaced} undecodable places, read as U+FFFD"] * bool(self.replaced)
         return f"{self.path.name}: " + "; ".join(facts)
 
@@ -159,7 +208,10 @@ def _scan(file: TextFile, strip: bool) -> None:
     file.newlines = (found,) if isinstance(found, str) else found or ()
     file.begin, file.end = start or last or 0, file.characters if end is None else end
     if file.replaced > 0.01 * file.characters:
-        raise DataError(f"{file.path}: {file.replaced:,} of {file.characters:,} places are not {file.encoding}; allowed: one in a hundred, or state the encoding")
+        raise DataError(
+            f"{file.path}: {file.replaced:,} of {file.characters:,} places are not {file.encoding}; allowed: one in a "
+            "hundred, or state the encoding"
+        )
     if file.begin >= file.end:
         raise DataError(f"{file.path}: no text between the lines of Project Gutenberg; allowed: a text")
 
@@ -194,9 +246,7 @@ class Source:
         return "\n".join([*lines, f"{self.name}: {self.characters:,} characters, {len(self.alphabet)} different ones"])
 
 
-def pieces(
-    source: Source,
-) -> Iterator[str]:
+def pieces(source: Source) -> Iterator[str]:
     "The text of a source, piece by piece, a line break between files."
     for number, file in enumerate(source.files):
         if number:
@@ -220,7 +270,15 @@ def inspect(
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; allowed: a text file or a folder of them")
-    paths = sorted(p for p in path.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)) if path.is_dir() else [path]
+    paths = (
+        sorted(
+            p
+            for p in path.rglob("*")
+            if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
+        )
+        if path.is_dir()
+        else [path]
+    )
     source = Source(_name(path.resolve().name if path.is_dir() else path.stem), [])
     for one in paths:
         try:
@@ -232,7 +290,9 @@ def inspect(
                 raise DataError(str(error)) from None
             source.skipped.append(str(error))
     if not source.files:
-        raise DataError(f"{path}: no text among {len(paths)} files; allowed: a folder of text\n" + "\n".join(source.skipped[:5]))
+        raise DataError(
+            f"{path}: no text among {len(paths)} files; allowed: a folder of text\n" + "\n".join(source.skipped[:5])
+        )
     for piece in pieces(source):
         source.characters += len(piece)
         source.alphabet.update(piece)
@@ -244,22 +304,42 @@ def recover(
     target: Path | str,  # the file to write
     text: Path | str | None = None,  # a book to rebuild from, where the checkpoint says nothing
 ) -> dict[str, Any]:  # where it came from, ids, and the backup if there is one
-    "Write a checkpoint's vocabulary to a file, verified. Raises `ConfigError` or `DataError`, and then nothing was written."
+    """Write a checkpoint's vocabulary to a file, verified. Raises `ConfigError` or `DataError`, and then nothing was
+    written.
+    """
     saved, target = read_checkpoint(checkpoint_folder), Path(target)
     config = saved.meta.get("config") if isinstance(saved.meta, dict) else None
     stored = config.get("tokenizer") if isinstance(config, dict) else None
     if stored is None and text is None:
-        raise ConfigError(f"{checkpoint_folder}: meta.json holds no tokenizer; allowed: name the text that the model was trained on, to rebuild it")
-    tokenizer = tokenizer_from(stored) if stored is not None else CharacterTokenizer(tuple(sorted(inspect(text).alphabet)))
-    rows = {name: len(tensor) for name, tensor in saved.weights.items() if name.endswith(("embed_tokens.embedding_weight", "lm_head.weight"))}
+        raise ConfigError(
+            f"{checkpoint_folder}: meta.json holds no tokenizer; allowed: name the text that the model was trained "
+            "on, to rebuild it"
+        )
+    tokenizer = (
+        tokenizer_from(stored) if stored is not None else CharacterTokenizer(tuple(sorted(inspect(text).alphabet)))
+    )
+    rows = {
+        name: len(tensor)
+        for name, tensor in saved.weights.items()
+        if name.endswith(("embed_tokens.embedding_weight", "lm_head.weight"))
+    }
     if set(rows.values()) != {tokenizer.size}:
-        raise ConfigError(f"{checkpoint_folder}: found {tokenizer.size} ids for weights of {rows or 'no vocabulary'}; allowed: as many rows as ids")
+        raise ConfigError(
+            f"{checkpoint_folder}: found {tokenizer.size} ids for weights of {rows or 'no vocabulary'}; allowed: as "
+            "many rows as ids"
+        )
     written = "".join(tokenizer.tokens)
     if tokenizer.decode(tokenizer.encode(written)) != written:
-        raise ConfigError(f"{checkpoint_folder}: the vocabulary does not read back what it writes; allowed: one id for each character")
+        raise ConfigError(
+            f"{checkpoint_folder}: the vocabulary does not read back what it writes; allowed: one id for each character"
+        )
     backup = None
     if target.exists():
-        backup = next(path for path in (target.with_name(f"{target.name}.backup{number or ''}") for number in range(1000)) if not path.exists())
+        backup = next(
+            path
+            for path in (target.with_name(f"{target.name}.backup{number or ''}") for number in range(1000))
+            if not path.exists()
+        )
         write_atomic(backup, target.read_bytes())
     write_atomic(target, json.dumps(tokenizer.to_dict(), ensure_ascii=False) + "\n")
     if tokenizer_from(json.loads(target.read_text(encoding="utf-8"))) != tokenizer:
@@ -278,20 +358,30 @@ class Known:
 
 
 BOOKS = {
-    "alice": Known("https://www.gutenberg.org/cache/epub/11/pg11.txt", "alice was beginning to get very tired", "and the happy summer days", "479bcf59fb4893bb2ce597993fb4965e63aafdb904552d929e468875b4282a1f"),
-    "looking_glass": Known("https://www.gutenberg.org/cache/epub/12/pg12.txt", "one thing was certain that the", "which do you think it was", "d7cd6285c2a14d464f230ba530d78009b5fd3e78489d528afb97fa77cb415a34"),
+    "alice": Known(
+        "https://www.gutenberg.org/cache/epub/11/pg11.txt",
+        "alice was beginning to get very tired",
+        "and the happy summer days",
+        "479bcf59fb4893bb2ce597993fb4965e63aafdb904552d929e468875b4282a1f",
+    ),
+    "looking_glass": Known(
+        "https://www.gutenberg.org/cache/epub/12/pg12.txt",
+        "one thing was certain that the",
+        "which do you think it was",
+        "d7cd6285c2a14d464f230ba530d78009b5fd3e78489d528afb97fa77cb415a34",
+    ),
 }
 
 
-def story_hash(
-    text: str,
-    begins: str,
-    ends: str,
-) -> str | None:  # None where first or last words are missing
+def story_hash(text: str, begins: str, ends: str) -> str | None:  # None where first or last words are missing
     "SHA-256 of a story's letters, from its first words to its last."
     letters = " ".join(re.findall(r"[a-z]+", re.sub(r"\[illustration[^\]]*\]", " ", text.lower())))
     start, stop = letters.find(begins), letters.rfind(ends)
-    return None if start < 0 or stop < start else hashlib.sha256(letters[start : stop + len(ends)].encode("ascii")).hexdigest()
+    return (
+        None
+        if start < 0 or stop < start
+        else hashlib.sha256(letters[start : stop + len(ends)].encode("ascii")).hexdigest()
+    )
 
 # %% ../../nbs/text/00_files.ipynb #23daf1d9
 def fetch(
@@ -309,9 +399,14 @@ def fetch(
         text = "".join(pieces(inspect(raw)))
         found = story_hash(text, known.begins, known.ends)
         if found is None:
-            raise DataError(f"{known.url}: found no story from {known.begins!r} to {known.ends!r}; allowed: the book itself")
+            raise DataError(
+                f"{known.url}: found no story from {known.begins!r} to {known.ends!r}; allowed: the book itself"
+            )
         if found != known.story and not accept:
-            raise DataError(f"{known.url}: the letters of the story have the hash {found}; allowed: {known.story}, or another edition with --accept")
+            raise DataError(
+                f"{known.url}: the letters of the story have the hash {found}; allowed: {known.story}, or another "
+                "edition with --accept"
+            )
         return write_atomic(target, text)
     except OSError as error:
         raise DataError(f"{known.url}: {error}; allowed: a network, or a file of your own in text.sources") from None

@@ -17,9 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 # %% ../../nbs/text/01_grammar.ipynb #60906e4b
-def zipf(
-    count: int,
-) -> np.ndarray:  # [count] sums to one, falling
+def zipf(count: int) -> np.ndarray:  # [count] sums to one, falling
     "Probabilities of words by rank, Zipf's law as Mandelbrot wrote it: p_r proportional to 1 / (r + 4)."
     shares = 1 / (np.arange(count) + 4.0)
     return shares / shares.sum()
@@ -34,7 +32,9 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Language:
-    "Patterns with their probabilities, and slots with their values. Raises `ValueError` where a sentence could be read in two ways."
+    """Patterns with their probabilities, and slots with their values. Raises `ValueError` where a sentence could be
+    read in two ways.
+    """
 
     name: str
     patterns: tuple[tuple[float, str], ...]  # probability, sentence
@@ -45,17 +45,30 @@ class Language:
         return {slot: [tuple(value.split("/")) for value in values.split()] for slot, values in self.words}
 
     @cached_property
-    def pieces(self) -> list[list[tuple[str, str, int]]]:  # of each pattern: literal text, or a slot and the number of a form
-        return [[piece for text, slot, form, _ in string.Formatter().parse(pattern)
-                 for piece in [(text, "", 0)] * bool(text) + [("", slot, int(form or 0))] * bool(slot)] for _, pattern in self.patterns]
+    def pieces(
+        self,
+    ) -> list[list[tuple[str, str, int]]]:  # of each pattern: literal text, or a slot and the number of a form
+        return [
+            [
+                piece
+                for text, slot, form, _ in string.Formatter().parse(pattern)
+                for piece in [(text, "", 0)] * bool(text) + [("", slot, int(form or 0))] * bool(slot)
+            ]
+            for _, pattern in self.patterns
+        ]
 
     def used(self, pattern: int) -> list[str]:
         "The slots of a pattern, in the order in which they are first named."
         return list(dict.fromkeys(slot for _, slot, _ in self.pieces[pattern] if slot))
 
     def __post_init__(self):
-        if not math.isclose(sum(share for share, _ in self.patterns), 1) or not all(p.endswith("\n") and p.count("\n") == 1 for _, p in self.patterns):
-            raise ValueError(f"{self.name}: found patterns {self.patterns}; allowed: shares that sum to one, each with one line break, at its end")
+        if not math.isclose(sum(share for share, _ in self.patterns), 1) or not all(
+            p.endswith("\n") and p.count("\n") == 1 for _, p in self.patterns
+        ):
+            raise ValueError(
+                f"{self.name}: found patterns {self.patterns}; allowed: shares that sum to one, each with one line "
+                "break, at its end"
+            )
         for slot, values in self.slots.items():
             firsts = [value[0] for value in values]
             if len(set(firsts)) < len(firsts) or not all(firsts):
@@ -66,61 +79,113 @@ NAMES = "Ada Ben Cleo Dan Elsa Fritz Greta Hugo Ida Jon Kira Leo Mina Nils Olga 
 
 
 def _forms(words: str, *forms: str) -> str:
-    "Words in the notation of `Language`, with a form for `a`, `b` in turn of their genders, which is the last argument."
+    """Words in the notation of `Language`, with a form for `a`, `b` in turn of their genders, which is the last
+    argument.
+    """
     *forms, genders = forms
-    return " ".join("/".join([word, *(form.split("|")["fm".index(gender)] for form in forms)]) for word, gender in zip(words.split(), genders))
+    return " ".join(
+        "/".join([word, *(form.split("|")["fm".index(gender)] for form in forms)])
+        for word, gender in zip(words.split(), genders)
+    )
 
 
-ENGLISH = Language("english", (
-    (0.6, "{name} {verb} {mark}the {adj} {noun}{mark:1}; {name:1} {noun} {does}, {says} {name}.\n"),
-    (0.4, "The {adj} {noun} {mark}of {name}{mark:1} {does}: {name} {verb} {name:1} {noun}.\n")), (
-    ("name", _forms(NAMES, "her|his", "fmfmfmfmfmfmfmfm")),
-    ("verb", "finds takes loses hides keeps sells wants draws cleans paints drops breaks"),
-    ("adj", "old red tiny blue warm black round cheap heavy white quiet clever"),
-    ("noun", "lamp coin drum bell goat hat key jar apple mask fish nest owl rope violin egg"),
-    ("does", "sings burns shines sleeps falls waits grows turns rings floats jumps melts"),
-    ("says", "says asks thinks writes calls knows hopes cries"),
-    ("mark", "(/) [/] \"/\"")))
-FRENCH = Language("french", (
-    (0.6, "{name} {verb} {mark}{noun:1} {noun} {adj}{noun:2}{mark:1} ; {noun:3} {noun} {does}, {says} {name}.\n"),
-    (0.4, "Où est {noun:1} {noun} {mark}de {name}{mark:1} ? {name:1} {verb} {noun:3} {noun} {adj}{noun:2}.\n")), (
-    ("name", _forms("Ada Ben Chloé Daniel Élise Félix Greta Hugo Inès Jérôme Kira Léo Mina Noël Olga Paul", "Elle|Il", "fmfmfmfmfmfmfmfm")),
-    ("verb", "trouve perd cache garde vend veut peint jette lave prête brise mène"),
-    ("adj", "noir vert grand petit joli rond froid lourd fort doré cassé brûlé"),
-    ("noun", _forms("clé tambour lampe rêve bête gâteau noix miel forêt dé pièce sac jupe hibou veste zèbre", "la|le", "e|", "cette|ce", "fm" * 8)),
-    ("does", "chante brûle brille dort tombe attend grandit tourne sonne flotte saute fond"),
-    ("says", "dit crie pense écrit sait croit rêve espère"),
-    ("mark", "«/» (/) [/]")))
-GREEK = Language("greek", (
-    (0.6, "{name} {verb} {mark}{noun:1} {adj}{noun:2} {noun}{mark:1}· {noun:3} {noun} {does}, {says} {name}.\n"),
-    (0.4, "Πού είναι {noun:3} {noun} {mark}{name:2} {name}{mark:1}; {name:1} {verb} {noun:1} {adj}{noun:2} {noun}.\n")), (
-    ("name", _forms(NAMES, "Αυτή|Αυτός", "της|του", "fmfmfmfmfmfmfmfm")),
-    ("verb", "βρήκε πήρε έχασε έκρυψε κράτησε πούλησε θέλει βλέπει έπλυνε έβαψε έριξε έσπασε"),
-    ("adj", "μικρ λευκ ζεστ καλ χρυσ ψυχρ σκληρ ξερ απαλ γυμν τυφλ δυνατ"),
-    ("noun", _forms("λάμπα σπίτι πέτρα αυγό καμπάνα γράμμα βάρκα δέντρο θάλασσα μήλο ρόδα τύμπανο φωλιά ψωμί νύχτα ξύλο", "την|το", "ή|ό", "η|το", "fm" * 8)),
-    ("does", "καίει λάμπει κοιμάται πέφτει περιμένει μένει γυρίζει χτυπά πλέει πηδά λιώνει τρέμει"),
-    ("says", "λέει ρωτά σκέφτεται γράφει φωνάζει ξέρει ελπίζει κλαίει"),
-    ("mark", "«/» (/) [/]")))
+ENGLISH = Language(
+    "english",
+    (
+        (0.6, "{name} {verb} {mark}the {adj} {noun}{mark:1}; {name:1} {noun} {does}, {says} {name}.\n"),
+        (0.4, "The {adj} {noun} {mark}of {name}{mark:1} {does}: {name} {verb} {name:1} {noun}.\n"),
+    ),
+    (
+        ("name", _forms(NAMES, "her|his", "fmfmfmfmfmfmfmfm")),
+        ("verb", "finds takes loses hides keeps sells wants draws cleans paints drops breaks"),
+        ("adj", "old red tiny blue warm black round cheap heavy white quiet clever"),
+        ("noun", "lamp coin drum bell goat hat key jar apple mask fish nest owl rope violin egg"),
+        ("does", "sings burns shines sleeps falls waits grows turns rings floats jumps melts"),
+        ("says", "says asks thinks writes calls knows hopes cries"),
+        ("mark", '(/) [/] "/"'),
+    ),
+)
+FRENCH = Language(
+    "french",
+    (
+        (0.6, "{name} {verb} {mark}{noun:1} {noun} {adj}{noun:2}{mark:1} ; {noun:3} {noun} {does}, {says} {name}.\n"),
+        (0.4, "Où est {noun:1} {noun} {mark}de {name}{mark:1} ? {name:1} {verb} {noun:3} {noun} {adj}{noun:2}.\n"),
+    ),
+    (
+        (
+            "name",
+            _forms(
+                "Ada Ben Chloé Daniel Élise Félix Greta Hugo Inès Jérôme Kira Léo Mina Noël Olga Paul",
+                "Elle|Il",
+                "fmfmfmfmfmfmfmfm",
+            ),
+        ),
+        ("verb", "trouve perd cache garde vend veut peint jette lave prête brise mène"),
+        ("adj", "noir vert grand petit joli rond froid lourd fort doré cassé brûlé"),
+        (
+            "noun",
+            _forms(
+                "clé tambour lampe rêve bête gâteau noix miel forêt dé pièce sac jupe hibou veste zèbre",
+                "la|le",
+                "e|",
+                "cette|ce",
+                "fm" * 8,
+            ),
+        ),
+        ("does", "chante brûle brille dort tombe attend grandit tourne sonne flotte saute fond"),
+        ("says", "dit crie pense écrit sait croit rêve espère"),
+        ("mark", "«/» (/) [/]"),
+    ),
+)
+GREEK = Language(
+    "greek",
+    (
+        (0.6, "{name} {verb} {mark}{noun:1} {adj}{noun:2} {noun}{mark:1}· {noun:3} {noun} {does}, {says} {name}.\n"),
+        (
+            0.4,
+            "Πού είναι {noun:3} {noun} {mark}{name:2} {name}{mark:1}; {name:1} {verb} {noun:1} {adj}{noun:2} {noun}.\n",
+        ),
+    ),
+    (
+        ("name", _forms(NAMES, "Αυτή|Αυτός", "της|του", "fmfmfmfmfmfmfmfm")),
+        ("verb", "βρήκε πήρε έχασε έκρυψε κράτησε πούλησε θέλει βλέπει έπλυνε έβαψε έριξε έσπασε"),
+        ("adj", "μικρ λευκ ζεστ καλ χρυσ ψυχρ σκληρ ξερ απαλ γυμν τυφλ δυνατ"),
+        (
+            "noun",
+            _forms(
+                "λάμπα σπίτι πέτρα αυγό καμπάνα γράμμα βάρκα δέντρο θάλασσα μήλο ρόδα τύμπανο φωλιά ψωμί νύχτα ξύλο",
+                "την|το",
+                "ή|ό",
+                "η|το",
+                "fm" * 8,
+            ),
+        ),
+        ("does", "καίει λάμπει κοιμάται πέφτει περιμένει μένει γυρίζει χτυπά πλέει πηδά λιώνει τρέμει"),
+        ("says", "λέει ρωτά σκέφτεται γράφει φωνάζει ξέρει ελπίζει κλαίει"),
+        ("mark", "«/» (/) [/]"),
+    ),
+)
 LANGUAGES = {language.name: language for language in (ENGLISH, FRENCH, GREEK)}
 
 # %% ../../nbs/text/01_grammar.ipynb #3fbdb296
-def spell(
-    language: Language,
-    choice: Choice,
-) -> str:
+def spell(language: Language, choice: Choice) -> str:
     "The sentence of a choice."
     ranks = dict(choice.ranks)
-    return "".join(text or language.slots[slot][ranks[slot]][form] for text, slot, form in language.pieces[choice.pattern])
+    return "".join(
+        text or language.slots[slot][ranks[slot]][form] for text, slot, form in language.pieces[choice.pattern]
+    )
 
 
-def draw(
-    language: Language,
-    rng: np.random.Generator,
-) -> Choice:
+def draw(language: Language, rng: np.random.Generator) -> Choice:
     "One choice by its probabilities."
     pattern = int(rng.choice(len(language.patterns), p=[share for share, _ in language.patterns]))
-    return Choice(pattern, tuple((slot, int(rng.choice(len(values), p=zipf(len(values)))))
-                                 for slot, values in ((slot, language.slots[slot]) for slot in language.used(pattern))))
+    return Choice(
+        pattern,
+        tuple(
+            (slot, int(rng.choice(len(values), p=zipf(len(values)))))
+            for slot, values in ((slot, language.slots[slot]) for slot in language.used(pattern))
+        ),
+    )
 
 
 def write(
@@ -136,38 +201,40 @@ def write(
     return "".join(sentences)
 
 # %% ../../nbs/text/01_grammar.ipynb #6a929b98
-def entropy(
-    language: Language,
-) -> float:
+def entropy(language: Language) -> float:
     "Exact entropy of a sentence, in bits."
-    own = {slot: float(-(zipf(len(values)) * np.log2(zipf(len(values)))).sum()) for slot, values in language.slots.items()}
-    return sum(share * (-math.log2(share) + sum(own[slot] for slot in language.used(k))) for k, (share, _) in enumerate(language.patterns))
+    own = {
+        slot: float(-(zipf(len(values)) * np.log2(zipf(len(values)))).sum()) for slot, values in language.slots.items()
+    }
+    return sum(
+        share * (-math.log2(share) + sum(own[slot] for slot in language.used(k)))
+        for k, (share, _) in enumerate(language.patterns)
+    )
 
 
-def length(
-    language: Language,
-) -> float:
+def length(language: Language) -> float:
     "Exact expected number of characters of a sentence, its line break included."
+
     def mean(slot: str, form: int) -> float:
         values = language.slots[slot]
         return float(zipf(len(values)) @ [len(value[form]) for value in values])
-    return sum(share * sum(len(text) or mean(slot, form) for text, slot, form in pieces)
-               for (share, _), pieces in zip(language.patterns, language.pieces))
+
+    return sum(
+        share * sum(len(text) or mean(slot, form) for text, slot, form in pieces)
+        for (share, _), pieces in zip(language.patterns, language.pieces)
+    )
 
 
-def rate(
-    language: Language,
-) -> float:
+def rate(language: Language) -> float:
     "Exact entropy rate, in bits per character."
     return entropy(language) / length(language)
 
 
-def cost(
-    language: Language,
-    choice: Choice,
-) -> float:
+def cost(language: Language, choice: Choice) -> float:
     "Bits of one sentence: minus the logarithm of its probability."
-    return -math.log2(language.patterns[choice.pattern][0]) - sum(math.log2(zipf(len(language.slots[slot]))[rank]) for slot, rank in choice.ranks)
+    return -math.log2(language.patterns[choice.pattern][0]) - sum(
+        math.log2(zipf(len(language.slots[slot]))[rank]) for slot, rank in choice.ranks
+    )
 
 # %% ../../nbs/text/01_grammar.ipynb #e28d692f
 class Way(NamedTuple):
@@ -191,7 +258,9 @@ def _unfold(language: Language, way: Way) -> Iterator[Way]:
         yield from _unfold(language, way._replace(piece=way.piece + 1, rest=text or language.slots[slot][known][form]))
         return
     for rank, (value, share) in enumerate(zip(language.slots[slot], zipf(len(language.slots[slot])))):
-        yield from _unfold(language, Way(way.share * share, way.pattern, way.piece + 1, value[form], (*way.ranks, (slot, rank))))
+        yield from _unfold(
+            language, Way(way.share * share, way.pattern, way.piece + 1, value[form], (*way.ranks, (slot, rank)))
+        )
 
 # %% ../../nbs/text/01_grammar.ipynb #fdd15f3e
 class Reader:
@@ -199,7 +268,9 @@ class Reader:
 
     def __init__(self, language: Language):
         self.language, self.place = language, 0
-        self.fresh = [way for k, (share, _) in enumerate(language.patterns) for way in _unfold(language, Way(share, k, 0, "", ()))]
+        self.fresh = [
+            way for k, (share, _) in enumerate(language.patterns) for way in _unfold(language, Way(share, k, 0, "", ()))
+        ]
         self.ways = self.fresh
 
     def next(self) -> dict[str, float]:  # sums to one
@@ -212,10 +283,18 @@ class Reader:
 
     def feed(self, character: str) -> list[Choice]:  # the readings of the sentence, where it ends here
         "Read one character."
-        ways = [more for way in self.ways if way.rest[0] == character for more in _unfold(self.language, way._replace(rest=way.rest[1:]))]
+        ways = [
+            more
+            for way in self.ways
+            if way.rest[0] == character
+            for more in _unfold(self.language, way._replace(rest=way.rest[1:]))
+        ]
         if not ways:
             allowed = "".join(sorted(self.next()))
-            raise ValueError(f"{self.language.name}, character {self.place + 1} of the sentence: found {character!r}; allowed: one of {allowed!r}")
+            raise ValueError(
+                f"{self.language.name}, character {self.place + 1} of the sentence: found {character!r}; allowed: one "
+                f"of {allowed!r}"
+            )
         ended = [Choice(way.pattern, way.ranks) for way in ways if not way.rest]
         self.ways, self.place = (self.fresh, 0) if ended else (ways, self.place + 1)
         return ended
@@ -233,10 +312,7 @@ def surprise(
     return bits
 
 
-def read(
-    language: Language,
-    sentence: str,
-) -> Choice:
+def read(language: Language, sentence: str) -> Choice:
     "What a sentence was made from. Raises `ValueError` for a sentence of no reading, of two, or without its end."
     reader, readings = Reader(language), []
     for place, character in enumerate(sentence, 1):
@@ -249,8 +325,7 @@ def read(
 
 
 def faults(
-    language: Language,
-    text: str,
+    language: Language, text: str
 ) -> tuple[int, list[str]]:  # sentences in all; what is wrong with those that are wrong
     "The sentences of a text that the language does not have. Text after the last line break is left out."
     sentences, found = text.split("\n")[:-1], []

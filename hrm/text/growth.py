@@ -46,7 +46,9 @@ class Tracker:
 
     characters: int = 0
     books: dict[str, int] = field(default_factory=dict)  # characters learned from each
-    growths: list[dict[str, Any]] = field(default_factory=list)  # characters, H, L (blocks added), parameters (before, after), largest_change
+    growths: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # characters, H, L (blocks added), parameters (before, after), largest_change
 
     def read(self, name: str, characters: int) -> None:
         "Count characters of a book."
@@ -71,16 +73,15 @@ def block_parameters(arch: TextArch) -> int:
         return parameters(TextHRM(TextConfig(**one.model_dump(), vocab_size=9, seq_len=8)).inner.H_level) + 1
 
 
-def plan(
-    arch: TextArch,
-    growth: Growth,
-) -> tuple[int, int]:  # blocks to add to H and L
+def plan(arch: TextArch, growth: Growth) -> tuple[int, int]:  # blocks to add to H and L
     "As many blocks as fit. Raises `ConfigError` where not even one does."
     each = block_parameters(arch)
     count = min(growth.most, int(growth.parameters * (1 + growth.overshoot)) // each)
     if count < 1:
-        raise ConfigError(f"growth.parameters: found {growth.parameters:,}, but a block of this model has {each:,}; "
-                          f"allowed: at least {int(each / (1 + growth.overshoot)) + 1:,}")
+        raise ConfigError(
+            f"growth.parameters: found {growth.parameters:,}, but a block of this model has {each:,}; "
+            f"allowed: at least {int(each / (1 + growth.overshoot)) + 1:,}"
+        )
     sizes = [arch.H_layers, arch.L_layers]
     for _ in range(count):
         sizes[0 if sizes[0] < sizes[1] else 1] += 1
@@ -100,7 +101,14 @@ def grow_layers(
 ) -> TextHRM:
     "A larger model that says the same. Raises `ArithmeticError` if it does not, to the last bit."
     c = model.config
-    arch = _arch(model).model_copy(update={"H_layers": c.H_layers + H, "H_grown": c.H_grown + H, "L_layers": c.L_layers + L, "L_grown": c.L_grown + L})
+    arch = _arch(model).model_copy(
+        update={
+            "H_layers": c.H_layers + H,
+            "H_grown": c.H_grown + H,
+            "L_layers": c.L_layers + L,
+            "L_grown": c.L_grown + L,
+        }
+    )
     grown = build(arch, c.vocab_parts or c.vocab_size, c.seq_len, generator).to(model.inner.H_init.device)
     grown.load_state_dict(grown.state_dict() | model.state_dict())
     change = largest_change(model, grown)
@@ -127,7 +135,10 @@ def largest_change(
 def _order(part: nn.Module, config: optim.OptimConfig) -> list[list[str]]:
     "Names of the parameters of each optimizer of a part, in the order of its state."
     names = {id(p): name for name, p in part.named_parameters()}
-    return [[names[id(p)] for group in optimizer.param_groups for p in group["params"]] for optimizer in optim.build(part, config)]
+    return [
+        [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+        for optimizer in optim.build(part, config)
+    ]
 
 
 def _extended(old: Tensor, new: Tensor) -> Tensor:
@@ -150,14 +161,23 @@ def grow_group(
         for number, name in enumerate(after):
             if name in before and (entry := state["state"].get(before.index(name))) is not None:
                 same = old.get_parameter(name).shape
-                entries[number] = {key: value if not isinstance(value, Tensor) else value.clone() if value.shape != same or not value.ndim else
-                                   _extended(value, torch.zeros_like(shapes[name], dtype=value.dtype, device="cpu")) for key, value in entry.items()}
-        grown.append({"state": entries, "param_groups": [state["param_groups"][0] | {"params": list(range(len(after)))}]})
+                entries[number] = {
+                    key: value
+                    if not isinstance(value, Tensor)
+                    else value.clone()
+                    if value.shape != same or not value.ndim
+                    else _extended(value, torch.zeros_like(shapes[name], dtype=value.dtype, device="cpu"))
+                    for key, value in entry.items()
+                }
+        grown.append(
+            {"state": entries, "param_groups": [state["param_groups"][0] | {"params": list(range(len(after)))}]}
+        )
     average = saved["average"]
     if average is not None:
         fresh = {f"module.{name}": tensor.detach().cpu() for name, tensor in new.state_dict().items()}
-        average = {name: _extended(average[name], value) if name in average else value for name, value in fresh.items()} | {
-            "n_averaged": average["n_averaged"]}
+        average = {
+            name: _extended(average[name], value) if name in average else value for name, value in fresh.items()
+        } | {"n_averaged": average["n_averaged"]}
     return {"optimizers": grown, "average": average}
 
 # %% ../../nbs/text/12_growth.ipynb #e93bc830
@@ -167,9 +187,14 @@ def grow_state(
     new: TextTask,  # with the grown model
 ) -> dict[str, Any]:
     "A training state from which the grown model goes on."
-    groups = [grow_group(saved, before, after, config) for saved, (before, config), (after, _) in zip(state["groups"], old.groups, new.groups)]
-    model = {name: _extended(state["model"][name], tensor.cpu()) if name in state["model"] else tensor.detach().cpu()
-             for name, tensor in new.model.state_dict().items()}
+    groups = [
+        grow_group(saved, before, after, config)
+        for saved, (before, config), (after, _) in zip(state["groups"], old.groups, new.groups)
+    ]
+    model = {
+        name: _extended(state["model"][name], tensor.cpu()) if name in state["model"] else tensor.detach().cpu()
+        for name, tensor in new.model.state_dict().items()
+    }
     return counted(state | {"groups": groups, "model": model, "best": None})
 
 # %% ../../nbs/text/12_growth.ipynb #f0afd729
@@ -184,7 +209,9 @@ def pieces(
         return [steps]
     cuts: list[int] = []
     while True:  # one growth at a time, a step apart, even where a step passes two thresholds
-        place = max(cuts[-1] + 1 if cuts else 1, -(-(tracker.until(growth) + len(cuts) * growth.characters) // per_step))
+        place = max(
+            cuts[-1] + 1 if cuts else 1, -(-(tracker.until(growth) + len(cuts) * growth.characters) // per_step)
+        )
         if place >= steps:
             return [*cuts, steps]
         cuts.append(place)
@@ -193,11 +220,15 @@ def pieces(
 def _piece(config: RunConfig, end: int, last: bool) -> RunConfig:
     "The configuration of one piece."
     flat = {"schedule": "constant", "lr_min_ratio": 1.0, "period": 0}
-    keep = config.loop.model_copy(update={"steps": end, "keep_at": tuple(step for step in config.loop.keep_at if step <= end)})
+    keep = config.loop.model_copy(
+        update={"steps": end, "keep_at": tuple(step for step in config.loop.keep_at if step <= end)}
+    )
     if last:
         return config.model_copy(update={"loop": keep})
-    return config.model_copy(update={"loop": keep, "optim": config.optim.model_copy(update=flat)} | (
-        {"embedding": config.embedding.model_copy(update=flat)} if config.embedding else {}))
+    return config.model_copy(
+        update={"loop": keep, "optim": config.optim.model_copy(update=flat)}
+        | ({"embedding": config.embedding.model_copy(update=flat)} if config.embedding else {})
+    )
 
 # %% ../../nbs/text/12_growth.ipynb #fcee7b8f
 def _grown(state: Path) -> Path:
@@ -205,15 +236,25 @@ def _grown(state: Path) -> Path:
     return state.with_name(f"{state.name}_grown")
 
 
-def _enlarge(state: Path, folder: Path, config: RunConfig, books: Sequence[Book], tracker: Tracker, growth: Growth, seed: int) -> dict[str, Any]:
+def _enlarge(
+    state: Path, folder: Path, config: RunConfig, books: Sequence[Book], tracker: Tracker, growth: Growth, seed: int
+) -> dict[str, Any]:
     "From the finished state of a piece, the state and the model that the next one begins with. Notes the growth."
     model, tokenizer, _ = load(folder / "final")
     H, L = plan(_arch(model), growth)
     grown = grow_layers(model, H, L, seeded(1000 * seed + len(tracker.growths)))
     tasks = [TextTask(one, books, tokenizer, config, seeded(0)) for one in (model, grown)]
     bits = [task.evaluate()["bits"] for task in tasks]
-    tracker.growths.append({"characters": tracker.characters, "H": H, "L": L, "parameters": [parameters(model), parameters(grown)],
-                            "largest_change": largest_change(model, grown), "bits": bits})
+    tracker.growths.append(
+        {
+            "characters": tracker.characters,
+            "H": H,
+            "L": L,
+            "parameters": [parameters(model), parameters(grown)],
+            "largest_change": largest_change(model, grown),
+            "bits": bits,
+        }
+    )
     found, begin = checkpoint.read(state / "latest"), _grown(state)
     checkpoint.write(begin / "latest", {}, found.meta, grow_state(found.state(), *tasks))
     return {"begin": begin, "model": grown, "tokenizer": tokenizer}
@@ -243,7 +284,16 @@ def run_growing(
     results, done, label = [], 0, "+".join(book.name for book in books)
     for (called, here), end in zip(places.items(), ends):
         last, known = end == ends[-1], dict(decides or {}) | {"tracker": tracker.to_dict()}
-        result = run(called, _piece(config, end, last), seed, books, here, replace(options, keep=not last), decides=known, **start)
+        result = run(
+            called,
+            _piece(config, end, last),
+            seed,
+            books,
+            here,
+            replace(options, keep=not last),
+            decides=known,
+            **start,
+        )
         results.append(result)
         tracker.read(label, (end - done) * config.characters)
         done, start = end, start | {"begin": result.state}
@@ -266,16 +316,18 @@ class GrowthConfig(Section):
         plan(self.base.arch, self.growth)
         if len(pieces(self.base.loop.steps, self.base.characters, Tracker(), self.growth)) < 2:
             read = self.base.loop.steps * self.base.characters
-            raise ValueError(f"growth.characters {self.growth.characters}; allowed: less than the {read:,} characters that the run learns from")
+            raise ValueError(
+                f"growth.characters {self.growth.characters}; allowed: less than the {read:,} characters that the run "
+                "learns from"
+            )
         return self
 
 
 def compare(
-    config: GrowthConfig,
-    books: Sequence[Book],
-    out: Path,
-    options: Options = Options(),
-) -> tuple[pd.DataFrame, Tracker, dict[str, list[Result]]]:  # model, parameters, steps, characters, tflop, bits; the growths; runs by model
+    config: GrowthConfig, books: Sequence[Book], out: Path, options: Options = Options()
+) -> tuple[
+    pd.DataFrame, Tracker, dict[str, list[Result]]
+]:  # model, parameters, steps, characters, tflop, bits; the growths; runs by model
     "Grow, and train the two others with as much arithmetic. Raises what `run_growing` raises; a stop loses nothing."
     runs, base = {}, config.base
     runs["grown"], tracker = run_growing("grown", base, config.growth, config.seed, books, out / "grown", options)
@@ -291,6 +343,15 @@ def compare(
         cuts = [max(1, round(flat * steps[label])), steps[label]]
         name = label.replace(" ", "_")
         runs[label], _ = run_growing(name, one, None, config.seed, books, out / name, options, cuts=cuts)
-    table = [{"model": label, "parameters": parameters(load(found[-1].folder / "final")[0]), "steps": steps[label], "characters": steps[label] * base.characters,
-              "tflop": sum(result.metrics["tflop"] for result in found), "bits": found[-1].metrics["held_out"]["bits"]} for label, found in runs.items()]
+    table = [
+        {
+            "model": label,
+            "parameters": parameters(load(found[-1].folder / "final")[0]),
+            "steps": steps[label],
+            "characters": steps[label] * base.characters,
+            "tflop": sum(result.metrics["tflop"] for result in found),
+            "bits": found[-1].metrics["held_out"]["bits"],
+        }
+        for label, found in runs.items()
+    ]
     return pd.DataFrame(table), tracker, runs

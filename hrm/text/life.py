@@ -70,9 +70,7 @@ def _life(chapter: Path) -> dict[str, Any]:
     return stored(chapter / LIFE, _Life, allowed).model_dump() | {"finished": finished(chapter / LIFE)}
 
 # %% ../../nbs/text/13_life.ipynb #5e1c07ab
-def newest(
-    folder: Path,
-) -> tuple[Path, dict[str, Any]]:  # its checkpoint, and what life.json says
+def newest(folder: Path) -> tuple[Path, dict[str, Any]]:  # its checkpoint, and what life.json says
     "The model as it is now. Raises `ConfigError` where there is none."
     found = chapters(folder)
     if not found:
@@ -84,7 +82,10 @@ def newest(
 def lock(
     folder: Path,  # of a model, or of one to be
 ) -> Lock:
-    "The right to write to a model. Raises `ConfigError` if another process has it, or if what stands there is no model."
+    """The right to write to a model. Raises `ConfigError` if another process has it, or if what stands there is no
+    model.
+    """
+
     def begun(entry: Path) -> bool:  # by a training that was killed
         kinds = {r"books|resume|\.book\..+": ".*", r"\d+-.+": r"\..+|final|piece_\d+|memory\.safetensors"}
         inside = next((inside for kind, inside in kinds.items() if re.fullmatch(kind, entry.name)), None)
@@ -92,7 +93,9 @@ def lock(
             return entry.name in (NEXT, LOCK)
         return all(re.fullmatch(inside, path.name) for path in entry.iterdir())
 
-    if link := next((path for pattern in ("*", "*/*") for path in Path(folder).glob(pattern) if path.is_symlink()), None):
+    if link := next(
+        (path for pattern in ("*", "*/*") for path in Path(folder).glob(pattern) if path.is_symlink()), None
+    ):
         raise ConfigError(f"{link}: found a link, which would lead out of the model; allowed: files and folders")
     if not chapters(folder):
         only_ours(folder, begun, "the folder of a model")
@@ -104,11 +107,7 @@ def _write_life(folder: Path, said: Mapping[str, Any]) -> None:
 
 
 def create(
-    folder: Path,
-    arch: TextArch,
-    seq_len: int,
-    tokenizer: CharacterTokenizer,
-    seed: int = 0,
+    folder: Path, arch: TextArch, seq_len: int, tokenizer: CharacterTokenizer, seed: int = 0
 ) -> Path:  # its checkpoint
     "Write a model that has read nothing. Raises `ConfigError` where one stands already, or what is not ours."
     with lock(folder):
@@ -142,7 +141,9 @@ def pending(folder: Path) -> Lesson | None:
     if not file.is_file():
         return None
     lesson = stored(file, Lesson, "what a training has written, or no such file")
-    return None if any(path.name.startswith(f"{lesson.number}-") for path in chapters(folder)) else lesson  # it was cut off right at the end
+    return (
+        None if any(path.name.startswith(f"{lesson.number}-") for path in chapters(folder)) else lesson
+    )  # it was cut off right at the end
 
 # %% ../../nbs/text/13_life.ipynb #8cf3250e
 def decide(
@@ -159,15 +160,23 @@ def decide(
     if waiting is not None:
         if waiting.data == data:
             return "goes on", waiting
-        raise ConfigError(f"{folder}: the training on {waiting.book!r} was stopped and is not finished; allowed: that book (it goes on where it was), "
-                          f"or delete {folder / NEXT} to drop it")
+        raise ConfigError(
+            f"{folder}: the training on {waiting.book!r} was stopped and is not finished; allowed: that book (it goes "
+            "on where it was), "
+            f"or delete {folder / NEXT} to drop it"
+        )
     lives = [_life(path) for path in done]
     known = [life for life in lives if life["data"] == data]
     if known and not again:
-        raise ConfigError(f"{folder}: has learned {known[-1]['book']!r} already, finished {known[-1]['finished']}; allowed: again, another book, or a fresh model")
+        raise ConfigError(
+            f"{folder}: has learned {known[-1]['book']!r} already, finished {known[-1]['finished']}; allowed: again, "
+            "another book, or a fresh model"
+        )
     number = 1 + max((int(path.name.split("-")[0]) for path in done), default=0)
     kind = "again" if known else "new book" if done else "first"
-    return kind, Lesson(number=number, book=book.name, data=data, config=config, growth=growth, memory=memory, seed=seed)
+    return kind, Lesson(
+        number=number, book=book.name, data=data, config=config, growth=growth, memory=memory, seed=seed
+    )
 
 # %% ../../nbs/text/13_life.ipynb #c23a337d
 def free(folder: Path) -> Path:
@@ -207,14 +216,41 @@ class Recipe(Section):
     ) -> RunConfig:
         "The run for one book."
         steps = max(1, math.ceil(self.epochs * characters / (self.batch_size * self.accumulate * self.seq_len)))
-        optim = OptimConfig(name=self.optimizer, lr=self.lr, betas=(0.9, 0.95), weight_decay=self.weight_decay, clip=1.0, warmup=round(self.warmup_ratio * steps),
-                            schedule="cosine", lr_min_ratio=0.1)
-        embedding = optim.model_copy(update={"name": "adamw", "lr": self.embed_lr, "weight_decay": 0.1 * self.weight_decay})
+        optim = OptimConfig(
+            name=self.optimizer,
+            lr=self.lr,
+            betas=(0.9, 0.95),
+            weight_decay=self.weight_decay,
+            clip=1.0,
+            warmup=round(self.warmup_ratio * steps),
+            schedule="cosine",
+            lr_min_ratio=0.1,
+        )
+        embedding = optim.model_copy(
+            update={"name": "adamw", "lr": self.embed_lr, "weight_decay": 0.1 * self.weight_decay}
+        )
         every = max(1, math.ceil(steps / self.evaluations))
-        loop = LoopConfig(steps=steps, evaluate_every=every, log_every=max(1, min(100, steps // 10)), accumulate=self.accumulate, compile="off", best="bits",
-                          best_mode="min", checkpoint_seconds=self.checkpoint_seconds)
-        return RunConfig(arch=self.arch, optim=optim, embedding=embedding, loop=loop, batch_size=self.batch_size, seq_len=self.seq_len, context=self.seq_len // 2,
-                         sample=self.sample, device=device)
+        loop = LoopConfig(
+            steps=steps,
+            evaluate_every=every,
+            log_every=max(1, min(100, steps // 10)),
+            accumulate=self.accumulate,
+            compile="off",
+            best="bits",
+            best_mode="min",
+            checkpoint_seconds=self.checkpoint_seconds,
+        )
+        return RunConfig(
+            arch=self.arch,
+            optim=optim,
+            embedding=embedding,
+            loop=loop,
+            batch_size=self.batch_size,
+            seq_len=self.seq_len,
+            context=self.seq_len // 2,
+            sample=self.sample,
+            device=device,
+        )
 
 # %% ../../nbs/text/13_life.ipynb #46841bf7
 def _known(folder: Path, lesson: Lesson, book: Book) -> tuple[RunConfig, Memory, Tracker, dict[str, Any]]:
@@ -225,13 +261,20 @@ def _known(folder: Path, lesson: Lesson, book: Book) -> tuple[RunConfig, Memory,
     (path, said), last = newest(folder), chapters(folder)[-1]
     model, tokenizer, meta = load(path)
     if model.config.seq_len != config.seq_len:
-        raise ConfigError(f"{folder}: found seq_len {config.seq_len}; allowed: {model.config.seq_len}, the window that the model was built for")
+        raise ConfigError(
+            f"{folder}: found seq_len {config.seq_len}; allowed: {model.config.seq_len}, the window that the model "
+            "was built for"
+        )
     if (kept := last / "memory.safetensors").is_file():
         restore_memory(memory, load_file(kept))
     arch = TextArch(**model.config.model_dump(include=set(TextArch.model_fields)))
     model, tokenizer = grow_vocabulary(model, tokenizer, book.tokenizer, seeded(2 * lesson.seed + lesson.number))
-    start = {"model": model.to(pick(config.device).device), "tokenizer": tokenizer, "history": meta["config"]["history"],
-             "decides": {"lesson": lesson.number, "started_from": meta["config"].get("history", [])[-1:]}}
+    start = {
+        "model": model.to(pick(config.device).device),
+        "tokenizer": tokenizer,
+        "history": meta["config"]["history"],
+        "decides": {"lesson": lesson.number, "started_from": meta["config"].get("history", [])[-1:]},
+    }
     return config.model_copy(update={"arch": arch}), memory, Tracker(**said["tracker"]), start
 
 # %% ../../nbs/text/13_life.ipynb #5e71c0d4
@@ -241,8 +284,9 @@ def teach(
     lesson: Lesson,  # from `decide`
     options: Options = Options(),  # runs in progress are in the model's own folder
 ) -> list[Result]:  # the pieces between growths
-    """Learn a book. Raises ConfigError or DataError before any work, and `Stopped` with the state saved; the same call goes on
-    from there."""
+    """Learn a book. Raises ConfigError or DataError before any work, and `Stopped` with the state saved; the same call
+    goes on from there.
+    """
     with lock(folder):
         return _taught(Path(folder), book, lesson, replace(options, resume=Path(folder) / "resume"))
 
@@ -254,13 +298,36 @@ def _taught(folder: Path, book: Book, lesson: Lesson, options: Options) -> list[
         plan(config.arch, lesson.growth)
     here = folder / f"{lesson.number}-{book.name}"
     write_atomic(folder / NEXT, lesson.model_dump_json(indent=1) + "\n")
-    results, tracker = run_growing(book.name, config, lesson.growth, lesson.seed + lesson.number, [book], here, options, tracker,
-                                   module="hrm.text.life", **start, **memory.parts())
+    results, tracker = run_growing(
+        book.name,
+        config,
+        lesson.growth,
+        lesson.seed + lesson.number,
+        [book],
+        here,
+        options,
+        tracker,
+        module="hrm.text.life",
+        **start,
+        **memory.parts(),
+    )
     place = f"piece_{len(results) - 1}/final"
     model, tokenizer, _ = load(here / place)
     memory.remember(book, model, tokenizer)
-    write_atomic(here / "memory.safetensors", save({name: tensor.contiguous().cpu() for name, tensor in memory_state(memory).items()}))
-    _write_life(here, {"checkpoint": place, "book": book.name, "data": lesson.data, "tracker": tracker.to_dict(), "strategy": lesson.memory.strategy})
+    write_atomic(
+        here / "memory.safetensors",
+        save({name: tensor.contiguous().cpu() for name, tensor in memory_state(memory).items()}),
+    )
+    _write_life(
+        here,
+        {
+            "checkpoint": place,
+            "book": book.name,
+            "data": lesson.data,
+            "tracker": tracker.to_dict(),
+            "strategy": lesson.memory.strategy,
+        },
+    )
     (folder / NEXT).unlink()
     for result in results:  # not before everything is on the disk
         result.forget()
@@ -273,7 +340,11 @@ def status(
 ) -> list[dict[str, Any]]:
     "What the models are. Raises `ConfigError` where there is none."
     folder, rows = Path(folder), []
-    models = [folder] if chapters(folder) or (folder / NEXT).is_file() else sorted(path for path in folder.glob("*") if path.is_dir() and (chapters(path) or (path / NEXT).is_file()))
+    models = (
+        [folder]
+        if chapters(folder) or (folder / NEXT).is_file()
+        else sorted(path for path in folder.glob("*") if path.is_dir() and (chapters(path) or (path / NEXT).is_file()))
+    )
     if not models:
         raise ConfigError(f"{folder}: no models there; allowed: the folder of a model, or one with such folders in it")
     for path in models:
@@ -281,8 +352,13 @@ def status(
         row = {"model": path.name, "books": ", ".join(life["book"] for life in lives if life["book"]) or "none"}
         if lives:
             model, tokenizer, _ = load(newest(path)[0])
-            row |= {"vocabulary": tokenizer.size, "parameters": parameters(model), "characters": lives[-1]["tracker"]["characters"],
-                    "growths": len(lives[-1]["tracker"]["growths"]), "updated": lives[-1]["finished"]}
+            row |= {
+                "vocabulary": tokenizer.size,
+                "parameters": parameters(model),
+                "characters": lives[-1]["tracker"]["characters"],
+                "growths": len(lives[-1]["tracker"]["growths"]),
+                "updated": lives[-1]["finished"],
+            }
         row["unfinished"] = waiting.book if waiting else ""
         rows.append(row | ({} if data is None else {"knows it": any(life["data"] == data for life in lives)}))
     return rows

@@ -26,8 +26,12 @@ def configurations(
     ids: Tensor,  # [B, S]
     cycles: Sequence[tuple[int, int]] = CYCLES,  # N, T
     labels: Tensor | None = None,  # [B, S] what follows, where it is known
-) -> pd.DataFrame:  # N, T, block passes, FLOPs of a character, cache in MB, entropy of the prediction in bits, changed predictions, bits per character
-    "Run the same weights with other cycles. Raises `ArithmeticError` where something is not as it must be."
+) -> pd.DataFrame:  # one row per pair of cycles
+    """Run the same weights with other cycles. Raises `ArithmeticError` where something is not as it must be.
+
+    A row holds N, T, block passes, FLOPs of a character, cache in MB, entropy of the prediction in bits, changed
+    predictions and bits per character.
+    """
     own, c, rows = model.eval()(ids).logits[-1].argmax(-1), model.config, []
     for N, T in cycles:
         other = at(model, N, T)
@@ -38,10 +42,15 @@ def configurations(
         if not torch.isfinite(reading.logits).all() or sums > 1e-4 or c.causal and seen != 0:
             raise ArithmeticError(f"{N}x{T}: sums off by {sums:.1e}, {seen:.1e} of the future seen")
         passes = c.halt_max_steps * N * (T * c.L_layers + c.H_layers)
-        row = {"N": N, "T": T, "block_passes": passes, "mflop_per_character": flops / ids.numel() / 1e6,
-               "cache_mb": passes * 2 * c.seq_len * c.hidden_size * 4 / 2**20,
-               "entropy": -torch.special.xlogy(share, share).sum(-1).mean().item() / torch.tensor(2.0).log().item(),
-               "changed": (reading.logits[-1].argmax(-1) != own).float().mean().item()}
+        row = {
+            "N": N,
+            "T": T,
+            "block_passes": passes,
+            "mflop_per_character": flops / ids.numel() / 1e6,
+            "cache_mb": passes * 2 * c.seq_len * c.hidden_size * 4 / 2**20,
+            "entropy": -torch.special.xlogy(share, share).sum(-1).mean().item() / torch.tensor(2.0).log().item(),
+            "changed": (reading.logits[-1].argmax(-1) != own).float().mean().item(),
+        }
         if labels is not None:
             row["bits"] = -share.gather(-1, labels[..., None]).log2().mean().item()
         rows.append(row)
@@ -49,9 +58,20 @@ def configurations(
 
 
 def described(model: TextHRM) -> dict[str, float]:
-    "Where the values of a model are, and the bytes they take in training: weights, gradients and two moments of four bytes each."
-    parts = {"embedding": model.inner.embed_tokens, "L": model.inner.L_level, "H": model.inner.H_level, "head": model.inner.lm_head, "halting": model.inner.q_head}
-    return {name: parameters(part) for name, part in parts.items()} | {"parameters": parameters(model), "training_mb": parameters(model) * 16 / 2**20}
+    """Where the values of a model are, and the bytes they take in training: weights, gradients and two moments of four
+    bytes each.
+    """
+    parts = {
+        "embedding": model.inner.embed_tokens,
+        "L": model.inner.L_level,
+        "H": model.inner.H_level,
+        "head": model.inner.lm_head,
+        "halting": model.inner.q_head,
+    }
+    return {name: parameters(part) for name, part in parts.items()} | {
+        "parameters": parameters(model),
+        "training_mb": parameters(model) * 16 / 2**20,
+    }
 
 # %% ../../nbs/text/14_look.ipynb #dcabd2e3
 @torch.no_grad()
@@ -62,12 +82,24 @@ def movements(
     "The states from step to step, averaged over rows and positions."
     trace: list = []
     model.eval()(ids, trace)
-    c, state = model.config, {"H": model.inner.H_init.expand(*ids.shape, -1), "L": model.inner.L_init.expand(*ids.shape, -1)}
+    c, state = (
+        model.config,
+        {"H": model.inner.H_init.expand(*ids.shape, -1), "L": model.inner.L_init.expand(*ids.shape, -1)},
+    )
     length, rows = lambda x: x.float().square().mean(-1).sqrt().mean().item(), []
     per_cycle = c.L_cycles + 1
     for number, (module, after) in enumerate(trace):
         segment, place = divmod(number, c.H_cycles * per_cycle)
-        rows.append({"step": number + 1, "segment": segment + 1, "cycle": place // per_cycle + 1, "module": module, "before": length(state[module]),
-                     "after": length(after), "change": length(after - state[module])})
+        rows.append(
+            {
+                "step": number + 1,
+                "segment": segment + 1,
+                "cycle": place // per_cycle + 1,
+                "module": module,
+                "before": length(state[module]),
+                "after": length(after),
+                "change": length(after - state[module]),
+            }
+        )
         state[module] = after
     return pd.DataFrame(rows)

@@ -59,7 +59,10 @@ class TextConfig(TextArch, HRMConfig):
     @model_validator(mode="after")
     def _whole(self):
         if self.vocab_parts and (sum(self.vocab_parts) != self.vocab_size or min(self.vocab_parts) < 1):
-            raise ValueError(f"vocab_parts {list(self.vocab_parts)}; allowed: positive numbers that sum to vocab_size {self.vocab_size}")
+            raise ValueError(
+                f"vocab_parts {list(self.vocab_parts)}; allowed: positive numbers that sum to vocab_size "
+                f"{self.vocab_size}"
+            )
         return self
 
 # %% ../../nbs/text/03_model.ipynb #4f7675da
@@ -132,7 +135,18 @@ class TextInner(HRMInner):
     ) -> tuple[Tensor, Tensor, Tensor]:  # z_H, z_L, chance of stopping [B, S] float32
         "The gradient reaches as far as `config.gradient` says."
         c = self.config
-        z_H, z_L = recur(self.H_level, self.L_level, z_H, z_L, self.embed(inputs), c.H_cycles, c.L_cycles, c.gradient, trace, rotary=self.rotary)
+        z_H, z_L = recur(
+            self.H_level,
+            self.L_level,
+            z_H,
+            z_L,
+            self.embed(inputs),
+            c.H_cycles,
+            c.L_cycles,
+            c.gradient,
+            trace,
+            rotary=self.rotary,
+        )
         return z_H, z_L, self.stops(z_H)
 
     def stops(
@@ -229,7 +243,10 @@ def causality_probe(
 # %% ../../nbs/text/03_model.ipynb #93039bbd
 def _twin(module: nn.Module) -> nn.Module:
     "A second module with the same parameters, whose own attributes may be changed."
-    own = {name: dict(value) if name in ("_parameters", "_buffers", "_modules") else value for name, value in vars(module).items()}
+    own = {
+        name: dict(value) if name in ("_parameters", "_buffers", "_modules") else value
+        for name, value in vars(module).items()
+    }
     twin = object.__new__(type(module))
     twin.__dict__ = own
     return twin
@@ -269,19 +286,33 @@ class TextDecoder(HRMDecoder):
         return log_probabilities(reading.logits[-1, :, 0], self.model.config.cross_entropy)
 
 # %% ../../nbs/text/03_model.ipynb #201fac42
-DOCUMENT = TextArch(hidden_size=256, num_heads=8, H_layers=3, L_layers=3, H_cycles=2, L_cycles=2, expansion=2.5, halt_max_steps=8,
-                    halting="graves", norm_weights=True)
-ADVANCED = DOCUMENT.model_copy(update={"hidden_size": 512, "num_heads": 16, "L_layers": 4, "H_layers": 2, "expansion": 3.0})
+DOCUMENT = TextArch(
+    hidden_size=256,
+    num_heads=8,
+    H_layers=3,
+    L_layers=3,
+    H_cycles=2,
+    L_cycles=2,
+    expansion=2.5,
+    halt_max_steps=8,
+    halting="graves",
+    norm_weights=True,
+)
+ADVANCED = DOCUMENT.model_copy(
+    update={"hidden_size": 512, "num_heads": 16, "L_layers": 4, "H_layers": 2, "expansion": 3.0}
+)
 
 # %% ../../nbs/text/03_model.ipynb #9d849a2c
-def about(
-    model: TextHRM,
-    tokenizer: CharacterTokenizer,
-) -> dict[str, Any]:
+def about(model: TextHRM, tokenizer: CharacterTokenizer) -> dict[str, Any]:
     "What a checkpoint has to say, so that `load` can rebuild the model."
     c = model.config
-    return {"system": "text", "arch": c.model_dump(include=set(TextArch.model_fields)), "vocab_parts": list(c.vocab_parts),
-            "seq_len": c.seq_len, "tokenizer": tokenizer.to_dict()}
+    return {
+        "system": "text",
+        "arch": c.model_dump(include=set(TextArch.model_fields)),
+        "vocab_parts": list(c.vocab_parts),
+        "seq_len": c.seq_len,
+        "tokenizer": tokenizer.to_dict(),
+    }
 
 
 class Told(Section):

@@ -18,32 +18,38 @@ import numpy as np
 from ..core.stats import Estimate, bootstrap
 
 # %% ../../nbs/text/07_quality.ipynb #9369eda3
-def trigram_cosine(
-    text: str,
-    other: str,
-) -> float:  # 0 to 100
-    "Similarity of two texts by their character trigrams. Raises `ValueError` for a text of fewer than three characters."
+def trigram_cosine(text: str, other: str) -> float:  # 0 to 100
+    """Similarity of two texts by their character trigrams. Raises `ValueError` for a text of fewer than three
+    characters.
+    """
     if min(len(text), len(other)) < 3:
         raise ValueError(f"trigrams: found texts of {len(text)} and {len(other)} characters; allowed: three or more")
-    a, b = (Counter(t[i : i + 3] for i in range(len(t) - 2)) for t in (text.replace("\n", " "), other.replace("\n", " ")))
+    a, b = (
+        Counter(t[i : i + 3] for i in range(len(t) - 2)) for t in (text.replace("\n", " "), other.replace("\n", " "))
+    )
     norms = math.sqrt(sum(n * n for n in a.values()) * sum(n * n for n in b.values()))
     return 100 * sum(n * b[gram] for gram, n in a.items()) / norms
 
 # %% ../../nbs/text/07_quality.ipynb #8d6f3173
 ARTICLES = frozenset("a an the le la les un une des der die das ein eine ο η το ένας μια ένα".split())
-VERBS = frozenset("is are was were be been has have had do does did can will would may must go goes come comes say says said see sees est sont".split())
+VERBS = frozenset(
+    "is are was were be been has have had do does did can will would may must go goes come comes say says said see "
+    "sees est sont".split()
+)
 SCORES = ("coherence", "word formation", "structure", "meaning", "diversity")
 
 
 def yardstick(
-    text: str,
-    words: int = 110,
-    phrases: int = 15,
+    text: str, words: int = 110, phrases: int = 15
 ) -> tuple[frozenset[str], tuple[str, ...]]:  # words; phrases of two words
     "The lists that the scores ask for, from a text: its commonest words and pairs of words, ties by the alphabet."
     found = re.findall(r"\w+", text.lower())
-    commonest = lambda counts, most: [one for one, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]]
-    return frozenset(commonest(Counter(found), words)), tuple(" ".join(pair) for pair in commonest(Counter(zip(found, found[1:])), phrases))
+    commonest = lambda counts, most: [
+        one for one, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
+    ]
+    return frozenset(commonest(Counter(found), words)), tuple(
+        " ".join(pair) for pair in commonest(Counter(zip(found, found[1:])), phrases)
+    )
 
 
 def _near(share: float, wanted: float, slope: float) -> float:
@@ -67,18 +73,30 @@ def scores(
     plain = re.findall(r"\w+", text.lower())
     if not plain:
         raise ValueError(f"scores: found no word in {text[:40]!r}; allowed: a text with words")
-    shares = [sum(kind(c) for c in text) / len(text) for kind in (str.isalpha, str.isspace, lambda c: not (c.isalnum() or c.isspace()))]
+    shares = [
+        sum(kind(c) for c in text) / len(text)
+        for kind in (str.isalpha, str.isspace, lambda c: not (c.isalnum() or c.isspace()))
+    ]
     bare = [word.strip(".,;:!?\"'()[]«»·") for word in words]
     formed = 100 * sum(word.lower() in listed or len(word) > 3 for word in bare) / len(words)
     windows = [" ".join(plain[i : i + 3]) for i in range(len(plain) - 2)]
     joined = " ".join(plain)
     sentences = [s for s in re.split(r"[.!?\n]+", text) if s.strip()]
     found = {
-        "coherence": float(np.mean([_near(share, *at) for share, at in zip(shares, ((0.75, 200), (0.15, 500), (0.05, 1000)))])),
+        "coherence": float(
+            np.mean([_near(share, *at) for share, at in zip(shares, ((0.75, 200), (0.15, 500), (0.05, 1000)))])
+        ),
         "word formation": max(0.0, formed - 5 * sum(len(word) > 8 and not word.isalpha() for word in bare)),
         "structure": min(100.0, float(np.mean([_structure(s) for s in sentences])) if sentences else 0.0),
-        "meaning": min(100.0, 15.0 * sum(phrase in joined for phrase in phrases) + 5 * sum(any(p in w for p in phrases) for w in windows)),
-        "diversity": float(np.mean([min(100, 150 * len(set(plain)) / len(plain)), min(100, 10 * np.var([len(word) for word in plain]))])),
+        "meaning": min(
+            100.0,
+            15.0 * sum(phrase in joined for phrase in phrases) + 5 * sum(any(p in w for p in phrases) for w in windows),
+        ),
+        "diversity": float(
+            np.mean(
+                [min(100, 150 * len(set(plain)) / len(plain)), min(100, 10 * np.var([len(word) for word in plain]))]
+            )
+        ),
     }
     return found | {"overall": float(np.mean(list(found.values())))}
 
@@ -97,11 +115,10 @@ def known_words(
     return bootstrap([word in known for word in words], rng, resamples=resamples)
 
 # %% ../../nbs/text/07_quality.ipynb #142677a5
-def repetition(
-    text: str,
-    n: int = 16,
-) -> float:
-    "Share of the n-character pieces of a text that occurred earlier in it. Raises `ValueError` for a text that is shorter."
+def repetition(text: str, n: int = 16) -> float:
+    """Share of the n-character pieces of a text that occurred earlier in it. Raises `ValueError` for a text that is
+    shorter.
+    """
     if len(text) <= n:
         raise ValueError(f"repetition: found {len(text)} characters; allowed: more than {n}")
     seen: set[str] = set()
@@ -113,10 +130,10 @@ def repetition(
     return again / (len(text) - n + 1)
 
 
-def longest_run(
-    text: str,
-) -> int:
-    "How often the most repeated unit (1 to 40 characters) stands directly after itself, in characters: 'haha' is 4, 'hat' is 1."
+def longest_run(text: str) -> int:
+    """How often the most repeated unit (1 to 40 characters) stands directly after itself, in characters: 'haha' is 4,
+    'hat' is 1.
+    """
     best = min(1, len(text))
     for unit in range(1, min(40, len(text) // 2) + 1):
         same = run = 0
@@ -140,7 +157,9 @@ def copying(
     sample: str,
     text: str,  # where it may have been copied from
 ) -> Copying:
-    "The longest run of the sample that stands in the text, and the mean over all positions. Raises `ValueError` for an empty sample."
+    """The longest run of the sample that stands in the text, and the mean over all positions. Raises `ValueError` for
+    an empty sample.
+    """
     if not sample:
         raise ValueError("copying: found an empty sample; allowed: at least one character")
     lengths, end = [], 0
@@ -162,6 +181,11 @@ def bands(
     if floor is not None and bits <= 1.1 * floor:
         return "within a tenth of the floor: everything that can be known"
     order = ("1-gram", "2-gram", "3-gram", "6-gram")
-    says = ("knows which letters there are", "knows which letters follow", "spells words", "remembers what no neighbour tells")
+    says = (
+        "knows which letters there are",
+        "knows which letters follow",
+        "spells words",
+        "remembers what no neighbour tells",
+    )
     below = [text for name, text in zip(order, says) if bits < baselines[name]]
     return below[-1] if below else "has not learned the letters"

@@ -36,7 +36,9 @@ from .model import TextArch, TextDecoder, TextHRM, about, build
 
 # %% ../../nbs/text/04_train.ipynb #838a98c6
 METRICS = ("bits", "loss", "perplexity")
-MEASURED = 100_000  # held-out characters of a book at an evaluation, where nothing else is said: who stops a run waits for it
+MEASURED = (
+    100_000  # held-out characters of a book at an evaluation, where nothing else is said: who stops a run waits for it
+)
 
 
 class RunConfig(StepRun):
@@ -81,7 +83,10 @@ class Windows:
     ):
         self.texts, self.length = texts, length
         if short := [f"{name} ({len(ids)})" for name, (ids, _) in texts.items() if len(ids) <= length]:
-            raise DataError(f"windows of {length} characters: found texts that are too short: {', '.join(short)}; allowed: {length + 1} or more")
+            raise DataError(
+                f"windows of {length} characters: found texts that are too short: {', '.join(short)}; allowed: "
+                f"{length + 1} or more"
+            )
         self.ends = np.cumsum([len(ids) - length for ids, _ in texts.values()])
 
     def draw(
@@ -91,7 +96,10 @@ class Windows:
     ) -> Tensor:  # [count, S + 1] the model's ids
         "Windows with the character that follows each."
         places = torch.randint(int(self.ends[-1]), (count,), generator=generator).numpy()
-        owner, rows = np.searchsorted(self.ends, places, side="right"), np.empty((count, self.length + 1), dtype=np.int64)
+        owner, rows = (
+            np.searchsorted(self.ends, places, side="right"),
+            np.empty((count, self.length + 1), dtype=np.int64),
+        )
         for number, (ids, table) in enumerate(self.texts.values()):
             mine = np.flatnonzero(owner == number)
             starts = places[mine] - (self.ends[number - 1] if number else 0)
@@ -121,7 +129,9 @@ def nats(
     ids: np.ndarray | Sequence[int],  # [n + 1] the model's
     context: int = 0,
     batch: int = 64,
-) -> tuple[np.ndarray, np.ndarray]:  # [n] float64, surprise of each character after the first; [n] segments it was given
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # [n] float64, surprise of each character after the first; [n] segments it was given
     "Read a text. The model is left in the mode it was in."
     training, length, count = model.training, min(model.config.seq_len, len(ids) - 1), len(ids) - 1
     table, plan = torch.as_tensor(np.asarray(ids)), spans(count, length, context)
@@ -158,17 +168,26 @@ class TextTask(Task):
         tokenizer: CharacterTokenizer,  # the model's
         config: RunConfig,
         generator: torch.Generator,  # on the CPU; of the windows
-        rehearsal: Callable[[int, torch.Generator], Tensor] | None = None,  # rows of a batch, generator -> [fewer, S + 1] windows
+        rehearsal: Callable[[int, torch.Generator], Tensor]
+        | None = None,  # rows of a batch, generator -> [fewer, S + 1] windows
         penalty: Callable[[nn.Module], Tensor] | None = None,  # added to the loss
     ):
         self.model, self.books, self.tokenizer, self.config, self.generator = model, books, tokenizer, config, generator
         self.rehearsal, self.penalty, self.mine = rehearsal, penalty, share(config.batch_size, *world())
         tables = {book.name: translation(book.tokenizer, tokenizer) for book in books}
         self.windows = Windows({book.name: (book.train, tables[book.name]) for book in books}, config.seq_len)
-        self.held_out = {book.name: tables[book.name][book.held_out[: (config.held_out or MEASURED) + 1]] for book in books}
+        self.held_out = {
+            book.name: tables[book.name][book.held_out[: (config.held_out or MEASURED) + 1]] for book in books
+        }
         inner = model.inner
-        rest = nn.ModuleDict({name: part for name, part in inner.named_children() if name not in ("embed_tokens", "rotary")})
-        self.groups = [(inner, config.optim)] if config.embedding is None else [(inner.embed_tokens, config.embedding), (rest, config.optim)]
+        rest = nn.ModuleDict(
+            {name: part for name, part in inner.named_children() if name not in ("embed_tokens", "rotary")}
+        )
+        self.groups = (
+            [(inner, config.optim)]
+            if config.embedding is None
+            else [(inner.embed_tokens, config.embedding), (rest, config.optim)]
+        )
 
     def compile(self) -> None:
         "Compile the segment."
@@ -209,7 +228,9 @@ def loss(self: TextTask, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
         sums["penalty"] = self.penalty(self.model)
         loss = loss + sums["penalty"]
         sums["penalty"] = sums["penalty"].detach()
-    return loss, {"count": torch.full_like(surprise, len(rows)).detach()} | {name: value * len(rows) for name, value in sums.items()}
+    return loss, {"count": torch.full_like(surprise, len(rows)).detach()} | {
+        name: value * len(rows) for name, value in sums.items()
+    }
 
 # %% ../../nbs/text/04_train.ipynb #ad908388
 @patch
@@ -226,8 +247,12 @@ def evaluate(self: TextTask) -> dict[str, Any]:
                 check_leak(found[book.name], book.rate)
         sample = self.sample()
     count = sum(map(len, spent))
-    return {"bits": total / count / math.log(2), "loss": total / count, "perplexity": math.exp(min(total / count, 700.0))} | {
-        f"bits_{name}": bits for name, bits in found.items()} | {"steps": float(np.concatenate(spent).mean())} | sample
+    return (
+        {"bits": total / count / math.log(2), "loss": total / count, "perplexity": math.exp(min(total / count, 700.0))}
+        | {f"bits_{name}": bits for name, bits in found.items()}
+        | {"steps": float(np.concatenate(spent).mean())}
+        | sample
+    )
 
 
 @patch
@@ -238,19 +263,21 @@ def sample(self: TextTask) -> dict[str, str]:
     most = min(self.config.sample, length - prompt.shape[1])
     if most < 1 or not self.config.arch.causal:  # who reads the answer cannot write
         return {}
-    written = stream(TextDecoder(self.model), prompt.to(self.model.inner.H_init.device), most, Sampling(temperature=0.8), seeded(0))
+    written = stream(
+        TextDecoder(self.model), prompt.to(self.model.inner.H_init.device), most, Sampling(temperature=0.8), seeded(0)
+    )
     return {"sample": self.tokenizer.decode([int(column) for column in written])}
 
 # %% ../../nbs/text/04_train.ipynb #b9e2401c
-def fingerprint(
-    books: Sequence[Book],
-) -> str:  # 16 hexadecimal digits
+def fingerprint(books: Sequence[Book]) -> str:  # 16 hexadecimal digits
     "What the books contain, whatever they are called."
+
     def digest(ids: np.ndarray) -> str:
         found = hashlib.sha256(str(ids.dtype).encode())
         for first in range(0, len(ids), 2**20):  # a memory map stays on the disk
             found.update(np.ascontiguousarray(ids[first : first + 2**20]))
         return found.hexdigest()
+
     return hash_of([[digest(book.train), digest(book.held_out), book.tokenizer.to_dict()] for book in books])
 
 # %% ../../nbs/text/04_train.ipynb #d6a93951

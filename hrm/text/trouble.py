@@ -48,19 +48,38 @@ def diagnose(
     "The causes that the measurements name, the gravest first."
     found = []
     if seen.moved > 0:
-        found.append(("the attention sees the future, so that the loss means nothing", "train with causal: true; nothing else helps"))
+        found.append(
+            (
+                "the attention sees the future, so that the loss means nothing",
+                "train with causal: true; nothing else helps",
+            )
+        )
     elif floor is not None and seen.bits < 0.95 * floor:
-        found.append((f"a loss of {seen.bits:.3f} bits below the floor of {floor:.3f}: the held-out text is known", "split the text again, and look for copies in it"))
+        found.append(
+            (
+                f"a loss of {seen.bits:.3f} bits below the floor of {floor:.3f}: the held-out text is known",
+                "split the text again, and look for copies in it",
+            )
+        )
     known = bands(seen.bits, baselines, floor)
     if not found and seen.bits >= baselines["3-gram"]:
         found.append((f"it has learned too little: it {known}", "more steps, a higher rate, or a longer text"))
     if seen.temperature > 1.2:
         found.append((f"temperature {seen.temperature:g} draws what the model thinks unlikely", "0.7 to 1.0"))
     if seen.repetition > max(0.5, 2 * seen.usual):
-        found.append((f"it repeats itself ({seen.repetition:.0%} of its pieces, real text {seen.usual:.0%})",
-                      "a higher temperature" if seen.temperature < 0.5 else "more training: it has lost the thread"))
+        found.append(
+            (
+                f"it repeats itself ({seen.repetition:.0%} of its pieces, real text {seen.usual:.0%})",
+                "a higher temperature" if seen.temperature < 0.5 else "more training: it has lost the thread",
+            )
+        )
     if seen.length < seen.wanted:
-        found.append((f"the reply ended after {seen.length} of {seen.wanted} characters", "/unlimited or /limit, without /natural"))
+        found.append(
+            (
+                f"the reply ended after {seen.length} of {seen.wanted} characters",
+                "/unlimited or /limit, without /natural",
+            )
+        )
     return found
 
 # %% ../../nbs/text/10_trouble.ipynb #8cac7bee
@@ -81,7 +100,9 @@ def kept_bytes(
 
     training = model.training
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.train()(torch.zeros(rows, length, dtype=torch.long, device=model.inner.H_init.device)).logits.float().logsumexp(-1).mean()
+        model.train()(
+            torch.zeros(rows, length, dtype=torch.long, device=model.inner.H_init.device)
+        ).logits.float().logsumexp(-1).mean()
     model.train(training)
     return sum(storage.nbytes() for storage in kept.values())
 
@@ -99,7 +120,10 @@ def largest_gradient_change(
     windows: torch.Tensor,  # [B, S + 1] ids, an even number of rows
     parts: int = 2,
 ) -> float:
-    "Largest difference between the gradient of a whole batch and of its parts one after the other, over the largest gradient."
+    """Largest difference between the gradient of a whole batch and of its parts one after the other, over the largest
+    gradient.
+    """
+
     def gradient(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
         model.zero_grad(set_to_none=True)
         for piece in pieces:
@@ -108,5 +132,6 @@ def largest_gradient_change(
         found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         model.zero_grad(set_to_none=True)
         return found
+
     whole = gradient([windows])
     return float((gradient(windows.chunk(parts)) - whole).abs().max() / whole.abs().max())

@@ -33,11 +33,22 @@ class ChatPanel:
         self.line = widgets.Text(placeholder="type the beginning; the model goes on", layout=widgets.Layout(flex="1"))
         self.send, self.stop, self.reset = (widgets.Button(description=name) for name in ("send", "stop", "reset"))
         self.mode = widgets.Dropdown(options=list(MODES), value=now.mode, description="mode")
-        self.temperature = widgets.FloatSlider(value=now.temperature, min=0.1, max=2.0, step=0.1, description="temperature")
-        self.switches = {name: widgets.ToggleButton(value=getattr(now, name, False), description=name) for name in ("natural", "unlimited", "debug", "plain")}
+        self.temperature = widgets.FloatSlider(
+            value=now.temperature, min=0.1, max=2.0, step=0.1, description="temperature"
+        )
+        self.switches = {
+            name: widgets.ToggleButton(value=getattr(now, name, False), description=name)
+            for name in ("natural", "unlimited", "debug", "plain")
+        }
         self.footer = widgets.Label(chat.status())
-        self.view = widgets.VBox([self.talk, widgets.HBox([self.line, self.send, self.stop, self.reset]),
-                                  widgets.HBox([self.mode, self.temperature, *self.switches.values()]), self.footer])
+        self.view = widgets.VBox(
+            [
+                self.talk,
+                widgets.HBox([self.line, self.send, self.stop, self.reset]),
+                widgets.HBox([self.mode, self.temperature, *self.switches.values()]),
+                self.footer,
+            ]
+        )
         self.send.on_click(lambda _: self.answer())
         self.stop.on_click(lambda _: setattr(self, "stopping", True))
         self.reset.on_click(lambda _: self.begin_again())
@@ -61,7 +72,9 @@ class ChatPanel:
 # %% ../../nbs/text/15_widgets.ipynb #d2fdf371
 @patch
 def answer(self: ChatPanel) -> None:
-    "Go on from the line; a line with a slash is a command. The model writes in a thread, so that the buttons stay alive."
+    """Go on from the line; a line with a slash is a command. The model writes in a thread, so that the buttons stay
+    alive.
+    """
     if self.worker.is_alive():  # what was typed stays in the line
         return
     line, self.line.value, self.stopping = self.line.value, "", False
@@ -104,8 +117,13 @@ class FilePicker:
 
     def show(self) -> None:
         "List the folder: what is above it, folders, then files."
-        inside = sorted((path for path in self.folder.iterdir() if not path.name.startswith(".")), key=lambda path: (path.is_file(), path.name.lower()))
-        self.list.options = [("..", self.folder.parent)] + [(path.name + ("/" if path.is_dir() else ""), path) for path in inside]
+        inside = sorted(
+            (path for path in self.folder.iterdir() if not path.name.startswith(".")),
+            key=lambda path: (path.is_file(), path.name.lower()),
+        )
+        self.list.options = [("..", self.folder.parent)] + [
+            (path.name + ("/" if path.is_dir() else ""), path) for path in inside
+        ]
         self.list.value = self.folder.parent
 
     def enter(self) -> None:
@@ -131,13 +149,29 @@ class TrainingForm:
         self.picker = FilePicker(start)
         self.model = widgets.Text(value=str(model), description="model")
         number = lambda name, value: widgets.BoundedIntText(value=value, min=1, max=10**6, description=name)
-        self.epochs, self.batch, self.evaluate, self.save = number("epochs", 3), number("batch", 16), number("evaluate", 1), number("save", 1)
-        self.evaluate.description_tooltip, self.save.description_tooltip = "every so many epochs", "every so many minutes"
+        self.epochs, self.batch, self.evaluate, self.save = (
+            number("epochs", 3),
+            number("batch", 16),
+            number("evaluate", 1),
+            number("save", 1),
+        )
+        self.evaluate.description_tooltip, self.save.description_tooltip = (
+            "every so many epochs",
+            "every so many minutes",
+        )
         self.fresh = widgets.Checkbox(value=False, description="a fresh model")
         self.start, self.pause, self.stop = (widgets.Button(description=name) for name in ("start", "pause", "stop"))
         self.says, self.shown = widgets.Label("choose a text"), widgets.HTML()
-        self.view = widgets.VBox([self.picker.view, self.model, widgets.HBox([self.epochs, self.batch, self.evaluate, self.save, self.fresh]),
-                                  widgets.HBox([self.start, self.pause, self.stop]), self.says, self.shown])
+        self.view = widgets.VBox(
+            [
+                self.picker.view,
+                self.model,
+                widgets.HBox([self.epochs, self.batch, self.evaluate, self.save, self.fresh]),
+                widgets.HBox([self.start, self.pause, self.stop]),
+                self.says,
+                self.shown,
+            ]
+        )
         self.start.on_click(lambda _: self.begin())
         self.pause.on_click(lambda _: self.interrupt())
         self.stop.on_click(lambda _: self.drop())
@@ -147,8 +181,24 @@ class TrainingForm:
         if self.picker.picked is None:
             raise ConfigError("training: found no text; allowed: a file or folder, taken in the list")
         evaluations = -(-self.epochs.value // self.evaluate.value)
-        return ["text", "train", str(self.picker.picked), "--model", self.model.value, "--profile", self.profile, "--epochs", str(self.epochs.value), "--batch",
-                str(self.batch.value), "--evaluations", str(evaluations), "--save-seconds", str(60 * self.save.value), *["--fresh"] * self.fresh.value]
+        return [
+            "text",
+            "train",
+            str(self.picker.picked),
+            "--model",
+            self.model.value,
+            "--profile",
+            self.profile,
+            "--epochs",
+            str(self.epochs.value),
+            "--batch",
+            str(self.batch.value),
+            "--evaluations",
+            str(evaluations),
+            "--save-seconds",
+            str(60 * self.save.value),
+            *["--fresh"] * self.fresh.value,
+        ]
 
 # %% ../../nbs/text/15_widgets.ipynb #19137d79
 @patch
@@ -166,7 +216,13 @@ def begin(self: TrainingForm) -> None:
         self.model.value, self.fresh.value = str(free(Path(self.model.value))), False
     command = self.command()
     self.says.value, self.lines = "hrm " + shlex.join(command), []
-    self.process = subprocess.Popen([sys.executable, "-m", "hrm.tools.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8")
+    self.process = subprocess.Popen(
+        [sys.executable, "-m", "hrm.tools.cli", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+    )
     self.reader = threading.Thread(target=self.listen, args=(self.process,), daemon=True)
     self.reader.start()
 
@@ -177,7 +233,9 @@ def listen(self: TrainingForm, process: subprocess.Popen) -> None:
     for line in process.stdout:
         self.lines.append(line.rstrip())
         self.shown.value = "<pre>" + html.escape("\n".join(self.lines[-12:])) + "</pre>"
-    self.says.value = {0: "finished", 130: "paused: start goes on from there"}.get(process.wait(), f"ended with {process.returncode}")
+    self.says.value = {0: "finished", 130: "paused: start goes on from there"}.get(
+        process.wait(), f"ended with {process.returncode}"
+    )
 
 # %% ../../nbs/text/15_widgets.ipynb #5c0ffee8
 @patch

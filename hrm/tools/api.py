@@ -45,8 +45,10 @@ def signature_text(
     except (ValueError, TypeError):
         return ""
     stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-    parts = [stars.get(p.kind, "") + p.name + ("" if p.default is p.empty else f"={short_value(p.default)}")
-             for p in parameters]
+    parts = [
+        stars.get(p.kind, "") + p.name + ("" if p.default is p.empty else f"={short_value(p.default)}")
+        for p in parameters
+    ]
     keyword_only = [i for i, p in enumerate(parameters) if p.kind is p.KEYWORD_ONLY]
     if keyword_only and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         parts.insert(keyword_only[0], "*")
@@ -60,6 +62,7 @@ def installed(
     "The same class in the installed package, or `symbol` itself where there is none."
     from nbdev.config import get_config
     from nbdev.doclinks import NbdevLookup
+
     fields = list(getattr(symbol, "__annotations__", {}))
     modules = NbdevLookup().entries.get(get_config().lib_path.name, {}).get("syms", {})
     for module in [name for name, symbols in modules.items() if f"{name}.{symbol.__qualname__}" in symbols]:
@@ -81,7 +84,7 @@ def field_comments(
             continue
         lines = source.split("\n")
         for node in ast.parse(source).body[0].body:
-            rest = lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode()
+            rest = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
             if isinstance(node, ast.AnnAssign) and (comment := re.match(r"\s*#\s*(.+)", rest)):
                 found[node.target.id] = comment[1].strip()
     return found
@@ -92,6 +95,7 @@ def parameter_rows(
 ) -> list[list[str]]:  # name, type, default, meaning
     "The rows of an API table, in Markdown."
     from fastcore.docments import docments, empty
+
     try:
         signature, documented = inspect.signature(symbol), docments(symbol, full=True)
     except (ValueError, TypeError):
@@ -103,8 +107,14 @@ def parameter_rows(
             meaning = getattr(documented.get(name), "docment", None)
             default = "" if parameter.default is parameter.empty else f"`{short_value(parameter.default)}`"
             kind = short_type(parameter.annotation)
-            rows.append([f"`{name}`", kind and f"`{kind}`", default,
-                         meaning if isinstance(meaning, str) else fields.get(name, "")])
+            rows.append(
+                [
+                    f"`{name}`",
+                    kind and f"`{kind}`",
+                    default,
+                    meaning if isinstance(meaning, str) else fields.get(name, ""),
+                ]
+            )
     result = "" if inspect.isclass(symbol) else short_type(signature.return_annotation)
     if result and result != "None":
         meaning = getattr(documented.get("return"), "docment", None)
@@ -163,8 +173,12 @@ def api_markdown(
 ) -> str:  # Markdown
     "A documented name as heading, call, docstring and table, and for a class its methods."
     call = signature_text(symbol, name)
-    parts = [f"{'#' * level} {name}", call and f"```python\n{call}\n```", inspect.getdoc(symbol) or "",
-             parameter_table(symbol)]
+    parts = [
+        f"{'#' * level} {name}",
+        call and f"```python\n{call}\n```",
+        inspect.getdoc(symbol) or "",
+        parameter_table(symbol),
+    ]
     if inspect.isclass(symbol):
         parts += [method_entry(symbol, method, member) for method, member in public_methods(symbol)]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -13,9 +13,7 @@ from ..machine.preflight import Bench, Finding, describe, judge
 from ..machine.container import RUNNERS, judge_host, look_at_host, runner, wish
 
 # %% ../../nbs/tools/02_doctor.ipynb #7e91ad8c
-def exit_code(
-    findings: list[Finding],
-) -> int:  # 1 with an error among them, else 0
+def exit_code(findings: list[Finding]) -> int:  # 1 with an error among them, else 0
     "What the process returns."
     return int(any(finding.state == "error" for finding in findings))
 
@@ -39,10 +37,12 @@ PROGRAMS = {  # program -> (state when it is not there, what it is for)
 
 def look_at_programs() -> list[Finding]:
     "The programs that the pipeline and its tests call."
+
     def look(name, state, purpose):
         beside = shutil.which(name, path=sys.prefix + "/bin") if name == "dvc" else None
         found = shutil.which(name) or beside
         return Finding(name, "ok" if found else state, "found" if found else "not found", "" if found else purpose)
+
     return [look(name, *rest) for name, rest in PROGRAMS.items()]
 
 # %% ../../nbs/tools/02_doctor.ipynb #50952dd5
@@ -59,8 +59,12 @@ def look_at_container() -> list[Finding]:
         found = judge_host(max(hosts, key=lambda host: (host.answer is not None, host.image, host.program)))
     except ConfigError as e:  # flags that no engine would take
         return [Finding("engine", "error", str(e), "Put the variable right, or unset it for the usual flags.")]
-    return [replace(finding, state="ok", text=f"not used while the runner is host ({finding.text})", hint="") if finding.state != "ok" else finding
-            for finding in found]
+    return [
+        replace(finding, state="ok", text=f"not used while the runner is host ({finding.text})", hint="")
+        if finding.state != "ok"
+        else finding
+        for finding in found
+    ]
 
 # %% ../../nbs/tools/02_doctor.ipynb #23c4ea21
 def examine(
@@ -72,7 +76,7 @@ def examine(
 
 def doctor(
     as_json: bool = False,  # for programs
-) -> int:                   # exit code: 1 if something needed is missing
+) -> int:  # exit code: 1 if something needed is missing
     "Print what was found."
     try:
         root()
@@ -83,10 +87,20 @@ def doctor(
         findings = examine(bench)
     if as_json:
         from hrm.core import device
+
         known = bench.model_dump(mode="json") if bench else None
-        print(json.dumps({"findings": [asdict(finding) for finding in findings], "bench": known, "machine": device.machine()}, indent=1))
+        print(
+            json.dumps(
+                {"findings": [asdict(finding) for finding in findings], "bench": known, "machine": device.machine()},
+                indent=1,
+            )
+        )
         return exit_code(findings)
     print(*findings, sep="\n")
     errors = sum(finding.state == "error" for finding in findings)
-    print("\nReady." if not errors else f"\n{errors} thing{'s' if errors > 1 else ''} to mend before `make repro` can work.")
+    print(
+        "\nReady."
+        if not errors
+        else f"\n{errors} thing{'s' if errors > 1 else ''} to mend before `make repro` can work."
+    )
     return exit_code(findings)

@@ -22,8 +22,8 @@ PARAMS = re.compile(r"^    params:\n(?:(?:      .*)?\n)*", re.M)  # may refer to
 
 
 def entries(
-    text: str,          # dvc.lock or dvc.yaml
-) -> dict[str, str]:    # name of the stage -> what stands below it
+    text: str,  # dvc.lock or dvc.yaml
+) -> dict[str, str]:  # name of the stage -> what stands below it
     "The stages of a file that DVC writes, in their order, without parsing it."
     parts = HEADER.split(text)
     return {name: re.split(r"^(?=[^\s#])", entry, flags=re.M)[0] for name, entry in zip(parts[1::2], parts[2::2])}
@@ -38,13 +38,16 @@ def _parsed(entry: str) -> dict:
 
 def promised(
     stage: str,  # a stage's entry in dvc.yaml
-    item: str,   # what stands after the @ in its name in dvc.lock
+    item: str,  # what stands after the @ in its name in dvc.lock
 ) -> set[str]:
     """The outputs that `dvc.lock` has to name for a stage; they stand at the end of its entry. Those whose names are
     composed in other ways are left out."""
     block = _parsed(stage)
-    named = [next(iter(one)) if isinstance(one, dict) else one
-             for kind in ("outs", "metrics", "plots") for one in block.get(kind) or []]
+    named = [
+        next(iter(one)) if isinstance(one, dict) else one
+        for kind in ("outs", "metrics", "plots")
+        for one in block.get(kind) or []
+    ]
     matrix = block.get("matrix") or {}
     if len(matrix) == 1:
         named = [path.replace(f"${{item.{next(iter(matrix))}}}", item) for path in named]
@@ -52,8 +55,8 @@ def promised(
 
 # %% ../../nbs/tools/00_lock.ipynb #21d162f8
 def complete(
-    entry: str,         # of dvc.lock
-    files: set[str],    # that it has to name
+    entry: str,  # of dvc.lock
+    files: set[str],  # that it has to name
 ) -> bool:
     "Whether DVC wrote an entry to its end."
     lists = _parsed(PARAMS.sub("", entry))
@@ -64,10 +67,10 @@ def complete(
 
 
 def torn(
-    text: str,      # dvc.lock
-    copy: str,      # an earlier one that was whole; empty if there is none
+    text: str,  # dvc.lock
+    copy: str,  # an earlier one that was whole; empty if there is none
     pipeline: str,  # dvc.yaml
-) -> str:           # what shows it; empty if nothing does
+) -> str:  # what shows it; empty if nothing does
     "How a text of `dvc.lock` shows that DVC was ended while it wrote it."
     if not text.endswith("\n"):
         return "it ends in the middle of a line" if text else "it is empty"
@@ -76,7 +79,7 @@ def torn(
         return "it names no stage"
     last = next(reversed(found))
     now, then = ([name for name in some if name.split("@")[0] in stages] for some in (found, before))
-    if now == then[:len(now)] and len(now) < len(then):
+    if now == then[: len(now)] and len(now) < len(then):
         return f"it ends after {last}, {len(now)} of {len(then)} stages"
     name, _, item = last.partition("@")
     if found[last] != before.get(last) and not complete(found[last], promised(stages.get(name, ""), item)):

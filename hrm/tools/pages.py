@@ -37,6 +37,7 @@ def anchor(
 @dataclass
 class Page:
     "One page of the site: a processed notebook on its way to Sphinx."
+
     source: Path  # the notebook as it is edited, below `nbs`
     name: str  # address without its ending
     title: str = ""  # first heading
@@ -62,12 +63,22 @@ def markdown_cell(text: str, **metadata) -> dict:
 # %% ../../nbs/tools/05_pages.ipynb #22643865
 def code_cell(text: str, outputs: list[dict] | None = None, **metadata) -> dict:
     "A code cell in nbformat's layout."
-    return {"cell_type": "code", "metadata": metadata, "source": text.strip("\n"), "outputs": outputs or [],
-            "execution_count": None}
+    return {
+        "cell_type": "code",
+        "metadata": metadata,
+        "source": text.strip("\n"),
+        "outputs": outputs or [],
+        "execution_count": None,
+    }
 
 # %% ../../nbs/tools/05_pages.ipynb #089dc03a
-TAGS = {("echo", "false"): "remove-input", ("output", "false"): "remove-output", ("include", "false"): "remove-cell",
-        ("code-fold", "true"): "hide-input", ("code-fold", "show"): None}
+TAGS = {
+    ("echo", "false"): "remove-input",
+    ("output", "false"): "remove-output",
+    ("include", "false"): "remove-cell",
+    ("code-fold", "true"): "hide-input",
+    ("code-fold", "show"): None,
+}
 
 
 def split_options(
@@ -125,13 +136,15 @@ def relink(
             fenced = not fenced
         elif not fenced:
             lines[number] = LINK.sub(
-                lambda m: decide(m["text"], m["target"], bool(m["image"])) if m["target"] else m[0], line)
+                lambda m: decide(m["text"], m["target"], bool(m["image"])) if m["target"] else m[0], line
+            )
     return "\n".join(lines)
 
 # %% ../../nbs/tools/05_pages.ipynb #c2831cab
 @dataclass
 class SiteLinks:
     "What has to be known to resolve links on the site."
+
     root: Path  # top of the repository
     pages: dict[str, str]  # notebook below the root -> address of its page
     anchors: set[str]  # every anchor on the site
@@ -148,7 +161,7 @@ def name_link(
     "A link that nbdev made from a name in backticks; the page's own name goes first."
     shown = text.strip("`").removesuffix("()")
     for place in (page.name, elsewhere):
-        target = anchor(place, shown[-len(name or ""):])
+        target = anchor(place, shown[-len(name or "") :])
         if name and target in links.anchors and (place == page.name or re.search(r"[A-Z_.(]", text)):
             return f"[{text}](#{target})"
     return text
@@ -172,7 +185,9 @@ def file_link(
     return text
 
 # %% ../../nbs/tools/05_pages.ipynb #45900edc
-FOREIGN = re.compile(r"https?://(?:[\w.-]*\.)?(?:fast\.ai|fastai\.github\.io|answerdotai\.github\.io|github\.io)/", re.I)
+FOREIGN = re.compile(
+    r"https?://(?:[\w.-]*\.)?(?:fast\.ai|fastai\.github\.io|answerdotai\.github\.io|github\.io)/", re.I
+)
 
 
 def site_link(
@@ -210,6 +225,7 @@ def api_entry(
     page: str,  # address of the page
 ) -> str:  # MyST
     "Give the heading of an API entry, and each of its methods, an anchor."
+
     def target(found: re.Match) -> str:
         return f"({anchor(page, found['name'])})=\n{found[0]}"
 
@@ -223,14 +239,16 @@ def exported_cells(
 ) -> dict[int, tuple[str, list[str]]]:  # position -> (code, names that it defines)
     "The exported cells of a notebook that are worth reading."
     from nbdev.showdoc import showdoc_nm  # "Class.method" for a method that is patched in
+
     found = {}
     for position, cell in enumerate(notebook["cells"]):
         options, code = split_options(text_of(cell["source"]))
         if cell["cell_type"] != "code" or not {"export", "exporti"} & set(options) or "hide" in options:
             continue
         body = ast.parse(code).body
-        names = [showdoc_nm(node) for node in body
-                 if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))]
+        names = [
+            showdoc_nm(node) for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))
+        ]
         if any(not isinstance(node, (ast.Import, ast.ImportFrom)) for node in body):
             found[position] = (code, names)
     return found

@@ -23,8 +23,18 @@ from importlib import import_module
 from pathlib import Path
 
 from .api import TableRenderer, api_markdown
-from .pages import (Page, SiteLinks, build_page, markdown_cell, page_anchors, page_name, readme_link,
-                             resolve_links, site_link, text_of)
+from hrm.tools.pages import (
+    Page,
+    SiteLinks,
+    build_page,
+    markdown_cell,
+    page_anchors,
+    page_name,
+    readme_link,
+    resolve_links,
+    site_link,
+    text_of,
+)
 
 # %% ../../nbs/tools/06_site.ipynb #95876f54
 def has_outputs(notebook: Path) -> bool:
@@ -39,6 +49,7 @@ def code_key(
     "A hash of all that decides a notebook's outputs: its code and the modules it imports, but not its prose."
     from hrm.core.closure import closure
     from hrm.core.pipeline import code_cells
+
     return hashlib.sha256(closure(*code_cells(notebook), folder=root).encode()).hexdigest()[:16]
 
 # %% ../../nbs/tools/06_site.ipynb #5aa8c990
@@ -53,6 +64,7 @@ def execute(
     from nbdev.config import get_config
     from nbdev.process import NBProcessor
     from nbdev.test import nb_test_cells
+
     os.environ["IN_TEST"] = "1"
     wanted = {cell.id for cell in nb_test_cells(source, skip_flags=get_config(source.parent).tst_flags.split())}
     notebook = NBProcessor(source, rm_directives=False, process=True).nb
@@ -82,6 +94,7 @@ def execute_jobs(
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
+
     errors, lost = [], []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for job, future in [(job, pool.submit(execute, *job)) for job in jobs]:
@@ -129,6 +142,7 @@ def executed_chapter(
 ) -> tuple[str, Path | None]:  # profile and executed copy; "" for a stage above the profiles
     "The executed copy of a chapter that its page shows."
     from hrm.core.pipeline import report_path
+
     for profile in ("", "laptop", "gpu", "smoke"):
         path = report_path(stage, profile, root) / f"{stage}.ipynb"
         if path.is_file():
@@ -163,8 +177,10 @@ def chapter_note(
     where = (f" at the `{profile}` profile" if profile else "") + (f" on {machine}" if machine else "")
     notes = [f"{{.run}}\nRun by the pipeline{where}."] if where else []
     if profile == "smoke":
-        notes.append(":::{warning}\nThis is a run at the `smoke` profile, which proves in seconds that the pipeline "
-                     "works. Its figures mean nothing; `make repro` makes the real ones.\n:::")
+        notes.append(
+            ":::{warning}\nThis is a run at the `smoke` profile, which proves in seconds that the pipeline "
+            "works. Its figures mean nothing; `make repro` makes the real ones.\n:::"
+        )
     if not current:
         notes.append(":::{note}\nThe code of this chapter has changed since this run.\n:::")
     return "\n\n".join(notes)
@@ -176,8 +192,9 @@ def run_of_chapter(
 ) -> tuple[str, bool]:  # the parameters it was run with, and whether its code is still the same
     "What an executed copy says about its run."
     ran = {cell.get("id"): cell for cell in json.loads(copy.read_text(encoding="utf-8"))["cells"]}
-    given = [text_of(cell["source"]) for cell in ran.values()
-             if "injected-parameters" in cell["metadata"].get("tags", [])]
+    given = [
+        text_of(cell["source"]) for cell in ran.values() if "injected-parameters" in cell["metadata"].get("tags", [])
+    ]
     cells = [cell for cell in json.loads(source.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
     same = all(cell["id"] in ran and text_of(ran[cell["id"]]["source"]) == text_of(cell["source"]) for cell in cells)
     return re.sub(r"^# Parameters\s*\n", "", "".join(given)), same
@@ -248,6 +265,7 @@ def documenter(
 ) -> Callable[[str], str]:  # a documented name to the Markdown of its API entry
     "The API entries of the module that a notebook makes."
     from nbdev.config import get_config
+
     found = re.search(r"#\|\s*default_exp\s+([\w.]+)", notebook.read_text(encoding="utf-8"))
     parts = [get_config().lib_path.name, *found[1].split(".")] if found else ["builtins"]
     module = import_module(".".join(part for part in parts if part != "__init__"))
@@ -271,6 +289,7 @@ def write_readme(
     "Write README.md."
     from copy import deepcopy
     from hrm.core.files import write_atomic
+
     page = deepcopy(page)
     resolve_links(page, readme_link)
     write_atomic(root / "README.md", readme_text(page))
@@ -296,6 +315,7 @@ def collect_pages(
 ) -> tuple[list[Page], list[str]]:  # pages in order, the front page first; errors
     "All pages, with outputs; their links are not resolved yet."
     from nbdev.doclinks import nbglob
+
     nbs = root / "nbs"
     files = sorted(set(nbglob(nbs, as_path=True)) - {nbs / "index.ipynb"})
     bare = [file for file in files if file.parent.name != "chapters" and not has_outputs(file)]
@@ -340,6 +360,7 @@ def build(
 ) -> int:  # exit status
     "Build README.md and the site in `_build/html`; warnings of Sphinx are kept in `_build/warnings.txt`."
     from nbdev.doclinks import NbdevLookup
+
     pages, errors = collect_pages(root)
     write_readme(root, pages[0])
     names = {page.source.relative_to(root).as_posix(): page.name for page in pages}
@@ -354,8 +375,22 @@ def build(
     source, target = root / "_build" / "source", root / "_build" / "html"
     write_source(root, pages, links.images, source)
     shutil.rmtree(target, ignore_errors=True)
-    command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-j", str(min(4, os.cpu_count() or 1)),
-               "-w", str(root / "_build" / "warnings.txt"), "-d", str(root / "_build" / "doctrees"), str(source), str(target)]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-b",
+        "html",
+        "-q",
+        "-j",
+        str(min(4, os.cpu_count() or 1)),
+        "-w",
+        str(root / "_build" / "warnings.txt"),
+        "-d",
+        str(root / "_build" / "doctrees"),
+        str(source),
+        str(target),
+    ]
     status = subprocess.run(command).returncode
     for error in errors:
         print(f"did not run to its end: {error}", file=sys.stderr)
@@ -369,6 +404,7 @@ def serve(
 ) -> None:
     "Show a folder at http://127.0.0.1:port until Ctrl-C."
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         print(f"http://127.0.0.1:{server.server_port}  (Ctrl-C ends it)", flush=True)
@@ -384,10 +420,13 @@ def main(
     "The command `python -m hrm.tools.site`."
     parser = argparse.ArgumentParser(prog="python -m hrm.tools.site", description="README and site from the notebooks.")
     parser.add_argument("--readme", action="store_true", help="write README.md and nothing else")
-    parser.add_argument("--serve", action="store_true", help="show the site on this machine; built first if it is not there")
+    parser.add_argument(
+        "--serve", action="store_true", help="show the site on this machine; built first if it is not there"
+    )
     parser.add_argument("--port", type=int, default=8000, help="port for --serve; 0 takes a free one (default: 8000)")
     options = parser.parse_args(arguments)
     from nbdev.config import get_config
+
     root = get_config().config_path
     os.chdir(root)
     if options.readme:

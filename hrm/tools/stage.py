@@ -21,7 +21,7 @@ from .lock import keep_lock, mend_rwlock, put_back
 
 # %% ../../nbs/tools/01_stage.ipynb #624a5d44
 def check_parameters(
-    path: Path,   # a chapter
+    path: Path,  # a chapter
     given: dict,  # what it will be handed
 ) -> None:
     "Raise `ConfigError` unless the chapter's `parameters` cell holds exactly the names in `given`."
@@ -30,20 +30,26 @@ def check_parameters(
     targets = [node for source in tagged for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
     known = {node.id for node in targets if isinstance(node.ctx, ast.Store)}
     if unknown := sorted(set(given) - known):
-        raise ConfigError(f"{path.name}: found no parameter {', '.join(unknown)}; allowed: {', '.join(sorted(known)) or 'none'}")
+        raise ConfigError(
+            f"{path.name}: found no parameter {', '.join(unknown)}; allowed: {', '.join(sorted(known)) or 'none'}"
+        )
     if absent := sorted(known - set(given)):
-        raise ConfigError(f"{path.name}: its parameters cell needs {', '.join(absent)}; given: {', '.join(given) or 'nothing'}")
+        raise ConfigError(
+            f"{path.name}: its parameters cell needs {', '.join(absent)}; given: {', '.join(given) or 'nothing'}"
+        )
 
 # %% ../../nbs/tools/01_stage.ipynb #508efc1a
 BAR = re.compile(r"\d+(it|cell)? \[\d+:\d\d|\|\s*\d+/\d+ \[|it/s|s/it")
-ONCE = re.compile(r"; set aside as \S+-incomplete|: no locks there|, and nothing is trained\n")  # said of this machine and this time only
+ONCE = re.compile(
+    r"; set aside as \S+-incomplete|: no locks there|, and nothing is trained\n"
+)  # said of this machine and this time only
 ADDRESS = re.compile(r"(?<= at )0x[0-9a-f]+")
 CELL_FILE = re.compile(r"\S*/ipykernel_\d+/\d+\.py")
 
 
 def join_streams(
     outputs: list,  # of one cell
-) -> list:          # the same with neighbouring stream pieces joined, stdout before stderr
+) -> list:  # the same with neighbouring stream pieces joined, stdout before stderr
     "Undo the cuts that the clock made in a cell's text."
     joined, pending = [], {}
     for output in [*outputs, None]:
@@ -59,9 +65,9 @@ def join_streams(
 
 
 def clean_text(
-    text: str,    # a piece of output
+    text: str,  # a piece of output
     folder: str,  # the project's folder
-) -> str:         # the same without bars, addresses and names of this run
+) -> str:  # the same without bars, addresses and names of this run
     "Keep of a text what the next run would print again."
     lines = re.split(r"(?<=[\n\r])", text.replace("\r\n", "\n"))
     text = "".join(line for line in lines if not (line.endswith("\r") or BAR.search(line) or ONCE.search(line)))
@@ -72,9 +78,9 @@ KERNEL = {"display_name": "python3", "language": "python", "name": "python3"}
 
 
 def scrub(
-    nb,           # an executed notebook (nbformat)
+    nb,  # an executed notebook (nbformat)
     folder: str,  # the project's folder
-):                # the same notebook, changed in place
+):  # the same notebook, changed in place
     "Drop what changes from run to run, so that equal results give equal bytes."
     nb.metadata = type(nb)(kernelspec=KERNEL, language_info={"name": KERNEL["language"]})
     for cell in nb.cells:
@@ -84,7 +90,9 @@ def scrub(
             cell["id"] = "injected"
         if cell.cell_type == "code":
             cell.execution_count = None
-            cell.outputs = [kept for kept in map(lambda o: _scrub_output(o, folder), join_streams(cell.outputs)) if kept]
+            cell.outputs = [
+                kept for kept in map(lambda o: _scrub_output(o, folder), join_streams(cell.outputs)) if kept
+            ]
     return nb
 
 
@@ -104,27 +112,33 @@ def _scrub_output(output, folder):
 
 # %% ../../nbs/tools/01_stage.ipynb #dd85c109
 def environment() -> dict[str, str]:
-    "The variables a stage starts with; a variable that is set already keeps its value, except those that decide results."
+    """The variables a stage starts with; a variable that is set already keeps its value, except those that decide
+    results.
+    """
     usual = {"OMP_WAIT_POLICY": "PASSIVE", "WANDB_SILENT": "true", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    fixed = {"PYTHONHASHSEED": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "HRM_ROOT": str(root()),
-             "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "0"}  # NVIDIA's images say 1, and float32 products would differ from the host's
+    fixed = {
+        "PYTHONHASHSEED": "0",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "HRM_ROOT": str(root()),
+        "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "0",
+    }  # NVIDIA's images say 1, and float32 products would differ from the host's
     kernels = os.path.join(sys.prefix, "share", "jupyter")  # this environment's kernel before one of the user's
     paths = os.pathsep.join(filter(None, [kernels, os.environ.get("JUPYTER_PATH")]))
     return usual | dict(os.environ) | fixed | {"JUPYTER_PATH": paths}
 
 
 def command(
-    verb: str,            # run or execute
-    stage: str,           # such as "sudoku_train"
+    verb: str,  # run or execute
+    stage: str,  # such as "sudoku_train"
     profile: str | None,  # such as "laptop"; None for a stage above the profiles
     python: str = sys.executable,
-) -> list[str]:           # program and arguments
+) -> list[str]:  # program and arguments
     "The line that runs or executes a stage's chapter."
     return [python, "-m", "hrm.tools.stage", verb, stage, *filter(None, [profile])]
 
 
 def run(
-    stage: str,                  # such as "sudoku_train"
+    stage: str,  # such as "sudoku_train"
     profile: str | None = None,  # such as "laptop"
 ) -> int:
     "Check the names and `dvc.lock`, then become the process that executes the chapter, or wait for its container."
@@ -147,6 +161,7 @@ def run(
 def socket_folder() -> tempfile.TemporaryDirectory:
     "A private folder for a kernel's sockets; those that killed stages have left are removed."
     import psutil
+
     above = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp"  # sockets need short paths
     for left in Path(above).glob("hrm-kernel-*"):
         if (ours := re.fullmatch(r"hrm-kernel-(\d+)-\w{8}", left.name)) and not psutil.pid_exists(int(ours[1])):
@@ -155,46 +170,62 @@ def socket_folder() -> tempfile.TemporaryDirectory:
 
 
 def papermill_run(
-    source: Path,      # the chapter
-    partial: Path,     # where papermill keeps the notebook while it runs
-    given: dict,       # parameters
+    source: Path,  # the chapter
+    partial: Path,  # where papermill keeps the notebook while it runs
+    given: dict,  # parameters
     stopper: Stopper,  # asked before every cell
-):                     # the executed notebook
+):  # the executed notebook
     "Execute a notebook in a fresh kernel in the project's folder, its text going to this process's streams."
     import logging
+
     for name in ("papermill", "traitlets"):  # they announce what `execute` says itself
         logging.getLogger(name).setLevel(logging.CRITICAL)
     import papermill
     from traitlets.config import Config
+
     with socket_folder() as folder:
         sockets = Config(KernelManager={"transport": "ipc", "connection_file": os.path.join(folder, "kernel.json")})
         return papermill.execute_notebook(
-            str(source), str(partial), given, cwd=str(root()), progress_bar=False, log_output=False, config=sockets,
-            stdout_file=sys.stdout, stderr_file=sys.stderr, on_cell_start=stopper.before_cell,
-            kernel_name=KERNEL["name"], language=KERNEL["language"])
+            str(source),
+            str(partial),
+            given,
+            cwd=str(root()),
+            progress_bar=False,
+            log_output=False,
+            config=sockets,
+            stdout_file=sys.stdout,
+            stderr_file=sys.stderr,
+            on_cell_start=stopper.before_cell,
+            kernel_name=KERNEL["name"],
+            language=KERNEL["language"],
+        )
 
 
 def _store(nb, target: Path, partial: Path) -> None:
     "Write the scrubbed notebook in one step and drop the partial one."
     import nbformat
+
     write_atomic(target, nbformat.writes(scrub(nb, str(root()))) + "\n")
     partial.unlink(missing_ok=True)
 
 # %% ../../nbs/tools/01_stage.ipynb #fbc33cc1
 class Trial(Section):
     "What trial.json says: a stage that is run with other values."
+
     stage: Name
     profile: Name
     values: dict  # key of the stage's section, with dots -> value
 
 
 def leave_metrics(
-    stage: str,                  # such as "sudoku_train"
+    stage: str,  # such as "sudoku_train"
     profile: str | None = None,  # such as "laptop"
-) -> Path | None:                # the copy, if there is one
+) -> Path | None:  # the copy, if there is one
     "Copy the metrics of a stage that ran as a trial into the trial's folder, where that folder awaits this stage."
     project, experiment = os.environ.get("DVC_ROOT"), os.environ.get("DVC_EXP_NAME")
-    folder = os.environ.get("HRM_TRIAL") or (project and experiment and os.path.join(project, "data", "trials", experiment))
+    folder = os.environ.get("HRM_TRIAL") or (
+        project and experiment and os.path.join(project, "data", "trials", experiment)
+    )
     metrics = report_path(stage, profile) / "metrics.json"
     if not folder or not metrics.is_file() or not (asked := Path(folder) / "trial.json").is_file():
         return None
@@ -204,10 +235,10 @@ def leave_metrics(
 
 # %% ../../nbs/tools/01_stage.ipynb #71c7a709
 def execute(
-    stage: str,                  # such as "sudoku_train"
+    stage: str,  # such as "sudoku_train"
     profile: str | None = None,  # such as "laptop"
-    grace: float = 60.0,         # seconds the kernel has for its last checkpoint when stopped
-) -> int:                        # 0, 1 when the chapter failed, 128 + signal when stopped
+    grace: float = 60.0,  # seconds the kernel has for its last checkpoint when stopped
+) -> int:  # 0, 1 when the chapter failed, 128 + signal when stopped
     "Run a chapter and store it in `reports/`. A chapter that fails leaves its notebook under `data/.partial/`."
     refuse_orphan()
     sys.modules.setdefault("rfc3987_syntax", None)
@@ -228,7 +259,9 @@ def execute(
         except Exception as e:  # the chapter's own error, or the kernel's death
             error = e
     if stopper.signal is not None:
-        print(f"{stage}: stopped by {stopper.signal.name}; the next run goes on from the last checkpoint", file=sys.stderr)
+        print(
+            f"{stage}: stopped by {stopper.signal.name}; the next run goes on from the last checkpoint", file=sys.stderr
+        )
         return 128 + stopper.signal
     if error is not None:
         print(f"{error}\n{stage}: failed; as far as it came: {partial.relative_to(root())}", file=sys.stderr)
@@ -240,7 +273,7 @@ def execute(
 # %% ../../nbs/tools/01_stage.ipynb #8126a620
 def closure_file(
     stage: str,  # such as "sudoku_train"
-) -> Path:       # data/code/NN_<stage>.txt
+) -> Path:  # data/code/NN_<stage>.txt
     "Where the closure of a stage's chapter is written. Raises `ConfigError` for a stage without one."
     return root() / "data" / "code" / f"{chapter(stage).stem}.txt"
 
@@ -267,18 +300,21 @@ PAGE = """<!DOCTYPE html>
 def plots_template() -> Path:  # .dvc/plots.html
     "Write the page template of `dvc plots show`, Vega included (Vega-Lite 5, for which DVC writes its plots)."
     from vl_convert import javascript_bundle
+
     scripts = javascript_bundle(vl_version="5.21").replace("</script", "<\\/script")
     return write_atomic(root() / ".dvc" / "plots.html", PAGE.format(scripts=scripts))
 
 # %% ../../nbs/tools/01_stage.ipynb #299a108d
 def main(
     argv: list[str] | None = None,  # arguments; the process's own if None
-) -> int:                           # exit code
+) -> int:  # exit code
     "`run`, `execute`, `code`, `lock` and `plots` as commands; 2 and one line on stderr for wrong input."
     parser = argparse.ArgumentParser(prog="python -m hrm.tools.stage", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, text in {"run": "run a stage's chapter and store it under reports/",
-                       "execute": "the same inside the environment that `run` prepares"}.items():
+    for verb, text in {
+        "run": "run a stage's chapter and store it under reports/",
+        "execute": "the same inside the environment that `run` prepares",
+    }.items():
         sub = verbs.add_parser(verb, help=text)
         sub.add_argument("stage", help="such as sudoku_train")
         sub.add_argument("profile", nargs="?", help="such as laptop; none for a stage above the profiles")
@@ -289,7 +325,11 @@ def main(
     try:
         if given.verb in ("run", "execute"):
             return {"run": run, "execute": execute}[given.verb](given.stage, given.profile)
-        work = {"code": (keep_lock, write_closures), "plots": (plots_template,), "lock": (put_back, keep_lock, mend_rwlock)}
+        work = {
+            "code": (keep_lock, write_closures),
+            "plots": (plots_template,),
+            "lock": (put_back, keep_lock, mend_rwlock),
+        }
         for step in work[given.verb]:
             step()
     except ConfigError as e:

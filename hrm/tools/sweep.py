@@ -19,8 +19,20 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from ..core.closure import closure
-from ..core.config import (EXCHANGED, ConfigError, Name, Section, hash_of, load_params, merged, profiles, root, section, stored,
-                             validate)
+from hrm.core.config import (
+    EXCHANGED,
+    ConfigError,
+    Name,
+    Section,
+    hash_of,
+    load_params,
+    merged,
+    profiles,
+    root,
+    section,
+    stored,
+    validate,
+)
 from ..core.files import Lock, write_atomic
 from ..core.pipeline import chapter, code_cells, sections
 from ..machine.container import runner
@@ -31,6 +43,7 @@ from .stage import Trial
 # %% ../../nbs/tools/03_sweep.ipynb #deb24b18
 class Range(Section):
     "Everything from `low` to `high`; whole numbers if both are."
+
     low: int | float
     high: int | float
     scale: Literal["linear", "log"] = "linear"
@@ -38,7 +51,10 @@ class Range(Section):
     @model_validator(mode="after")
     def _ordered(self):
         if not self.low < self.high or self.scale == "log" and self.low <= 0:
-            raise ValueError(f"low {self.low}, high {self.high}; allowed: low < high{', and 0 < low on a log scale' if self.scale == 'log' else ''}")
+            raise ValueError(
+                f"low {self.low}, high {self.high}; allowed: low < "
+                f"high{', and 0 < low on a log scale' if self.scale == 'log' else ''}"
+            )
         return self
 
     @property
@@ -48,6 +64,7 @@ class Range(Section):
 
 class SweepConfig(Section):
     "A section `<system>.sweep`."
+
     stage: Name  # such as checkpoints_train
     method: Literal["grid", "random"]
     trials: int = Field(ge=1)  # of a random sweep; of a grid, at most
@@ -60,32 +77,40 @@ class SweepConfig(Section):
     @model_validator(mode="after")
     def _possible(self):
         for key, values in self.over.items():
-            if isinstance(values, Range) and self.method == "grid": raise ValueError(f"over {key}: a range; allowed in a grid: a list of values")
-            if values == []: raise ValueError(f"over {key}: no values; allowed: one or more")
+            if isinstance(values, Range) and self.method == "grid":
+                raise ValueError(f"over {key}: a range; allowed in a grid: a list of values")
+            if values == []:
+                raise ValueError(f"over {key}: no values; allowed: one or more")
         size = 1 if self.method == "random" else len(list(itertools.product(*self.over.values())))
-        if size > self.trials: raise ValueError(f"a grid of {size}; allowed by trials: {self.trials}")
+        if size > self.trials:
+            raise ValueError(f"a grid of {size}; allowed by trials: {self.trials}")
         return self
 
 # %% ../../nbs/tools/03_sweep.ipynb #fd750840
 def _draw(values, rng):
     "One value of a key."
     import math
-    if not isinstance(values, Range): return values[int(rng.integers(len(values)))]
+
+    if not isinstance(values, Range):
+        return values[int(rng.integers(len(values)))]
     low, high = (math.log(end) if values.scale == "log" else end for end in (values.low, values.high))
-    drawn = float(rng.uniform(low, high)) if values.scale == "log" or not values.whole else int(rng.integers(low, high + 1))
+    drawn = (
+        float(rng.uniform(low, high)) if values.scale == "log" or not values.whole else int(rng.integers(low, high + 1))
+    )
     drawn = math.exp(drawn) if values.scale == "log" else drawn
     return min(max(round(drawn), values.low), values.high) if values.whole else float(f"{drawn:.6g}")
 
 
-def draw_trials(
-    config: SweepConfig,
-) -> list[dict[str, Any]]:  # key -> value, one dictionary per trial
+def draw_trials(config: SweepConfig) -> list[dict[str, Any]]:  # key -> value, one dictionary per trial
     "All combinations of a grid, or so many random ones; fewer only where there are no more."
     import numpy as np
-    if config.method == "grid": return [dict(zip(config.over, one)) for one in itertools.product(*config.over.values())]
+
+    if config.method == "grid":
+        return [dict(zip(config.over, one)) for one in itertools.product(*config.over.values())]
     rng, found = np.random.default_rng(config.seed), {}
     for _ in range(50 * config.trials):
-        if len(found) == config.trials: break
+        if len(found) == config.trials:
+            break
         one = {key: _draw(values, rng) for key, values in config.over.items()}
         found.setdefault(json.dumps(one, sort_keys=True), one)
     return list(found.values())
@@ -99,11 +124,14 @@ def stage_section(
     if name in (found := sections(stage)):
         module, _, model = found[name].partition(":")
         return name, getattr(importlib.import_module(module), model)
-    raise ConfigError(f"stage {stage}: its chapter reads no section {name}; allowed: a stage with one, such as sudoku_train")
+    raise ConfigError(
+        f"stage {stage}: its chapter reads no section {name}; allowed: a stage with one, such as sudoku_train"
+    )
 
 # %% ../../nbs/tools/03_sweep.ipynb #5c1405fc
 class Ground(Section):
     "What every trial of a stage starts from."
+
     profile: str
     name: str  # of the stage's section, such as checkpoints.train
     model: Any  # of that section
@@ -113,18 +141,19 @@ class Ground(Section):
 def unshared(
     node: Any,  # mappings, lists and plain values
 ) -> Any:
-    "The same, every alias a copy of its own (`deepcopy` would keep two uses of one mapping one); keys that are numbers stay numbers."
-    if isinstance(node, dict): return {key: unshared(value) for key, value in node.items()}
+    """The same, every alias a copy of its own (`deepcopy` would keep two uses of one mapping one); keys that are
+    numbers stay numbers.
+    """
+    if isinstance(node, dict):
+        return {key: unshared(value) for key, value in node.items()}
     return [unshared(value) for value in node] if isinstance(node, list) else node
 
 
-def ground(
-    profile: str,
-    stage: str,
-) -> Ground:
+def ground(profile: str, stage: str) -> Ground:
     "Raises ConfigError for a profile or a stage that is not there, or a section that is not right as it stands."
     name, model = stage_section(stage)
-    if profile not in profiles(): raise ConfigError(f"params.yaml: no profile {profile!r}; allowed: {', '.join(profiles())}")
+    if profile not in profiles():
+        raise ConfigError(f"params.yaml: no profile {profile!r}; allowed: {', '.join(profiles())}")
     section(profile, name, model)
     return Ground(profile=profile, name=name, model=model, params=unshared(load_params()))
 
@@ -142,8 +171,13 @@ def with_values(
         node, known, (*parts, last) = own, merged(params, base.profile, base.name), key.split(".")
         for depth, part in enumerate(parts):
             if not isinstance(known.get(part), dict):
-                at, allowed = ".".join((*where, *parts[:depth])), ", ".join(str(key) for key in known if isinstance(known[key], dict))
-                raise ConfigError(f"{key}: found no {part!r} with keys of its own in {at}; allowed: {allowed or 'none'}")
+                at, allowed = (
+                    ".".join((*where, *parts[:depth])),
+                    ", ".join(str(key) for key in known if isinstance(known[key], dict)),
+                )
+                raise ConfigError(
+                    f"{key}: found no {part!r} with keys of its own in {at}; allowed: {allowed or 'none'}"
+                )
             node, known = node.setdefault(part, {}), known[part]
         node[last] = value  # a key that stands nowhere yet is fine, as long as the model knows it
     validate(merged(params, base.profile, base.name), base.model, where)
@@ -152,10 +186,7 @@ def with_values(
     return params
 
 # %% ../../nbs/tools/03_sweep.ipynb #e3f0c410
-def check(
-    config: SweepConfig,
-    profile: str,
-) -> list[dict[str, Any]]:  # the trials
+def check(config: SweepConfig, profile: str) -> list[dict[str, Any]]:  # the trials
     "The trials of a sweep, every value of it checked. Raises ConfigError before any work."
     base = ground(profile, config.stage)
     first = {key: values.low if isinstance(values, Range) else values[0] for key, values in config.over.items()}
@@ -163,28 +194,52 @@ def check(
         for value in [values.low, values.high] if isinstance(values, Range) else values:
             with_values(base, first | {key: value})
     trials = draw_trials(config)
-    for one in trials: with_values(base, one)
+    for one in trials:
+        with_values(base, one)
     return trials
 
 # %% ../../nbs/tools/03_sweep.ipynb #fe6bb0e5
-def sweep_file(
-    config: SweepConfig,
-    profile: str,
-) -> str:  # YAML
+def sweep_file(config: SweepConfig, profile: str) -> str:  # YAML
     "The sweep for W&B. Raises ConfigError for a key or a value that the stage would not take."
     check(config, profile)
-    kinds = {("linear", False): "uniform", ("log", False): "log_uniform_values", ("linear", True): "int_uniform", ("log", True): "q_log_uniform_values"}
+    kinds = {
+        ("linear", False): "uniform",
+        ("log", False): "log_uniform_values",
+        ("linear", True): "int_uniform",
+        ("log", True): "q_log_uniform_values",
+    }
     over = {}
     for key, values in config.over.items():
         if isinstance(values, Range):
             over[key] = {"distribution": kinds[values.scale, values.whole], "min": values.low, "max": values.high}
-            if values.whole and values.scale == "log": over[key]["q"] = 1
-        else: over[key] = {"values": list(values)}
+            if values.whole and values.scale == "log":
+                over[key]["q"] = 1
+        else:
+            over[key] = {"values": list(values)}
     text = StringIO()
-    YAML(typ="rt").dump({
-        "program": "hrm", "name": f"{config.stage}@{profile}", "method": config.method, "run_cap": config.trials,
-        "metric": {"name": config.logged, "goal": config.goal}, "parameters": over,
-        "command": ["${env}", "${interpreter}", "-m", "hrm.tools.cli", "sweep", "agent", config.stage, "--profile", profile, "${args}"]}, text)
+    YAML(typ="rt").dump(
+        {
+            "program": "hrm",
+            "name": f"{config.stage}@{profile}",
+            "method": config.method,
+            "run_cap": config.trials,
+            "metric": {"name": config.logged, "goal": config.goal},
+            "parameters": over,
+            "command": [
+                "${env}",
+                "${interpreter}",
+                "-m",
+                "hrm.tools.cli",
+                "sweep",
+                "agent",
+                config.stage,
+                "--profile",
+                profile,
+                "${args}",
+            ],
+        },
+        text,
+    )
     return text.getvalue()
 
 # %% ../../nbs/tools/03_sweep.ipynb #f4db9a04
@@ -221,10 +276,17 @@ def parse_values(
         word = words.pop(0)
         key, equals, text = word.removeprefix("--").partition("=")
         if not word.startswith("--") or not key or not equals and not words:
-            raise ConfigError(f"found {word!r}; allowed: --key=value with keys of the stage's section, such as --runs.v9.optim.lr=0.001")
+            raise ConfigError(
+                f"found {word!r}; allowed: --key=value with keys of the stage's section, such as "
+                "--runs.v9.optim.lr=0.001"
+            )
         text = text if equals else words.pop(0)
-        try: value = YAML(typ="safe").load(text)
-        except YAMLError: raise ConfigError(f"--{key}: found {text!r}; allowed: a number, a word, true, false, null or a [list]") from None
+        try:
+            value = YAML(typ="safe").load(text)
+        except YAMLError:
+            raise ConfigError(
+                f"--{key}: found {text!r}; allowed: a number, a word, true, false, null or a [list]"
+            ) from None
         values[key] = None if value == "None" else value  # Python's word for null
     return values
 
@@ -243,24 +305,27 @@ def _workplace(folder, stage, profile, params):
         raise ConfigError(f"{stage}@{profile} needs {', '.join(absent)}; make it with: dvc repro {stage}@{profile}")
     for link in ["nbs", *needs]:
         (work / link).parent.mkdir(parents=True, exist_ok=True)
-        if not (work / link).is_symlink(): (work / link).symlink_to(root() / link)
+        if not (work / link).is_symlink():
+            (work / link).symlink_to(root() / link)
     write_atomic(work / "params.yaml", plain_yaml(params))
     return work
 
 
 def run_trial(
-    stage: str,
-    profile: str,
-    values: dict[str, Any],
+    stage: str, profile: str, values: dict[str, Any]
 ) -> tuple[int, Path]:  # exit code of the stage, and the trial's folder
     "Run a stage with other values, unless that trial is done. Raises ConfigError before any work."
     if (where := runner()) != "host":  # the workplace's links lead nowhere inside
-        raise ConfigError(f"runner: found {where!r}; allowed for an agent's trial: host; start the agent itself in the container, or use hrm sweep run")
+        raise ConfigError(
+            f"runner: found {where!r}; allowed for an agent's trial: host; start the agent itself in the container, "
+            "or use hrm sweep run"
+        )
     params = with_values(ground(profile, stage), values)
     if "WANDB_SWEEP_ID" in os.environ:  # started by an agent of W&B
         params["tracking"] = os.environ.get("WANDB_MODE", "online")
     folder = trial_folder(stage, profile, values, params)
-    if (folder / "metrics.json").is_file(): return 0, folder
+    if (folder / "metrics.json").is_file():
+        return 0, folder
     work = _workplace(folder, stage, profile, params)
     line = [sys.executable, "-m", "hrm.tools.stage", "run", stage, profile]
     env = os.environ | {"HRM_ROOT": str(work), "HRM_TRIAL": str(folder)}
@@ -269,8 +334,10 @@ def run_trial(
     try:
         code = process.wait()
     finally:
-        for number, handler in old.items(): signal.signal(number, handler)
-    if code == 0: shutil.rmtree(work)
+        for number, handler in old.items():
+            signal.signal(number, handler)
+    if code == 0:
+        shutil.rmtree(work)
     return code, folder
 
 # %% ../../nbs/tools/03_sweep.ipynb #b9c19409
@@ -278,8 +345,9 @@ def run_trial(
 def exchanged(
     text: str,  # another params.yaml
 ):
-    """Within the context the project has these parameters; SIGTERM, Ctrl-C and errors put the old ones back, and `put_back`
-    does so after a kill. Raises `ConfigError` while another process does the same."""
+    """Within the context the project has these parameters; SIGTERM, Ctrl-C and errors put the old ones back, and
+    `put_back` does so after a kill. Raises `ConfigError` while another process does the same.
+    """
     file = root() / "params.yaml"
     with Lock.take(own_params(), "exchanged"):
         put_back()
@@ -303,13 +371,13 @@ def _dvc(*words, quiet=False):
     done = subprocess.run([sys.executable, "-m", "dvc", *words], cwd=root(), env=env, text=True, capture_output=quiet)
     if done.returncode:
         why = f": {done.stderr.strip().splitlines()[-1]}" if quiet and done.stderr.strip() else ""
-        raise ConfigError(f"dvc {' '.join(words[:3])}: exit code {done.returncode}{why}; experiments need a git repository with a commit")
+        raise ConfigError(
+            f"dvc {' '.join(words[:3])}: exit code {done.returncode}{why}; experiments need a git repository with a "
+            "commit"
+        )
 
 
-def queue_trials(
-    config: SweepConfig,
-    profile: str,
-) -> list[Path]:  # folders of the trials that were queued
+def queue_trials(config: SweepConfig, profile: str) -> list[Path]:  # folders of the trials that were queued
     "Put every trial that is not done into DVC's queue. Raises ConfigError before any of them is."
     put_back()  # before the parameters are read from which the trials are made
     base = ground(profile, config.stage)
@@ -317,8 +385,10 @@ def queue_trials(
     queued = []
     for values, params in prepared:
         folder = trial_folder(config.stage, profile, values, params)
-        if (folder / "metrics.json").is_file(): continue
-        with exchanged(plain_yaml(params)): _dvc("exp", "run", "--queue", "--name", folder.name, f"{config.stage}@{profile}", quiet=True)
+        if (folder / "metrics.json").is_file():
+            continue
+        with exchanged(plain_yaml(params)):
+            _dvc("exp", "run", "--queue", "--name", folder.name, f"{config.stage}@{profile}", quiet=True)
         queued.append(folder)
     return queued
 
@@ -329,7 +399,8 @@ def run_queue(
     jobs: int = 1,  # trials at the same time
 ) -> None:
     "Queue every trial that is not done, and run them. Raises ConfigError before any work."
-    if queue_trials(config, profile): _dvc("exp", "run", "--run-all", "--jobs", str(jobs))
+    if queue_trials(config, profile):
+        _dvc("exp", "run", "--run-all", "--jobs", str(jobs))
 
 # %% ../../nbs/tools/03_sweep.ipynb #51cf5245
 def _look_up(metrics, key):
@@ -340,14 +411,14 @@ def _look_up(metrics, key):
 
 
 def results(
-    config: SweepConfig,
-    profile: str,
+    config: SweepConfig, profile: str
 ) -> list[dict[str, Any]]:  # trial, values, metric; the best first, those without a metric last
     "All trials of the sweep's stage, whoever ran them. Raises ConfigError where the metric is not a number."
     rows = []
     for file in sorted((root() / "data" / "trials").glob("*/trial.json")):
         about = stored(file, Trial, "what `hrm sweep` has written")
-        if (about.stage, about.profile) != (config.stage, profile): continue
+        if (about.stage, about.profile) != (config.stage, profile):
+            continue
         done = file.with_name("metrics.json")
         value = _look_up(json.loads(done.read_text()), config.metric) if done.is_file() else None
         if done.is_file() and (isinstance(value, bool) or not isinstance(value, (int, float))):

@@ -1,4 +1,5 @@
 """Sphinx's configuration; `python -m hrm.tools.site` copies it beside the pages it has made."""
+
 import importlib.util
 import shutil
 from pathlib import Path
@@ -11,17 +12,25 @@ extensions = ["myst_nb", "sphinx_copybutton", "sphinx_design"]
 # Outputs come with the notebooks; nothing is run while the pages are made.
 nb_execution_mode = "off"
 nb_render_markdown_format = "myst"
-nb_output_stderr = "remove"                 # progress bars
+nb_output_stderr = "remove"  # progress bars
 nb_merge_streams = True
-myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_inline", "attrs_block", "deflist", "html_image"]
+myst_enable_extensions = [
+    "dollarmath",
+    "amsmath",
+    "colon_fence",
+    "attrs_inline",
+    "attrs_block",
+    "deflist",
+    "html_image",
+]
 myst_heading_anchors = 4
-suppress_warnings = ["myst.header"]         # API entries begin at the third level
+suppress_warnings = ["myst.header"]  # API entries begin at the third level
 
 html_theme = "furo"
 html_theme_options = {"top_of_page_buttons": []}
 html_static_path = ["_static"]
 html_css_files = ["hrm.css"]
-smartquotes = False                         # shapes such as [..., V] and quoted code stay as they are
+smartquotes = False  # shapes such as [..., V] and quoted code stay as they are
 html_use_index = False
 html_favicon = "_static/hrm.svg"
 html_copy_source = False

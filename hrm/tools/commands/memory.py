@@ -50,8 +50,7 @@ def data_command(
 @app.command("train")
 @trains("memory")
 def train_command(
-    runs: dict,
-    sets: optional(str, "what to learn instead, parted by commas: reasoning, memory, own") = None,
+    runs: dict, sets: optional(str, "what to learn instead, parted by commas: reasoning, memory, own") = None
 ):
     "Train specialisations. Ctrl-C or SIGTERM saves the state (exit code 130); the same command goes on from there."
     names = dict.fromkeys(checked_name(name, "--sets") for name in sets.split(",")) if sets else {}

@@ -14,7 +14,17 @@ import typer
 
 from ...core.config import ConfigError
 from ...core.files import only_like, write_atomic
-from .common import AsJson, OfficialConfig, Profile, Seed, Segments, group, optional, plain, table_text
+from hrm.tools.commands.common import (
+    AsJson,
+    OfficialConfig,
+    Profile,
+    Seed,
+    Segments,
+    group,
+    optional,
+    plain,
+    table_text,
+)
 from .opening import PIPELINE, open_checkpoint
 from .training import building, trains
 
