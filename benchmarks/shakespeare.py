@@ -28,7 +28,7 @@ import torch.nn.functional as F
 import typer
 from torch import Tensor, nn
 
-from hrm.core.config import hash_of, root
+from hrm.core.config import hash_of, root, tree_hash
 from hrm.core.files import write_atomic
 from hrm.core.device import machine, machine_name, pick, seeded
 from hrm.core.layers import Attention, CastedEmbedding, CastedLinear, Rotary, SwiGLU, parameters, rms_norm
@@ -185,7 +185,8 @@ def shakespeare(name: str, book: Book, share: float, folder: Path, rows: dict[st
     about = {"model": name, "config": task.config.model_dump(), "steps": steps, "arch": str(task.model)}
     key = hash_of(about)
     if rows.get(name, {}).get("key") != key:
-        result = fit(task, task.config.loop, folder / name, folder / "resume", name, about, "")
+        decides = about | {"program": tree_hash(__file__)}  # the plain models are built here, not in a module of hrm
+        result = fit(task, task.config.loop, folder / name, folder / "resume", name, decides, fingerprint([book]))
         held_out = result.metrics["held_out"]
         rows[name] = {
             "key": key,

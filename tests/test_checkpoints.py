@@ -23,7 +23,7 @@ from tiny import one_thread  # noqa: F401  a fixture of every test here
 from hrm.checkpoints import document
 from hrm.checkpoints.architecture import components, configure, diagram, expected, prune, rebuild, recognise
 from hrm.checkpoints.discover import CHUNK, Entry, chunks, discover, look, read, step_of
-from hrm.checkpoints.evaluate import Examples, baselines, ensemble, evaluate, marked, read_examples
+from hrm.checkpoints.evaluate import Examples, baselines, ensemble, evaluate, read_examples
 from hrm.checkpoints.folder import analyse, late_change, record, summary
 from hrm.checkpoints.report import markdown, text, write
 from hrm.checkpoints.statistics import (

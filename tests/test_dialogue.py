@@ -36,7 +36,6 @@ from hrm.dialogue.data import (
     build as build_data,
     damage,
     document_filter,
-    encode,
     faults,
     filter_scores,
     make_sets,

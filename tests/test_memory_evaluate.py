@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
+import tiny
 from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 from hrm.core import checkpoint
@@ -248,7 +249,9 @@ def test_a_finished_run_is_not_trained_twice(folder):
         Options(folder / "r3", progress=False, watch=lambda name: lambda step, row: seen[name].append(step)),
     )
     assert set(results) == {"reasoning", "memory"} and sorted(set(seen["memory"])) == list(range(1, 7))
-    assert not list((folder / "r3").glob("[!.]*"))  # what was kept for going on is gone
+    assert not tiny.unfinished(folder / "r3") and not list(
+        folder.glob("r3/*/latest")
+    )  # what was kept for going on is gone
 
 
 def test_gaps_in_a_log_are_found(trained, tmp_path):

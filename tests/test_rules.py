@@ -182,6 +182,18 @@ def test_library_notebook_reads_as_prose_with_code(path):
     assert hidden <= len(code) / 4, f"{hidden} of {len(code)} cells are hidden"
 
 
+def test_links_in_prose_lead_to_files():
+    "The site shows the words of a link that leads nowhere, so nobody would notice there."
+    gone = [
+        f"{name(path)}: {target}"
+        for path in NOTEBOOKS
+        for cell in cells(path, "markdown")
+        for target in re.findall(r"\]\(([^)\s#]+)", cell["source"])
+        if not re.match(r"\w+:", target) and not (path.parent / target).exists()
+    ]
+    assert gone == []
+
+
 # One way down
 
 
@@ -484,7 +496,7 @@ def test_a_name_cannot_leave_its_folder(where, place, laptop, tmp_path, monkeypa
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_profile_cannot_leave_its_folder(wrong, tmp_path):
     file = tmp_path / "params.yaml"
-    file.write_text(json.dumps({"profiles": {"aü.b-c_1": {"blackwell": {"benchmark": {}}}, wrong: {}}}, indent=1))
+    file.write_text(json.dumps({"profiles": {"aü.b-c_1": {"machine": {"benchmark": {}}}, wrong: {}}}, indent=1))
     with pytest.raises(ConfigError, match="params.yaml, line 8: profiles: found .*; allowed: a name of letters"):
         profiles(file)
     with pytest.raises(ConfigError, match="params.yaml, line 8: profiles: found .*; allowed: a name of letters"):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hrm.sudoku import generate as S
 from hrm.sudoku import rules as R
 from hrm.sudoku import symmetry as Y
+from hrm.sudoku.draw import draw_grid
 
 SHARED = Path(os.environ.get("HRM_SHARED", Path(__file__).resolve().parents[1] / "../shared"))
 SETS = {4: ((4, 10), "any"), 6: ((10, 24), "any"), 9: ((26, 55), "any")}
@@ -389,7 +390,7 @@ def test_drawing(made):
     for n in (4, 6, 9):
         ax = Figure().subplots()
         puzzle, solution = made[n].puzzles[0], made[n].solutions[0]
-        R.draw_grid(ax, puzzle, solution, changed=puzzle == 0, wrong=np.zeros(n * n, bool), title="t")
+        draw_grid(ax, puzzle, solution, changed=puzzle == 0, wrong=np.zeros(n * n, bool), title="t")
         assert [t.get_text() for t in ax.texts] == [str(d) for d in solution]
         bold = [t.get_fontweight() == "bold" for t in ax.texts]
         assert bold == (puzzle > 0).tolist() and len(ax.patches) == (puzzle == 0).sum()

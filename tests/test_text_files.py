@@ -6,7 +6,6 @@ import os
 
 import numpy as np
 import pytest
-import torch
 from conftest import shared
 from hypothesis import given, settings, strategies as st
 
@@ -15,7 +14,7 @@ from hrm.core.config import ConfigError, checked_name, tree_hash
 from hrm.core.device import seeded
 from hrm.core.errors import DataError
 from hrm.core.tokens import SPECIALS, CharacterTokenizer
-from hrm.text import data, files
+from hrm.text import files
 from hrm.text.data import DataConfig, build, draw_windows, grow, hold_out, load, load_book, translation, windows
 from hrm.text.files import inspect, pieces, recover
 from hrm.text.model import TextArch, about, build as build_model

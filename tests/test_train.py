@@ -4,6 +4,7 @@
 """
 
 import copy
+import importlib
 import json
 import os
 import random
@@ -91,14 +92,6 @@ def wait_for_steps(process: subprocess.Popen, root: Path, before: set[int]) -> N
         time.sleep(0.002)
 
 
-def unfinished(resume: Path) -> list[str]:
-    "What a folder of runs holds but for finished ones."
-    left = sorted(
-        path for path in resume.iterdir() if not (path / RECORD).is_file() or path.name.endswith("-incomplete")
-    )
-    return [path.name for path in left]
-
-
 def state_step(root: Path) -> int:
     "The step of the saved state; 0 where there is none."
     found = [checkpoint.find(folder / "latest") for folder in root.glob("data/resume/[!.]*")]
@@ -152,7 +145,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(tmp_path):
     assert [name for name in ours if ours[name] != theirs[name]] == []
     told = [re.sub(r"[\d.]+ s of training|/\S*/data", "", text) for text in (out, first)]
     assert told[0] == told[1] and "held out" in told[0]
-    assert not unfinished(broken / "data" / "resume") and not list(broken.glob("data/resume/*/latest")), (
+    assert not tiny.unfinished(broken / "data" / "resume") and not list(broken.glob("data/resume/*/latest")), (
         "a state is still there"
     )
 
@@ -195,11 +188,11 @@ def test_changed_parameters_do_not_resume(tmp_path, worked):
     worked.clear()
     result = trained(tmp_path, other, "other")
     assert len(worked) == 1 + 30 and result.metrics["steps"] == 30
-    assert unfinished(tmp_path / "resume") == [folder.name], "the stopped run is not the other's business"
+    assert tiny.unfinished(tmp_path / "resume") == [folder.name], "the stopped run is not the other's business"
     worked.clear()
     seen = []
     trained(tmp_path, one, watch=lambda step, row: seen.append(step) if "loss" in row else None)
-    assert len(worked) == 1 + 15 and not unfinished(tmp_path / "resume")
+    assert len(worked) == 1 + 15 and not tiny.unfinished(tmp_path / "resume")
     assert seen == [5, 10, 15, 20, 25, 30], "who watches sees the whole curve, the part before the stop as well"
     shutil.rmtree(tmp_path / "resume")
     trained(tmp_path, one, "whole")
@@ -305,7 +298,7 @@ def test_a_run_with_something_missing_begins_again(tmp_path, missing, capsys):
     assert (
         f"{missing} missing; set aside as {folder.name}-incomplete, and the run begins again" in capsys.readouterr().err
     )
-    assert unfinished(tmp_path / "resume") == [f"{folder.name}-incomplete"]
+    assert tiny.unfinished(tmp_path / "resume") == [f"{folder.name}-incomplete"]
     shutil.rmtree(folder)
     trained(tmp_path, one, "whole")
     assert tiny.files(tmp_path / "one") == tiny.files(tmp_path / "whole")
@@ -504,7 +497,7 @@ def test_one_process_at_a_time(tmp_path):
     first.wait(10)
     third = start(root, *words)  # the lock has died with its process
     assert third.wait(240) == 0, third.communicate()
-    assert not unfinished(root / "data" / "resume")
+    assert not tiny.unfinished(root / "data" / "resume")
     whole = start(tiny.project(tmp_path / "whole", one=tiny.RUN), *words)
     assert whole.wait(240) == 0
     ours, theirs = (
@@ -602,7 +595,7 @@ def test_a_damaged_finished_run_is_trained_again(tmp_path, worked, capsys, damag
     assert len(worked) == 1 + 10 and tiny.files(tmp_path / "one") == before and again.metrics == first.metrics
     name = file.relative_to(first.state).as_posix()
     assert f"{name} missing or damaged; set aside as {first.state.name}-incomplete" in capsys.readouterr().err
-    assert unfinished(tmp_path / "resume") == [f"{first.state.name}-incomplete"]
+    assert tiny.unfinished(tmp_path / "resume") == [f"{first.state.name}-incomplete"]
 
 
 def test_one_finished_run_for_each_place(tmp_path, worked):
@@ -1184,3 +1177,26 @@ def test_compiled_is_eager():
     for name, eager in results[0].items():
         error, scale = (results[1][name] - eager).abs().max().item(), eager.abs().max().item()
         assert error <= 1e-5 * scale, f"{name}: off by {error:.2e}, largest value {scale:.2e}"
+
+
+def test_a_task_of_ones_own_counts_with_its_whole_file(tmp_path, monkeypatch):
+    "A model that stands beside the task in the same file decides the run as well."
+    text = """"{doc}"
+from hrm.core.task import Task
+
+
+class Net:
+    def forward(self):
+        return {constant}
+
+
+class Own(Task):
+    def __init__(self):
+        self.net = Net()
+"""
+    monkeypatch.syspath_prepend(tmp_path)
+    codes = []
+    for name, doc, constant in (("own_a", "First.", 1), ("own_b", "Other words.", 1), ("own_c", "First.", 2)):
+        (tmp_path / f"{name}.py").write_text(text.format(doc=doc, constant=constant))
+        codes.append(train.code_of(importlib.import_module(name).Own()))
+    assert codes[0] == codes[1] != codes[2]

@@ -108,3 +108,11 @@ def files(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }
+
+
+def unfinished(resume: Path) -> list[str]:
+    "What a folder of runs holds but for finished ones."
+    left = sorted(
+        path for path in resume.iterdir() if not (path / "finished.json").is_file() or path.name.endswith("-incomplete")
+    )
+    return [path.name for path in left]

@@ -86,7 +86,7 @@ class Options:
     progress: bool = True  # show a bar
     watch: Callable[[str], Callable[[int, dict], None] | None] | None = None  # by the run's name: see `fit`
     keep: bool = False  # leave the training state with the finished run, for another one that goes on from it
-    done: Callable[[str, Result], None] | None = None  # told of each run as it ends, in the first process
+    done: Callable[[str, Result], None] | None = None  # told of each of several runs as it ends, in the first process
 
     @property
     def home(self) -> Path:
@@ -110,7 +110,7 @@ def start(
     "Train one model, or go on where it was stopped. Raises what `fit` raises."
     watch = options.watch(name) if options.watch else None
     settings = config.settings() | {"seed": seed} | dict(facts or {})
-    result = fit(
+    return fit(
         task,
         loop or config.loop,
         out,
@@ -125,9 +125,6 @@ def start(
         begin,
         module,
     )
-    if options.done and world()[0] == 0:
-        options.done(name, result)
-    return result
 
 # %% ../../nbs/core/21_run.ipynb #8f416c07
 def ordered(
@@ -171,4 +168,6 @@ def start_all(
     each = replace(options, progress=options.progress and not bar)
     for name in tqdm(todo, desc=bar, unit="run", disable=not (bar and options.progress)):
         results[name] = train(name, each, results)
+        if options.done and world()[0] == 0:
+            options.done(name, results[name])
     return results

@@ -222,9 +222,9 @@ def _drive(
 
 # %% ../../nbs/core/20_train.ipynb #3dca2b47
 def _source(kind: type) -> str:
-    "The source of a class; in a notebook, where Python does not find that, of its functions."
+    "The source of the file a class stands in, with the models it uses; in a notebook, which is none, of its functions."
     try:
-        return dedent(inspect.getsource(kind))
+        return inspect.getsource(sys.modules[kind.__module__])
     except (OSError, TypeError):
         return "\n".join(dedent(inspect.getsource(each)) for each in vars(kind).values() if inspect.isfunction(each))
 
@@ -239,9 +239,8 @@ def code_of(
         return code_version(module)
     kinds = [kind for kind in type(task).__mro__ if kind is not object]
     ours = {kind.__module__ for kind in kinds if kind.__module__.split(".")[0] == "hrm"}
-    return hash_of(
-        closure(*(_source(kind) for kind in kinds if kind.__module__ not in ours), names={"hrm.core.train", *ours})
-    )
+    sources = dict.fromkeys(_source(kind) for kind in kinds if kind.__module__ not in ours)
+    return hash_of(closure(*sources, names={"hrm.core.train", *ours}))
 
 
 def _identity(run: Run, name: str, settings: dict, data_hash: str, module: str | None) -> tuple[dict, dict]:

@@ -147,7 +147,9 @@ def public_methods(
     for name, member in vars(symbol).items():
         function = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
         if inspect.isfunction(function) and not name.startswith("_") and inspect.getdoc(function):
-            if first <= function.__code__.co_firstlineno < first + len(lines):
+            if (
+                first <= inspect.unwrap(function).__code__.co_firstlineno < first + len(lines)
+            ):  # not the decorator's line
                 found.append((name, member))
     return found
 

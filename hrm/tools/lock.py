@@ -6,7 +6,7 @@
 __all__ = ['HEADER', 'PARAMS', 'entries', 'promised', 'complete', 'torn', 'keep_lock', 'mend_rwlock', 'own_params', 'put_back']
 
 # %% ../../nbs/tools/00_lock.ipynb #af5cc84a
-import functools, json, os, re, subprocess, sys, time
+import functools, os, re, subprocess, sys, time
 from contextlib import suppress
 from pathlib import Path
 from posixpath import normpath
