@@ -558,16 +558,17 @@ def longer(twins) -> Path:
 @pytest.mark.container
 def test_a_stopped_training_resumes_in_the_container_and_ends_like_the_hosts(longer, variables, shop):
     line = [BIN / "hrm", "container", "run", "hrm", "train", "--profile", "smoke", "--run", "4x4", "--out", "stopped"]
+    states = lambda: set((longer / "data/resume").glob("*/latest/*.pt"))
+    kept = states()  # of runs that others go on from
     process = subprocess.Popen(
         line, cwd=longer, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    wait_for(lambda: list((longer / "data/resume").glob("*/*")), 60, "no state was saved")
+    wait_for(lambda: states() - kept, 60, "no state was saved")
     process.send_signal(signal.SIGTERM)
     printed = process.communicate(timeout=60)
     assert process.returncode == 130, printed
     assert shop.containers() == [] and not (longer / "stopped" / "4x4").exists()
-    states = [path for path in (longer / "data/resume").rglob("*.pt")]
-    assert states and {path.stat().st_uid for path in states} == {os.getuid()}
+    assert states() - kept and {path.stat().st_uid for path in states() - kept} == {os.getuid()}
     again = shell(*line, cwd=longer, **variables)
     assert "4x4: 40 steps" in again.stdout
     for name in ("final/model.safetensors", "best/model.safetensors"):
