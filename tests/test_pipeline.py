@@ -111,7 +111,7 @@ def test_plots_show_needs_no_network(twins):
 
 
 def test_experiment_changes_one_number(twins):
-    change = "profiles.smoke.sudoku.data.seed=1"
+    change = "++profiles.smoke.sudoku.data.seed=1"  # which the profile has from laptop
     printed = shell(*DVC, "exp", "run", "-S", change, "sudoku_data@smoke", cwd=twins[0])
     shown = shell(*DVC, "exp", "show", "--csv", cwd=twins[0]).stdout
     assert len(shown.splitlines()) >= 3, printed.stdout  # head, workspace, at least one experiment
