@@ -58,18 +58,17 @@ def told(
 def stopping(
     what: Callable[[], str] = str,  # what to say before where it stopped
     more: str = "",  # and after it
-) -> Iterator[bool]:  # whether this process is the one that speaks
+) -> Iterator[None]:
     "A training may be stopped in this block: it is said, and the command ends with exit code 130."
     import torch.distributed as dist
 
     from hrm.core.parallel import world
     from hrm.core.resume import Stopped
 
-    first = world()[0] == 0
     try:
-        yield first
+        yield
     except Stopped as why:
-        if first:
+        if world()[0] == 0:
             print(f"hrm: {what()}{why}{more}", file=sys.stderr)
         raise typer.Exit(130) from None
     finally:
