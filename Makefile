@@ -12,18 +12,14 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-11s %s\n", $$1, $$2}'
 
 repro: $(READY)  ## fresh clone to finished report: the whole pipeline at the laptop profile
-	python -m hrm.tools.stage lock
-	dvc repro book
-	python -m hrm.tools.stage lock
+	python -m hrm.tools.stage dvc repro book
 	python -m hrm.tools.site --readme
 
 smoke: $(READY)  ## the whole pipeline at the smoke profile, in seconds per stage
-	python -m hrm.tools.stage lock
-	dvc repro --glob '*@smoke'
-	python -m hrm.tools.stage lock
+	python -m hrm.tools.stage dvc repro --glob '*@smoke'
 
-test: $(READY)  ## the whole test suite, the same that CI runs
-	python -m pytest
+test: $(READY)  ## the whole test suite, the same that CI runs, on all cores
+	python -m pytest -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
 lab: $(READY)  ## JupyterLab with everything installed
 	jupyter lab
@@ -43,7 +39,7 @@ plots: $(READY)  ## the training curves and figures as one page that needs no ne
 notebooks: $(READY)  ## for maintainers: format all notebooks, export, run and clean the library, write the README
 	ruff format
 	nbdev-export
-	nbdev-test --save --n-workers 0
+	HRM_DTYPE=float32 nbdev-test --save --n-workers 0
 	nbdev-clean
 	python -m hrm.tools.site --readme
 
@@ -52,13 +48,27 @@ clean:  ## remove what is quickly made again; results and .venv stay
 	find hrm nbs tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Set-up, once: made again only when the locked requirements or the package's own settings change.
-$(READY): requirements.lock pyproject.toml
+$(READY): .venv/.locked pyproject.toml
+	$(PIP) --no-deps --no-build-isolation -e .
+	@test -e .git || $(BIN)/dvc config --local core.no_scm true
+	@$(BIN)/python -m hrm.tools.stage plots
+	@touch $@
+
+# The locked requirements: by uv, which is some five times as fast and is in the lock itself, and by pip where uv cannot.
+.venv/.locked: requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or later is needed; $(PYTHON) is %d.%d. Name another one: make PYTHON=python3.12 ..." % v[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "no virtual environment: is the venv module installed (Debian: python3-venv)?" >&2; rm -rf .venv; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 	@echo "setting up .venv with the locked requirements (once, a few minutes)"
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.lock
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
-	@test -e .git || $(BIN)/dvc config --local core.no_scm true
-	@$(BIN)/python -m hrm.tools.stage plots
+	@command -v uv >/dev/null || $(PIP) "$$(grep -o '^uv==[^ ]*' $<)" || true
+	@set -a; eval "$$($(AS_PIP))"; uv pip install --quiet --python $(BIN)/python --compile-bytecode -r $< || \
+		{ echo "uv could not; pip does it" >&2; $(PIP) -r $<; }
 	@touch $@
+
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
+# uv reads none of pip's settings, and so would take other builds of the same versions (torch's with CUDA, for one). Those
+# that say where packages come from are handed on, the environment's over those of files, and the best of all places wins.
+AS_PIP = echo UV_INDEX_STRATEGY=unsafe-best-match; $(BIN)/python -m pip config list | sed -nE \
+	-e 's/=(.)\\n/=\1/; s/\\n/ /g; s/^global\./1 /; s/^install\./2 /; s/^:env:\./3 /' -e "/='.*'\$$/!d" \
+	-e 's/^(.) index-url=/\1 UV_DEFAULT_INDEX=/p; s/^(.) extra-index-url=/\1 UV_INDEX=/p; s/^(.) no-index=/\1 UV_NO_INDEX=/p' \
+	-e 's/^(.) find-links=/\1 UV_FIND_LINKS=/p; s/^(.) constraint=/\1 UV_CONSTRAINT=/p; s/^(.) cert=/\1 SSL_CERT_FILE=/p' | sort | cut -c3-

@@ -5,10 +5,13 @@
 NVIDIA's image has 20 GB and wants a network. The base that is made instead has what matters about it: a Debian or Ubuntu of
 this machine's release from this machine's mirror, a torch whose version is not the one of the lock, pip settings and a list
 of pins that get in the way, a user with id 1000, an entry point of its own. `docker/Dockerfile` is then built on it
-unchanged, without a network, from the wheels that the lock names. podman and runc do the work; their images and settings
-stand in a temporary folder and nothing of them is left. It needs root, podman, runc, catatonit and mmdebstrap. `HRM_WORKSHOP` names a folder to keep base and image in for the next time.
+unchanged, without a network, from the wheels that the lock names. podman and runc do the work; it needs root, podman, runc,
+catatonit and mmdebstrap. Base and image are kept for the next time in `~/.cache/hrm/container` (3 GB), or in the folder that
+`HRM_WORKSHOP` names, until what they are made of changes; where that is empty, nothing is kept.
 """
 
+import hashlib
+import inspect
 import json
 import os
 import re
@@ -18,22 +21,25 @@ import sys
 import tempfile
 import time
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from packaging.requirements import Requirement
 
-from hrm.core.config import root
-from hrm.core.files import write_atomic
+from hrm.core.config import ConfigError, root
+from hrm.core.files import Lock, write_atomic
 from hrm.machine.container import build_line
 
 IMAGE, BASE = "localhost/hrm:test", "localhost/vendor:test"
 VENDOR = "2.14.0a0+b2c75dd062.nv26.9.70890589"  # what such an image's metadata says of its torch
 SPOKEN = "2.14.0a0+b2c75dd062.nv26.09"  # and what torch says of itself
 STAGES = ("sudoku_data", "sudoku_train", "sudoku_evaluate")  # of which the metrics are compared
-SETTINGS = {"HRM_RUNNER": "podman", "HRM_IMAGE": IMAGE, "HRM_GPU_ARGS": "", "HRM_RUN_ARGS": "--ipc=host --network=none"}
+ARGS = (
+    "--ipc=host --network=none --env=NUMBA_CACHE_DIR="  # what numba compiled stays beside the modules, as on the host
+)
+SETTINGS = {"HRM_RUNNER": "podman", "HRM_IMAGE": IMAGE, "HRM_GPU_ARGS": "", "HRM_RUN_ARGS": ARGS}
 
 
 class Missing(RuntimeError):
@@ -273,31 +279,61 @@ class Workshop:
         "Names of the containers that there are, stopped ones included."
         return self.podman("ps", "--all", "--format", "{{.Names}}").split()
 
-    def close(self) -> None:
-        "Remove containers, images and the folder."
+    def close(self, keep: bool) -> None:
+        "Remove the containers, and images that nothing goes on from; all of the folder, if it is not kept."
         subprocess.run(["podman", "rm", "--all", "--force"], env=os.environ | self.variables, capture_output=True)
-        subprocess.run(["podman", "rmi", "--all", "--force"], env=os.environ | self.variables, capture_output=True)
+        words = ("image", "prune", "--force") if keep else ("rmi", "--all", "--force")
+        subprocess.run(["podman", *words], env=os.environ | self.variables, capture_output=True)
         for mount in ("root/overlay", "root"):
             subprocess.run(["umount", self.folder / mount], capture_output=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def ingredients() -> str:
+    "A hash of what a base is made of: this machine's release, the locked requirements, and the recipe."
+    recipe = (inspect.getsource(step) for step in (Workshop.base, wheels, vendor_packages, revision))
+    texts = (*sources(), (root() / "requirements.lock").read_text(), VENDOR, SPOKEN, ENTRY, *recipe)
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def shelf() -> tuple[Path, Lock | None]:
+    """The folder to work in, and the lock of one that is kept: one that was made of something else is removed first.
+    While another process works there it is a temporary one. Raises `ConfigError` for a folder that is not ours."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hrm"
+    lock = None
+    if named := os.environ.get("HRM_WORKSHOP", cache / "container"):
+        folder = Path(named)
+        with suppress(ConfigError):  # in use
+            lock = Lock.take(folder, "used")
+    if lock is None:
+        return Path(tempfile.mkdtemp(prefix="hrm-container-")), None
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "storage.conf").is_file():
+        lock.free()
+        raise ConfigError(f"HRM_WORKSHOP: found {folder}, a folder of something else; allowed: a new one")
+    made_of = folder / "ingredients"
+    if folder.exists() and not (made_of.is_file() and made_of.read_text() == ingredients()):
+        Workshop(folder).close(keep=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder, lock
 
 
 @contextmanager
 def workshop():
-    "A workshop with both images made. All of it is removed afterwards, unless `HRM_WORKSHOP` names a folder to keep it in. Raises `Missing`."
+    "A workshop with both images made. Raises `Missing`."
     check()
-    kept = os.environ.get("HRM_WORKSHOP")
-    folder = Path(kept) if kept else Path(tempfile.mkdtemp(prefix="hrm-container-"))
-    folder.mkdir(exist_ok=True)
+    folder, lock = shelf()
     shop = Workshop(folder)
     try:
-        if f"{BASE}" not in shop.podman("images", "--format", "{{.Repository}}:{{.Tag}}").split():
+        if not (folder / "ingredients").exists():
             shop.base()
+            write_atomic(folder / "ingredients", ingredients())
         shop.image()
         yield shop
     finally:
-        if not kept:
-            shop.close()
+        shop.close(keep=lock is not None and (folder / "ingredients").exists())
+        if lock is not None:
+            lock.free()
 
 
 # The comparison

@@ -40,7 +40,8 @@ from hrm.core.device import machine
 from hrm.core.files import write_atomic
 from hrm.core.resume import RECORD
 
-HRM, DVC = (sys.executable, "-m", "hrm.tools.cli"), (sys.executable, "-m", "dvc", "repro")
+HRM = (sys.executable, "-m", "hrm.tools.cli")
+DVC = (sys.executable, "-m", "hrm.tools.stage", "dvc", "repro")  # as `make repro` calls it
 SMOKE = ("--profile", "smoke")
 OUTPUTS = ("data/code", "data/smoke", "reports/smoke")
 MOST_KILLS, MOST_RUNS = 3, 3  # kills of a sequence; runs after them, of which the first should be enough

@@ -138,8 +138,8 @@ class AdamATan2Loop:
             p.grad = None
 
 
-def training(model: Plain, batch: dict[str, Tensor]) -> Callable[[], float]:
-    "A function that makes one training step and returns its loss."
+def training(model: Plain, batch: dict[str, Tensor]) -> Callable[[], tuple[float, Tensor, Tensor]]:
+    "A function that makes one training step and returns its loss, logits and halting values."
     optimizer, (z_H, z_L) = (
         AdamATan2Loop(p for p in model.parameters() if p.requires_grad),
         model.start(len(batch["inputs"])),
@@ -169,20 +169,20 @@ def training(model: Plain, batch: dict[str, Tensor]) -> Callable[[], float]:
             sign = torch.zeros(len(ids), leaf.shape[1], device=leaf.device).index_add_(0, place, leaf.grad).sign()
             table = model.puzzle_emb.weight
             table[ids] = table[ids] * (1 - PUZZLE_LR * PUZZLE_WEIGHT_DECAY) - PUZZLE_LR * sign
-        return loss.item()
+        return loss.item(), logits.detach(), q.detach()
 
     return step
 
 
-def inference(model: Plain, batch: dict[str, Tensor]) -> Callable[[], Tensor]:
-    "A function that runs one segment and returns its logits."
+def inference(model: Plain, batch: dict[str, Tensor]) -> Callable[[], tuple[Tensor, Tensor]]:
+    "A function that runs one segment and returns its logits and halting values."
     z_H, z_L = model.start(len(batch["inputs"]))
     puzzles = model.puzzle_emb(batch["puzzle_identifiers"])
 
     @torch.no_grad()
-    def segment() -> Tensor:
+    def segment() -> tuple[Tensor, Tensor]:
         nonlocal z_H, z_L
-        z_H, z_L, logits, _ = model(z_H, z_L, batch["inputs"], puzzles)
-        return logits
+        z_H, z_L, logits, q = model(z_H, z_L, batch["inputs"], puzzles)
+        return logits, q
 
     return segment

@@ -1,12 +1,32 @@
-"""Shared fixtures and the place of the data that is not part of the repository."""
+"""Shared fixtures, the order in which tests run side by side, and the place of the data that is not part of the repository."""
 
 import os
 from pathlib import Path
 
+import copies
 import pytest
+
+# Parity, golden curves and recorded answers are float32, whatever `auto` would take here; programs that a test starts see it too.
+os.environ.setdefault("HRM_DTYPE", "float32")
+# Before torch is imported: tests run side by side, a thread each, as do the programs that they start.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("HRM_SHARED", ROOT.parent / "shared"))
+
+LONGEST = ("container", "pipeline", "notebooks", "site", "sweep", "stale", "train", "benchmarks")  # these start first
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    "The longest modules come first; `make test` keeps a module in one process, with what its fixtures have made."
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def place(tmp_path_factory):
+    "Where the copy of the project is made that every test's own is made of."
+    copies.place = tmp_path_factory.mktemp("clean") / "project"
 
 
 def shared(name: str) -> Path:

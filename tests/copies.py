@@ -1,5 +1,6 @@
 "What several tests share: the environment of a user, and clean copies of the project."
 
+import functools
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
+place: Path  # of the copy that others are made of
 LEFT_OUT = shutil.ignore_patterns(
     ".git",
     ".venv",
@@ -46,7 +48,28 @@ def shell(*line: str | Path, cwd: Path, ok: bool = True, **extra: str) -> subpro
     return done
 
 
-def copy_project(target: Path) -> Path:
+WARM = """
+from hrm.sudoku.generate import generate
+from hrm.sudoku.symmetry import canonical
+made = generate(1, 4, (6, 8), progress=False)
+canonical(made.puzzles, made.solutions)
+"""
+
+
+def with_bytecode(target: Path) -> None:
+    "Give a copy what Python and numba have compiled here: numba alone takes 20 seconds, and git ignores all of it."
+    shell(sys.executable, "-c", WARM, cwd=ROOT, PYTHONDONTWRITEBYTECODE="")
+    for cache in sorted((ROOT / "hrm").rglob("__pycache__")):
+        shutil.copytree(
+            cache,
+            target / cache.relative_to(ROOT),
+            ignore=shutil.ignore_patterns("*.tmp.*", "*.pyc.*"),
+            dirs_exist_ok=True,
+        )
+
+
+@functools.cache
+def clean_copy(target: Path) -> Path:
     "The tree as git would hand it to a new user, changes that are not committed yet included, as a repository of its own."
     if (ROOT / ".git").exists():
         listing = subprocess.run(
@@ -62,10 +85,16 @@ def copy_project(target: Path) -> Path:
                 shutil.copy2(ROOT / name, target / name)
     else:
         shutil.copytree(ROOT, target, ignore=LEFT_OUT, dirs_exist_ok=True)
+    with_bytecode(target)
     shell("git", "init", "-q", "-b", "main", ".", cwd=target)
     commit(target, "A clean copy")
     shell(sys.executable, "-m", "hrm.tools.stage", "plots", cwd=target)  # part of the set-up that `make` does
     return target
+
+
+def copy_project(target: Path) -> Path:
+    "A clean copy of the project, set up; made once in a process (`conftest` says where) and copied from there."
+    return Path(shutil.copytree(clean_copy(place), target, symlinks=True, dirs_exist_ok=True))
 
 
 def commit(project: Path, message: str) -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from conftest import shared
 from hypothesis import given, settings, strategies as st
-from tiny import one_thread  # noqa: F401  a module-wide fixture
 
 from hrm.core import checkpoint
 from hrm.core.config import ConfigError, section, validate
+from hrm.core.device import pick
 from hrm.core.errors import DataError
 from hrm.core.optim import OptimConfig
 from hrm.core.hrm import HRM, ArchConfig
@@ -658,9 +658,7 @@ def test_rows_touched_are_the_puzzles_that_were_met(data, finished):
             return rows
 
     generator = arc_train.seeded(0)
-    model = arc_train.build(
-        model_config(ARCH.on(arc_train.pick("cpu")), train.size, len(train.names)), generator, arc_train.pick("cpu")
-    )
+    model = arc_train.build(model_config(ARCH.on(pick("cpu")), train.size, len(train.names)), generator, pick("cpu"))
     task = Spy(model, train, load_examples(data[0] / "test"), RUN, generator)
     from hrm.core.optim import build as optimizers
 

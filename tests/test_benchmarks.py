@@ -2,17 +2,22 @@
 
 import importlib
 import json
+import os
 import random
 import re
 import subprocess
 import sys
+import types
 
 import pytest
+import torch
 from conftest import ROOT
-from copies import commit, copy_project
+from copies import commit, copy_project, shell
 
+from hrm.core.config import ConfigError
 from hrm.core.device import pick
-from hrm.core.hrm import ArchConfig
+from hrm.core.hrm import HRM, ArchConfig
+from hrm.core.run import StepRun
 
 FOLDER = ROOT / "benchmarks"
 PROGRAMS = (
@@ -25,6 +30,8 @@ PROGRAMS = (
     "shakespeare",
     "grokking",
     "kills",
+    "precision",
+    "commands",
 )
 
 
@@ -34,41 +41,217 @@ def program(monkeypatch):
     return importlib.import_module
 
 
-@pytest.mark.parametrize("cycles", [(1, 1), (2, 2), (1, 3)])
-def test_plain_rendering_equals_ours(program, cycles):
-    arch = ArchConfig(
+def tiny(H_cycles: int = 1, L_cycles: int = 1) -> ArchConfig:
+    return ArchConfig(
         hidden_size=32,
         num_heads=4,
         H_layers=2,
         L_layers=1,
-        H_cycles=cycles[0],
-        L_cycles=cycles[1],
+        H_cycles=H_cycles,
+        L_cycles=L_cycles,
         expansion=4,
         pos_encodings="rope",
         halt_max_steps=3,
         puzzle_emb_ndim=48,
     )
-    found = program("throughput").check(arch, 4, pick("cpu"), tolerance=2e-5)
-    assert set(found) == {"training", "inference"}
+
+
+@pytest.mark.parametrize("cycles", [(1, 1), (2, 2), (1, 3)])
+def test_plain_rendering_equals_ours(program, cycles):
+    found = program("throughput").check(tiny(*cycles), 4, pick("cpu"))
+    assert set(found) == {"plain"} and set(found["plain"]) == {"training", "inference"}
+    assert found["plain"]["inference"] < 2e-5  # training compares logits after an optimizer step, within 1e-4
 
 
 def test_check_notices_a_difference(program, monkeypatch):
-    throughput, plain = program("throughput"), program("plain")
-    arch = ArchConfig(
-        hidden_size=32,
-        num_heads=4,
-        H_layers=1,
-        L_layers=1,
-        H_cycles=1,
-        L_cycles=1,
-        expansion=4,
-        pos_encodings="rope",
-        halt_max_steps=3,
-        puzzle_emb_ndim=48,
-    )
-    monkeypatch.setattr(plain, "EPS", 1e-2)
+    monkeypatch.setattr(program("plain"), "EPS", 1e-2)
     with pytest.raises(AssertionError, match="plain and ours differ"):
-        throughput.check(arch, 4, pick("cpu"))
+        program("throughput").check(tiny(), 4, pick("cpu"))
+
+
+# A checkout of the official HRM for tests: its interface around our model, and nothing of its code.
+CHECKOUT = {
+    "layers": "from flash_attn import flash_attn_func\n",
+    "losses": """
+import torch
+from torch import nn
+
+class ACTLossHead(nn.Module):
+    def __init__(self, model, loss_type):
+        super().__init__()
+        assert loss_type == "stablemax_cross_entropy"
+        self.model, self.initial_carry = model, model.initial_carry
+
+    def forward(self, return_keys, carry, batch):
+        carry, outputs = self.model(carry=carry, batch=batch)
+        loss, _ = self.model.inside.loss(carry, self.model.outputs)
+        return carry, SCALE * loss, {}, {name: outputs[name].detach() for name in return_keys}, carry.halted.all()
+""",
+    "sparse_embedding": """
+from hrm.core.optim import SignSGD
+
+class CastedSparseEmbeddingSignSGD_Distributed(SignSGD):
+    def __init__(self, params, world_size, lr, weight_decay):
+        assert world_size == 1
+        super().__init__(*params, lr, weight_decay)
+""",
+    "hrm/hrm_act_v1": """
+import torch
+from torch import nn
+from models.layers import flash_attn_func
+from hrm.core.hrm import HRM, HRMConfig
+
+class HierarchicalReasoningModel_ACTV1(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.rows = config.pop("batch_size")
+        object.__setattr__(self, "inside", HRM(HRMConfig(**config)))
+        self.inner = self.inside.inner
+
+    @property
+    def puzzle_emb(self):
+        class Table:
+            buffers = lambda _: [self.inner.puzzle_emb]
+        return Table()
+
+    def initial_carry(self, batch):
+        assert len(batch["inputs"]) == self.rows
+        return self.inside.start(batch)
+
+    def forward(self, carry, batch):
+        self.inside.train(self.training)
+        if self.training:
+            carry = self.inside.admit(carry, {name: value[carry.halted] for name, value in batch.items()})
+        carry, self.outputs = self.inside(carry, torch.zeros(self.rows) if self.training else None)
+        named = {"logits": "logits", "q_halt_logits": "q_halt", "q_continue_logits": "q_continue"}
+        return carry, {name: self.outputs[ours] for name, ours in named.items()}
+""",
+}
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    "A function that writes such a checkout whose loss is `scale` times the right one, and gives its folder."
+
+    def write(scale: float = 1.0):
+        folder = tmp_path / "HRM"
+        for name, text in CHECKOUT.items():
+            file = folder / "models" / f"{name}.py"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text.replace("SCALE", str(scale)))
+        return folder
+
+    yield write
+    for name in [name for name in sys.modules if name.partition(".")[0] == "models"]:
+        del sys.modules[name]
+
+
+def test_official_is_imported_from_its_folder_only(program, checkout, tmp_path, monkeypatch):
+    official, folder, stranger = program("official"), checkout(), types.ModuleType("stranger")
+    sys.modules["models"] = stranger
+    monkeypatch.setitem(sys.modules, "flash_attn", stranger)
+    found = official.load(folder)
+    assert sys.modules["models.layers"].flash_attn_func is official.flash_attn_func
+    assert sys.modules["flash_attn"] is stranger and "flash_attn_interface" not in sys.modules
+    assert found.about["name"].startswith("HRM ") and str(tmp_path) not in json.dumps(found.about)
+    assert official.load(folder).about == found.about
+    assert official.load(checkout(scale=2)).about["sha256"] != found.about["sha256"]
+    (folder / "models/losses.py").unlink()
+    with pytest.raises(SystemExit, match="no checkout.*it has no models/losses.py$"):
+        official.load(folder)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_stand_in_for_flash_attention(program, causal):
+    q, k, v = torch.randn(3, 2, 5, 4, 8, generator=torch.Generator().manual_seed(0))  # [B, S, H, K]
+    scores = torch.einsum("bqhk,bshk->bhqs", q, k) / 8**0.5
+    if causal:
+        scores = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), float("-inf"))
+    expected = torch.einsum("bhqs,bshk->bqhk", scores.softmax(-1), v)
+    found = program("official").flash_attn_func(q=q, k=k, v=v, causal=causal)
+    assert torch.allclose(found, expected, atol=1e-6) and found.is_contiguous()
+
+
+@pytest.mark.parametrize("cycles", [(1, 1), (2, 2)])
+def test_official_is_compared_before_it_is_timed(program, checkout, cycles):
+    official, throughput = program("official"), program("throughput")
+    found = throughput.check(tiny(*cycles), 4, pick("cpu"), official.load(checkout()))
+    assert found["official"] == {"training": 0, "inference": 0}  # it is our model inside
+    with pytest.raises(AssertionError, match="official and ours differ by .* in training; allowed is 0.0001"):
+        throughput.check(tiny(*cycles), 4, pick("cpu"), official.load(checkout(scale=1.001)))
+
+
+@pytest.mark.parametrize("cycles", [(1, 1), (2, 2), (1, 3)])
+def test_the_real_official_equals_ours(program, checkout, cycles):
+    folder = os.environ.get("HRM_REFERENCE")
+    if not folder:
+        pytest.skip("HRM_REFERENCE names no checkout of github.com/sapientinc/HRM")
+    found = program("throughput").check(tiny(*cycles), 4, pick("cpu"), program("official").load(folder))
+    assert set(found["official"]) == {"training", "inference"} and max(found["official"].values()) < 2e-5
+
+
+def test_throughput_needs_a_checkout(program, tmp_path):
+    with pytest.raises(SystemExit, match="no checkout of github.com/sapientinc/HRM"):
+        program("throughput").main(reference=str(tmp_path), out=str(tmp_path / "throughput.json"))
+    assert not (tmp_path / "throughput.json").exists()
+
+
+def test_throughput_takes_turns_with_the_official(program, checkout, tmp_path, monkeypatch, capsys):
+    throughput = program("throughput")
+    monkeypatch.setattr(throughput, "TUTORIAL", tiny())
+    monkeypatch.setattr(throughput, "SIZE", 4)
+    monkeypatch.setattr(throughput, "gemm_peak", lambda placement: 1e11)
+    monkeypatch.setattr(throughput, "has_bf16", lambda device: False)
+    monkeypatch.setattr(throughput, "compiler", lambda device: (True, "g++ found"))
+    monkeypatch.setattr(HRM, "compile_segment", lambda self: None)  # ours: as if it had been compiled
+
+    def broken(model, dynamic):
+        raise RuntimeError("no graph")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    out = tmp_path / "throughput.json"
+    throughput.main(batch_size=4, repeats=3, device="cpu", reference=str(checkout()), out=str(out))
+    record = json.loads(out.read_text())
+    printed = capsys.readouterr().out
+    assert record["dtypes"] == ["float32"] and "no bfloat16 units" in record["left_out"]["bfloat16"]
+    assert record["left_out"]["bfloat16"] in printed and "not compiled: training 1x1 float32: RuntimeError" in printed
+    assert [line.partition(":")[0] for line in record["reference"]["not_compiled"]] == [
+        f"{kind} {cycles} float32" for kind in ("training", "inference") for cycles in ("1x1", "2x2")
+    ]
+    for row in record["rows"]:
+        assert {"plain", "eager", "compiled", "official"} < set(row) and "official_compiled" not in row
+        assert row["official"]["gflop_per_sample"] >= row["eager"]["gflop_per_sample"] > 0
+        for pair in ("eager_over_plain", "eager_over_official", "gain"):
+            low, median, high = (row[pair][name] for name in ("least", "median", "most"))
+            assert 0 < low <= row[pair]["low"] <= median <= row[pair]["high"] <= high
+    figures = record["figures"]
+    assert set(figures) == {
+        f"sudoku.throughput.{name}_{cycles}"
+        for name in ("train", "official", "over_official", "gain")
+        for cycles in ("1x1", "2x2")
+    }
+    first = record["rows"][0]
+    assert figures["sudoku.throughput.train_1x1"]["value"] == first["compiled"]["samples_per_second"]
+    assert figures["sudoku.throughput.official_1x1"]["value"] == first["official"]["samples_per_second"]
+    assert figures["sudoku.throughput.over_official_1x1"]["value"] == first["eager_over_official"]["median"]
+    assert str(tmp_path) not in out.read_text()
+
+
+def test_turns_are_compared_pair_by_pair(program):
+    slow, fast = [(2.0, 4.0), (6.0, 8.0), (3.0, 3.0)], [(1.0, 2.0), (2.0, 1.0), (2.0, 3.0)]  # clock, processor
+    found = program("throughput").ratio(slow, fast)
+    assert (found["least"], found["median"], found["most"], found["best"], found["cpu"]) == (1.5, 2, 3, 2, 2)
+
+
+def test_precisions(program, monkeypatch):
+    throughput = program("throughput")
+    names = lambda dtype: [str(place.dtype) for place in throughput.precisions("cpu", dtype)[0]]
+    for fast, auto in ((False, ["torch.float32"]), (True, ["torch.float32", "torch.bfloat16"])):
+        monkeypatch.setattr(throughput, "has_bf16", lambda device, fast=fast: fast)
+        assert names("auto") == auto
+        assert names("float32") == ["torch.float32"] and names("bfloat16") == ["torch.float32", "torch.bfloat16"]
+    with pytest.raises(ConfigError, match="found 'float64'; allowed: auto, float32, bfloat16"):
+        throughput.precisions("cpu", "float64")
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -196,6 +379,60 @@ def test_grokking_counts_from_knowing_the_pairs_to_knowing_the_rule(program, tmp
     assert record["figures"]["memory.grokking.mugrokfast.delay"]["value"] is None
 
 
+def test_products_as_hardware_units_make_them(program):
+    precision, seed = program("precision"), torch.Generator().manual_seed(0)
+    a, b = (torch.randn(shape, generator=seed).bfloat16() for shape in ((40, 64), (64, 48)))
+    exact = a.double() @ b.double()
+    with precision.Units():
+        found, wide = a @ b, a.float() @ b.float()
+    assert found.dtype == torch.bfloat16 and wide.dtype == torch.float32 and torch.equal(wide, a.float() @ b.float())
+    assert (found != exact.bfloat16()).double().mean() < 0.01  # one rounding; sums in float32 may tip a tie
+    assert (found.double() - exact).abs().max() <= exact.abs().max() / 2**8
+    coarse = precision.Units(bits=2).wide(torch.tensor([1.0, 1.1, 1.13, -1.2, 1.9, 3e-5]).bfloat16())
+    assert torch.allclose(coarse, torch.tensor([1.0, 1.0, 1.25, -1.25, 2.0, 3.0518e-5]), rtol=1e-4)
+    with precision.Units(bits=2):
+        assert (a @ b).double().sub(exact).abs().mean() > 10 * (found.double() - exact).abs().mean()
+
+
+def test_precision_pairs_by_seed(program, tmp_path, monkeypatch):
+    precision, asked = program("precision"), []
+
+    def train(name, config, seed, out, options):
+        asked.append((name, config.dtype, config.loop.steps, options.resume.parent.name))
+        a = torch.randn(30, 30, generator=torch.Generator().manual_seed(seed)).to(getattr(torch, config.dtype))
+        held_out = {"loss": seed + (a @ a).double().abs().mean().item()}
+        timings = {"train_seconds": 1.0, "dtype": config.dtype, "dtype_reason": "asked for"}
+        return types.SimpleNamespace(metrics={"held_out": held_out, "tflop": 0.5}, timings=timings)
+
+    recipe = StepRun(
+        optim={"lr": 1e-3}, loop={"steps": 100, "evaluate_every": 10, "log_every": 10, "best": "loss"}, batch_size=1
+    )
+    monkeypatch.setattr(precision, "systems", lambda: {"sudoku": (recipe, train, "loss", "nats")})
+    monkeypatch.setattr(precision, "data", lambda name: True)
+    precision.main(seeds=4, share=0.5, jobs=1, out=str(tmp_path / "precision.json"))
+    assert {(steps, share) for *_, steps, share in asked} == {(12, "0.5")}
+    assert [name for name, dtype, *_ in asked if dtype == "float32"] == [f"sudoku-float32-{seed}" for seed in range(4)]
+    record = json.loads((tmp_path / "precision.json").read_text())
+    row, figures = record["systems"]["sudoku"], record["figures"]
+    assert [len(row["held_out"][kind]) for kind in ("float32", "bfloat16", "control")] == [4, 4, 3]
+    assert (row["steps"], row["steps_of_the_profile"], record["emulated"]) == (12, 100, not record["flag"])
+    gaps = [ours - base for ours, base in zip(row["held_out"]["bfloat16"], row["held_out"]["float32"])]
+    found = figures["precision.sudoku.difference"]
+    assert found["value"] == pytest.approx(sum(gaps) / 4) and min(gaps) <= found["low"] <= found["high"] <= max(gaps)
+    assert found["high"] - found["low"] < 0.1 < figures["precision.sudoku.float32"]["high"] - 1, "pairs cancel the seed"
+    assert set(figures) == {f"precision.sudoku.{kind}" for kind in ("float32", "bfloat16", "control", "difference")}
+    coarse = row["control"]["difference"]
+    assert coarse["high"] - coarse["low"] > 5 * (found["high"] - found["low"]) and 0 < row["bfloat16"]["welch_p"] <= 1
+
+
+def test_precision_says_what_is_missing(program, tmp_path, monkeypatch):
+    precision = program("precision")
+    monkeypatch.setattr(precision, "data_path", lambda name, profile: tmp_path / name)
+    (tmp_path / "text_data").mkdir()
+    with pytest.raises(SystemExit, match="dvc repro sudoku_data@laptop dialogue_data@laptop$"):
+        precision.main(seeds=1, share=1.0, jobs=1, out=str(tmp_path / "out.json"))
+
+
 def test_killed_lines_leave_what_an_unbroken_run_leaves(program, tmp_path):
     kills = program("kills")
     project = copy_project(tmp_path / "fresh")
@@ -256,3 +493,31 @@ def test_kills_ends_orphans_and_names_them(program, tmp_path, monkeypatch):
     kill = {"signal": "SIGKILL", "to": "process", "after": "start", "seconds": 1.0}
     assert kills.strike(process, kill, tmp_path / "dvc.lock")
     assert kills.settle(process, tmp_path) == [f"-c {inner}"] and not kills.working(tmp_path)
+
+
+def test_commands_are_timed_in_a_fresh_clone(tmp_path):
+    "In the order of a user, from what is committed, without this environment's Python; a failure tells why and keeps what was measured."
+    project = tmp_path / "project"
+    project.mkdir()
+    says = '\t@echo $@ >> order; test -z "$$VIRTUAL_ENV$$HRM_ROOT"; test ! -e uncommitted\n'
+    targets = "".join(f"{one}:\n{says}" for one in (".venv/.ready", "smoke")) + "repro:\n\t@echo it broke; exit 3\n"
+    (project / "Makefile").write_text(f".PHONY: .venv/.ready smoke repro\n{targets}")
+    shell("git", "init", "-q", "-b", "main", ".", cwd=project)
+    commit(project, "A project")
+    (project / "uncommitted").touch()
+    out, clone = tmp_path / "commands.json", tmp_path / "clone"
+    line = (sys.executable, FOLDER / "commands.py", "--repro", "--project", project, "--keep", clone, "--out", out)
+    done = shell(*line, cwd=ROOT, ok=False, VIRTUAL_ENV="elsewhere")
+    assert done.returncode == 1 and "it broke\n" in done.stderr and "make repro: exit code" in done.stderr, done.stderr
+    assert (clone / "order").read_text().split() == [".venv/.ready", "smoke", "smoke"]
+    found = json.loads(out.read_text())
+    assert set(found["commands"]) == {"setup", "smoke", "smoke_again"}
+    assert {name: row["unit"] for name, row in found["figures"].items()} == {
+        "commands.setup": "seconds",
+        "commands.smoke": "minutes",
+        "commands.smoke_again": "seconds",
+        "commands.gemm": "GFLOP/s",
+    }
+    assert found["figures"]["commands.smoke"]["value"] == pytest.approx(found["commands"]["smoke"]["seconds"] / 60)
+    refused = shell(*line, cwd=ROOT, ok=False)
+    assert refused.returncode == 2 and "not empty" in re.sub(r"[\s│]+", " ", refused.stderr)

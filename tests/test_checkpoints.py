@@ -18,7 +18,6 @@ from conftest import ROOT, shared
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 from hrm.checkpoints import document
 from hrm.checkpoints.architecture import components, configure, diagram, expected, prune, rebuild, recognise

@@ -20,7 +20,6 @@ from hrm.sudoku.rules import from_text, to_text
 from hrm.sudoku.generate import solve_all
 from hrm.tools.cli import app, main
 from hrm.tools.commands.opening import PIPELINE
-from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 MEMORY = tiny.RUN | {  # no symmetries: one solution, which a model that knows its cells learns by heart in a moment
     "augment": False,

@@ -247,6 +247,50 @@ def test_a_stage_is_refused_before_anything_starts(settings, tmp_path):
     )
 
 
+def test_a_kept_base_is_used_until_it_is_made_of_something_else(tmp_path, monkeypatch):
+    folder = tmp_path / "kept"
+    monkeypatch.setenv("HRM_WORKSHOP", str(folder))
+    monkeypatch.setattr(bench.subprocess, "run", lambda *_, **__: None)  # no podman is needed
+    made = []
+
+    class Made(bench.Workshop):
+        def base(self):
+            made.append("base")
+
+        def image(self):
+            made.append("image")
+
+    monkeypatch.setattr(bench, "check", lambda: None)
+    monkeypatch.setattr(bench, "Workshop", Made)
+    for sources, expected in (
+        ("mirror", ["base", "image"]),
+        ("mirror", ["image"]),
+        ("another mirror", ["base", "image"]),
+    ):
+        monkeypatch.setattr(bench, "sources", lambda: (sources, "release", "main"))
+        with bench.workshop() as shop:
+            assert shop.folder == folder and made == expected
+        made.clear()
+        assert (folder / "ingredients").read_text() == bench.ingredients()
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.Lock, "take", lambda *_: (_ for _ in ()).throw(ConfigError("in use")))
+        with bench.workshop() as shop:
+            assert shop.folder != folder and made == ["base", "image"]
+        assert not shop.folder.exists() and folder.exists()
+    monkeypatch.setenv("HRM_WORKSHOP", "")
+    with bench.workshop() as shop:
+        assert shop.folder != folder
+    assert not shop.folder.exists() and folder.exists()
+
+
+def test_a_folder_of_something_else_is_no_workshop(tmp_path, monkeypatch):
+    (tmp_path / "letter").write_text("mine")
+    monkeypatch.setenv("HRM_WORKSHOP", str(tmp_path))
+    with pytest.raises(ConfigError, match="a folder of something else"):
+        bench.shelf()
+    assert (tmp_path / "letter").read_text() == "mine"
+
+
 # A real one
 
 

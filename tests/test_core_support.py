@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 from scipy import stats as scipy_stats
 
+from conftest import ROOT
 from hrm.core import config, device, files, halting, plots, report, stats, tracking
 from hrm.core.config import ConfigError, Section, section
 
@@ -472,6 +473,7 @@ def test_pick_on_the_cpu():
 
 
 def test_pick_as_if_on_other_devices(monkeypatch):
+    monkeypatch.delenv("HRM_DTYPE")
     monkeypatch.setattr(device, "available", lambda: {"cuda": "a GPU", "cpu": "a CPU"})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
@@ -486,6 +488,38 @@ def test_pick_as_if_on_other_devices(monkeypatch):
     assert (device.pick().dtype, device.pick().float64) == (torch.float32, torch.float32)
     with pytest.raises(ConfigError, match="which has none"):
         device.pick("mps", "float64")
+
+
+@pytest.mark.parametrize(
+    "flags, dtype, named",
+    [
+        ("avx2 avx512f", torch.float32, "emulated"),
+        ("avx2 avx512_bf16", torch.bfloat16, "avx512_bf16"),
+        ("avx512_bf16 amx_bf16 amx_tile", torch.bfloat16, "amx_bf16"),
+        ("amx_bf16 amx_int8", torch.float32, "emulated"),
+    ],
+)
+def test_precision_by_the_flags_of_a_processor(monkeypatch, flags, dtype, named):
+    monkeypatch.delenv("HRM_DTYPE")
+    monkeypatch.setattr(device, "_cpuinfo", lambda: f"processor\t: 0\nmodel name\t: One\nflags\t\t: fpu {flags}\n")
+    place = device.pick("cpu")
+    assert place.dtype == dtype and named in place.reason["dtype"]
+    assert device.has_bf16(torch.device("cpu")) == (dtype == torch.bfloat16)
+    assert device.machine()["cpu_bf16"] == (named if dtype == torch.bfloat16 else None)
+    monkeypatch.setenv("HRM_DTYPE", "float32")
+    place = device.pick("cpu")
+    assert (place.dtype, place.reason["dtype"]) == (torch.float32, "asked for by HRM_DTYPE")
+    assert device.pick("cpu", "bfloat16").dtype == torch.bfloat16  # what a run says itself comes first
+
+
+def test_precision_by_the_environment_reaches_programs(monkeypatch):
+    assert os.environ["HRM_DTYPE"] == "float32"  # tests/conftest.py
+    line = [sys.executable, "-c", "from hrm.core.device import pick; print(pick('cpu').reason['dtype'])"]
+    said = subprocess.run(line, capture_output=True, text=True, cwd=ROOT).stdout
+    assert said == "asked for by HRM_DTYPE\n"
+    monkeypatch.setenv("HRM_DTYPE", "bf16")
+    with pytest.raises(ConfigError, match="HRM_DTYPE: found 'bf16'; allowed: auto, float32, bfloat16"):
+        device.pick("cpu")
 
 
 def test_machine_is_stable_and_private():
@@ -514,6 +548,7 @@ def test_generators_and_determinism():
 
 def test_threads_and_compiler(monkeypatch):
     before = torch.get_num_threads()
+    torch.set_num_threads(2)
     assert device.threads(1) == torch.get_num_threads() == 1
     device.threads(before)
     assert 1 <= device.cores() <= (os.cpu_count() or 1)

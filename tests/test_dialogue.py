@@ -9,7 +9,6 @@ import torch
 from conftest import shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 from hrm.core import checkpoint
 from hrm.core.config import ConfigError

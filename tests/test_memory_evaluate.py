@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 import tiny
-from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 from hrm.core import checkpoint
 from hrm.core.checkpoint import CheckpointError

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import tiny
-from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 from hrm.core import checkpoint
 from hrm.core.config import ConfigError, section
@@ -452,6 +451,22 @@ def test_logits_are_made_where_they_are_wanted():
 
 
 # --- the decoder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_but_the_head_is_one_graph(kind, monkeypatch):
+    "Compiled with a backend that needs no C++ compiler, to the same bits; the loop asks for one graph per shape."
+    torch.compiler.reset()  # a process compiles eight forms of a function, then no more
+    model, text = made(**KINDS[kind]), texts()
+    compiled = torch.compile(model.think, backend="eager", fullgraph=True)
+    (said, entropy, _), (eager, expected, _) = compiled(text, None, 0.95), model.think(text, None, 0.95)
+    assert torch.equal(entropy, expected) and all(torch.equal(said[name], eager[name]) for name in eager)
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda work, **how: asked.append(how) or compiled)
+    was, before = model({"inputs": text})["logits"], model.think
+    model.compile_thinking()
+    assert asked == [{"dynamic": False}] and model.think != before and "think" not in model.state_dict()
+    assert torch.equal(model({"inputs": text})["logits"], was)
 
 
 @pytest.mark.parametrize("kind", KINDS)

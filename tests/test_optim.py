@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
-from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 from hrm.core.checkpoint import read
 from hrm.core.layers import Attention
-from hrm.core.optim import AdamATan2, Grokfast, OptimConfig, QKClip, build
+from hrm.core import optim
+from hrm.core.optim import AdamATan2, Grokfast, Muon, OptimConfig, QKClip, build, orthogonalised
 from hrm.core.resume import Stopped
 from hrm.core.task import LoopConfig, Task
 from hrm.core.train import fit
@@ -114,7 +114,7 @@ def test_mugrokfast_gives_both_parts_the_same_filtered_gradient():
     assert equal(ours, theirs)
     names = {id(p): name for name, p in ours.named_parameters()}
     parts = [{names[id(p)] for group in inner.param_groups for p in group["params"]} for inner in optimizer.inner]
-    assert [type(inner) for inner in optimizer.inner] == [torch.optim.Muon, torch.optim.AdamW]
+    assert [type(inner) for inner in optimizer.inner] == [Muon, torch.optim.AdamW]
     assert parts[0] == {"attention.qkv_proj.weight", "attention.o_proj.weight", "wide.weight", "tall.weight"}
     assert parts[1] == {
         "embed.weight",
@@ -155,7 +155,7 @@ def test_embeddings_heads_norms_and_biases_of_the_memory_model_stay_with_adamw()
         ("adam_atan2", [AdamATan2]),
         ("adamw", [torch.optim.AdamW]),
         ("adam", [torch.optim.Adam]),
-        ("muon", [torch.optim.Muon, torch.optim.AdamW]),
+        ("muon", [Muon, torch.optim.AdamW]),
     ],
 )
 def test_without_filter_and_clip_nothing_is_in_between(name, kinds):
@@ -169,7 +169,7 @@ def test_without_filter_and_clip_nothing_is_in_between(name, kinds):
         if name == "muon" and p.ndim == 2 and "embed" not in n and "head" not in n
     ]
     others = [p for p in theirs.parameters() if not any(p is h for h in hidden)]
-    expected = ([torch.optim.Muon(hidden, adjust_lr_fn="match_rms_adamw", **own)] if hidden else []) + [
+    expected = ([Muon(hidden, adjust_lr_fn="match_rms_adamw", **own)] if hidden else []) + [
         kinds[-1](others, betas=(0.9, 0.95), **own)
     ]
     for step in range(4):
@@ -190,6 +190,63 @@ def test_muon_orthogonalises_matrices_of_any_shape(shape):
     after = torch.linalg.svdvals(w.detach()) / (0.2 * max(shape) ** 0.5)
     assert 0.6 < after.min() and after.max() < 1.3, "whatever the length of the gradient"
     assert after.max() / after.min() < 2 and (shape[0] != 48 or before.max() / before.min() > 8)
+
+
+def theirs(matrix: torch.Tensor) -> torch.Tensor:
+    from torch.optim._muon import _zeropower_via_newtonschulz
+
+    return _zeropower_via_newtonschulz(matrix, (3.4445, -4.7750, 2.0315), 5, 1e-7).float()
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 192), (192, 64), (1, 40), (40, 1), (8, 300)])
+def test_orthogonalised_in_float32_is_what_torch_does_in_bfloat16(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    found = orthogonalised(matrix)
+    assert found.dtype == torch.float32 and found.shape == shape and torch.equal(found, orthogonalised(matrix))
+    assert (found - theirs(matrix)).norm() < 0.03 * found.norm()  # bfloat16 keeps eight bits, and five steps add up
+    assert (found - orthogonalised(-matrix)).norm() > found.norm()  # a control that fails
+    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    s = s / s.norm()
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    assert torch.allclose(found, (u * s @ v).float(), atol=2e-5)  # the same vectors, the polynomial of the values
+    assert s.max() < 1.21 and (shape[0] == shape[1] or s.min() > 0.68)
+
+
+def test_an_orthogonal_matrix_keeps_its_directions_and_nothing_stays_nothing():
+    q = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))[0]
+    s = 32**-0.5
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    assert torch.allclose(orthogonalised(1e-3 * q), s * q, atol=1e-5) and 0.68 < s < 1.21
+    assert torch.equal(orthogonalised(torch.zeros(5, 3)), torch.zeros(5, 3))
+
+
+def test_wide_matrices_take_bfloat16_where_there_are_units_for_it(monkeypatch):
+    small, wide = torch.randn(128, 140), torch.randn(130, 140)
+    monkeypatch.setattr(optim, "has_bf16", lambda device: True)
+    assert (orthogonalised(small).dtype, orthogonalised(wide).dtype) == (torch.float32, torch.bfloat16)
+    assert torch.equal(orthogonalised(wide).float(), theirs(wide))
+    monkeypatch.setattr(optim, "has_bf16", lambda device: False)
+    assert orthogonalised(wide).dtype == torch.float32
+
+
+@pytest.mark.parametrize("own", [{"adjust_lr_fn": "match_rms_adamw"}, {"nesterov": False, "momentum": 0.5}])
+def test_the_state_goes_to_torch_and_back(own):
+    begin = torch.randn(20, 12, generator=torch.Generator().manual_seed(0))
+    kinds = (Muon, torch.optim.Muon)
+    weights = [nn.Parameter(begin.clone()) for _ in kinds]
+    pair = [kind([w], lr=0.1, weight_decay=0.1, **own) for kind, w in zip(kinds, weights)]
+    for step in range(6):
+        if step % 2:
+            said = [optimizer.state_dict() for optimizer in pair]
+            assert said[0]["param_groups"] == said[1]["param_groups"]
+            assert torch.equal(said[0]["state"][0]["momentum_buffer"], said[1]["state"][0]["momentum_buffer"])
+            pair[0].load_state_dict(said[1]), pair[1].load_state_dict(said[0])
+        for w, optimizer in zip(weights, pair):
+            w.grad = torch.randn(w.shape, generator=torch.Generator().manual_seed(step))
+            optimizer.step()
+    assert (weights[0] - weights[1]).norm() < 0.02 * (weights[0] - begin).norm()
 
 
 # --- query-key clipping

@@ -119,8 +119,8 @@ def test_every_number_can_be_changed_and_all_else_stays(written):
         ),
         ("~profiles.smoke.sudoku.evaluate.segments", {"smoke.sudoku.evaluate": {"segments": 12}}),  # back to laptop's
         (
-            "profiles.gpu.checkpoints.train.runs.v9.loop.compile=null",
-            {"gpu.checkpoints.train": {"runs": {"v9": {"loop": {"compile": None}}}}},
+            "profiles.gpu.checkpoints.train.runs.v9.loop.log_every=null",
+            {"gpu.checkpoints.train": {"runs": {"v9": {"loop": {"log_every": None}}}}},
         ),
     ],
 )
@@ -137,9 +137,9 @@ def test_an_experiment_reaches_both_profiles(written, change, reached):
 
 
 def test_an_experiment_can_take_a_key_away(written):
-    apply_overrides(written, ["++profiles.smoke.sudoku.train.runs.tutorial.loop.compile=--remove--"])
+    apply_overrides(written, ["++profiles.smoke.sudoku.train.runs.tutorial.loop.keep_every=--remove--"])
     before, after = (one["smoke.sudoku.train"]["runs"]["tutorial"]["loop"] for one in (values(), values(written)))
-    assert before == after | {"compile": "off"} and "compile" not in after
+    assert before == after | {"keep_every": 10} and "keep_every" not in after
 
 
 def test_a_key_that_the_overlay_lacks_is_refused_without_plusses(written):

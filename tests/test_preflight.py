@@ -26,6 +26,7 @@ SPARE = {
     "driver",
     "GPU",
     "precision",
+    "products",
     "TF32",
     "attention",
     "compile",
@@ -245,10 +246,31 @@ def test_a_record_that_is_none_is_refused():
         )
 
 
+def test_a_processor_says_what_it_multiplies_and_what_is_chosen():
+    plain = findings(recorded("cpu_only"))
+    assert plain["precision"].text.startswith("float32: neither avx512_bf16 nor AMX") and plain["products"].text == (
+        "float32 90 GFLOP/s, bfloat16 2 GFLOP/s; the processor's flag: none, bfloat16 is emulated"
+    )
+    units = {"bf16_flag": "amx_bf16", "precision": ["bfloat16", "(amx_bf16)"], "gemm": {"float32": 90, "bfloat16": 300}}
+    fast = findings(recorded("cpu_only", **units))
+    assert fast["precision"].state == "ok" and fast["precision"].text == "bfloat16: (amx_bf16)"
+    assert fast["products"].text == "float32 90 GFLOP/s, bfloat16 300 GFLOP/s; the processor's flag: amx_bf16"
+    slow = findings(recorded("cpu_only", precision=["bfloat16", "asked for by HRM_DTYPE"]))["precision"]
+    assert slow.state == "note" and slow.hint.startswith("Unset HRM_DTYPE")
+
+
+def test_a_wish_for_a_precision_that_makes_no_sense(monkeypatch):
+    monkeypatch.setenv("HRM_DTYPE", "fp8")
+    bench = describe()
+    assert bench.precision == ("", "HRM_DTYPE: found 'fp8'; allowed: auto, float32, bfloat16")
+    assert wrong(bench)["precision"] == "error" and set(findings(bench)) >= SPARE
+
+
 def test_this_machine_describes_itself():
     bench = describe()
     assert validate(json.loads(bench.model_dump_json()), Bench) == bench
     assert set(findings(bench)) >= SPARE
+    assert bench.precision == ("float32", "asked for by HRM_DTYPE") and min(bench.gemm.values()) > 0
 
 
 def test_doctor_as_json_and_its_exit_code():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from tiny import one_thread  # noqa: F401  a module-wide fixture
 
 from hrm.core.config import ConfigError, validate
 from hrm.core.device import seeded

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from copies import ROOT
-from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 from hrm.core import checkpoint
 from hrm.core.config import ConfigError, load_params, merged

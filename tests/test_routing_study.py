@@ -18,7 +18,6 @@ from scipy import stats as scipy_stats
 from typer.testing import CliRunner
 
 from copies import ROOT
-from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 from hrm.core.config import ConfigError, section, validate
 from hrm.core.device import pick, seeded
@@ -367,7 +366,6 @@ def test_rows_say_what_the_run_says(data, base, tmp_path):
 
 
 def _sweep(todo, base, data, folder):
-    torch.set_num_threads(1)
     work(todo, base, data, folder / "table.csv", Options(folder / "resume", progress=False))
 
 

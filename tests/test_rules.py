@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
@@ -555,6 +556,16 @@ def test_the_lock_pins_everything_the_package_asks_for():
     package = project()["project"]
     asked = package["dependencies"] + sum(package["optional-dependencies"].values(), [])
     assert {plain(one) for one in asked} - {plain(line) for line in lines} == set()
+
+
+def test_importing_the_package_loads_no_compiler():
+    "What takes seconds to import is imported where it is used: each stage starts from nothing."
+    modules = [name(path)[:-3].replace("/", ".") for path in sorted((ROOT / "hrm").rglob("*.py"))]
+    modules = [one for one in modules if not one.startswith("hrm.tools") and not one.endswith(("__init__", "_modidx"))]
+    late = ("torch._dynamo", "torch._inductor", "scipy.stats", "wandb", "dvc", "papermill", "nbdev")
+    code = f"import sys, {', '.join(modules)}; print([one for one in {late} if one in sys.modules])"
+    assert len(modules) > 60
+    assert shell(sys.executable, "-c", code, cwd=ROOT).stdout.strip() == "[]"
 
 
 def test_make_help_has_one_line_for_each_word():

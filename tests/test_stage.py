@@ -119,6 +119,30 @@ def test_killing_the_stage_ends_the_kernel(project):
     assert not (project / "later").exists()
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kernels start warm on Linux alone")
+@pytest.mark.parametrize("number, who", [("TERM", "stage"), ("KILL", "stage"), ("KILL", "server"), ("INT", "all")])
+def test_a_kernel_that_was_forked_ends_like_any_other(project, number, who):
+    shell(sys.executable, "-m", "dvc", "init", "--no-scm", "-q", cwd=project)
+    process = start(project, sys.executable, "-m", "hrm.tools.stage", "dvc", "repro")
+    kernel = psutil.Process(int((project / "kernel.pid").read_text()))
+    server = kernel.parent()
+    assert "hrm.machine.warm" in server.cmdline() and os.getpgid(kernel.pid) == kernel.pid
+    number = signal.Signals[f"SIG{number}"]
+    if who == "stage":
+        (stage,) = [one for one in psutil.Process(process.pid).children(True) if "execute" in one.cmdline()]
+        stage.send_signal(number)
+    elif who == "server":  # nobody misses it
+        server.send_signal(number)
+        os.killpg(process.pid, signal.SIGINT)
+    else:  # as Ctrl-C in a terminal
+        os.killpg(process.pid, number)
+    assert process.wait(30) != 0
+    wait_for(lambda: not running(project), 20, project)
+    assert (project / "saved").exists() == (who != "stage" or number != signal.SIGKILL)
+    assert not (project / "later").exists() and not (project / "reports").exists()
+    assert not server.is_running()
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_killing_dvc_alone_leaves_no_orphan(project, wrapped, monkeypatch):
     monkeypatch.setenv("SHELL", "/bin/sh")
@@ -126,7 +150,8 @@ def test_killing_dvc_alone_leaves_no_orphan(project, wrapped, monkeypatch):
         text = (project / "dvc.yaml").read_text()
         (project / "dvc.yaml").write_text(text.replace("run long smoke", "run long smoke; exit $?"))
     shell(sys.executable, "-m", "dvc", "init", "--no-scm", "-q", cwd=project)
-    process = start(project, sys.executable, "-m", "dvc", "repro")
+    dvc = ("dvc",) if wrapped else ("hrm.tools.stage", "dvc")  # DVC itself, and as `make` calls it
+    process = start(project, sys.executable, "-m", *dvc, "repro")
     process.kill()
     process.wait(10)
     wait_for(lambda: not running(project), 20, project)
@@ -426,11 +451,19 @@ def test_a_stage_restores_the_lock_file_below_a_running_dvc(project):
     assert list(lock.entries((project / "dvc.lock").read_text())) == ["a", "b", "long"]
 
 
-def test_make_looks_at_the_lock_file_before_and_after():
-    for word in ("repro", "smoke"):
+@pytest.mark.parametrize("code", [0, 1])
+def test_make_looks_at_the_lock_file_before_and_after(monkeypatch, code):
+    for word, target in {"repro": ["book"], "smoke": ["--glob", "'*@smoke'"]}.items():
         lines = [line.split() for line in shell("make", "-n", word, cwd=ROOT).stdout.splitlines()]
-        at = next(i for i, line in enumerate(lines) if line[:2] == ["dvc", "repro"])
-        assert lines[at - 1] == lines[at + 1] == ["python", "-m", "hrm.tools.stage", "lock"]
+        assert ["python", "-m", "hrm.tools.stage", "dvc", "repro", *target] in lines
+        assert not [line for line in lines if line[0] == "dvc"], "no other way to DVC"
+    done = []
+    for name in ("put_back", "keep_lock", "mend_rwlock"):
+        monkeypatch.setattr(lock, name, lambda name=name: done.append(name))
+    monkeypatch.setattr("dvc.cli.main", lambda arguments: done.append(arguments) or code)
+    assert lock.with_dvc(["repro", "book"]) == code
+    looks = ["put_back", "keep_lock", "mend_rwlock", ["repro", "book"]]
+    assert done == looks + ["keep_lock"] * (code == 0), "a copy of what a failure has left would be no good"
 
 
 def test_a_profile_is_no_path(project, monkeypatch, capsys):

@@ -192,7 +192,7 @@ def test_a_trial_of_an_overlay_changes_what_differs():
         ),
         ("gpu", "dialogue_data", {"seed": 3}),  # its section is {}
         ("gpu", "sudoku_train", {"runs.tutorial.arch.hidden_size": 64, "runs.hard9.batch_size": 3}),
-        ("smoke", "checkpoints_train", {"runs.v9.loop.compile": REMOVE}),
+        ("smoke", "checkpoints_train", {"runs.v9.loop.keep_optimizer": REMOVE}),
     ]:
         name = stage.replace("_", ".")
         after, expected = with_values(ground(profile, stage), values), unshared(merged(before, profile, name))

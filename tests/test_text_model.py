@@ -16,7 +16,6 @@ from conftest import ROOT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 import tiny
-from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 from hrm.core import checkpoint, optim
 from hrm.core.config import ConfigError

@@ -25,7 +25,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 import tiny
-from hrm.core import checkpoint, files, train
+from hrm.core import checkpoint, files, flops, train
 from hrm.core.config import ConfigError, load_params, merged, section
 from hrm.core.device import compiler, seeded
 from hrm.core.flops import count_flops
@@ -39,7 +39,6 @@ from hrm.core.task import LoopConfig, Task
 from hrm.core.train import fit
 from hrm.sudoku.data import DataConfig
 from hrm.sudoku.train import RunConfig, SudokuTask, TrainConfig, run
-from tiny import one_thread  # noqa: F401  a fixture of every test here
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -1177,6 +1176,78 @@ def test_compiled_is_eager():
     for name, eager in results[0].items():
         error, scale = (results[1][name] - eager).abs().max().item(), eager.abs().max().item()
         assert error <= 1e-5 * scale, f"{name}: off by {error:.2e}, largest value {scale:.2e}"
+
+
+class Compilable(Fit):
+    "Says whether it was asked to compile."
+
+    asked = False
+
+    def compile(self):
+        self.asked = True
+
+
+@pytest.mark.skipif(not compiler("cpu")[0], reason=compiler("cpu")[1])
+def test_what_compiles_is_decided_by_the_arithmetic_of_the_whole_run(tmp_path, monkeypatch):
+    def trained(name, **changes):
+        task = Compilable(8)
+        return task, fitted(tmp_path, task, name, **({"compile": "auto", "checkpoint_seconds": 0.0} | changes))
+
+    task, small = trained("small")
+    assert not task.asked and not small.timings["compiled"] and small.timings["compile_seconds"] == 0
+    assert small.timings["compile_reason"] == f"{small.metrics['tflop']:.3g} TFLOP: eager below 5"
+    monkeypatch.setitem(flops.PAYS, "cpu", small.metrics["tflop"])
+    task, enough = trained("enough")
+    assert task.asked and enough.timings["compiled"] and "TFLOP: compiled from" in enough.timings["compile_reason"]
+    assert enough.timings["train_seconds"] >= enough.timings["compile_seconds"] >= 0
+    task, asked = trained("off", compile="off")
+    assert not task.asked and asked.timings["compile_reason"] == "switched off"
+    broken, again = Compilable(8), Compilable(8)
+    loop = LoopConfig(steps=12, evaluate_every=4, log_every=1, best="error", best_mode="min", checkpoint_seconds=0.0)
+    stop = lambda step, row: 1 / 0 if step == 9 else None
+    fit_it = lambda task, watch: fit(
+        task, loop, tmp_path / "broken", tmp_path / "resume", "broken", {}, progress=False, watch=watch
+    )
+    with pytest.raises(ZeroDivisionError):
+        fit_it(broken, stop)
+    assert fit_it(again, None).timings["compiled"] and broken.asked and again.asked, "the last third alone is less"
+
+
+COMPILES = """
+import hrm.core, torch
+from torch._dynamo.utils import counters
+print(torch.compile(lambda x: (x.sin() + 1).relu())(torch.ones(8)).sum().item())
+print(counters["inductor"]["fxgraph_cache_hit"])
+"""
+
+
+@pytest.mark.skipif(not compiler("cpu")[0], reason=compiler("cpu")[1])
+def test_compiled_code_stays_in_the_project(tmp_path):
+    "The second process finds what the first one made, and neither leaves code in the machine's temporary folder."
+    project, temporary = tmp_path / "project", tmp_path / "tmp"
+    (project / "deep").mkdir(parents=True)
+    temporary.mkdir()
+    (project / "params.yaml").touch()
+    kept = {name: value for name, value in os.environ.items() if name not in ("HRM_ROOT", "TORCHINDUCTOR_CACHE_DIR")}
+    run = lambda code=COMPILES, **more: subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project / "deep",
+        env=kept | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)} | more,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    made = lambda folder: {file for file in folder.rglob("*.so")}
+    value = str(8 * (torch.ones(1).sin() + 1).item())[:6]
+    first = run()
+    assert first[0].startswith(value) and first[1] == "0"
+    (kind,) = (project / "data" / "compile").iterdir()
+    libraries = made(kind)
+    assert len(kind.name) == 8 and libraries and not made(temporary)
+    assert {path.name for path in temporary.glob("torchinductor*/*")} <= {"precompiled_headers"}
+    assert run(TORCHINDUCTOR_CACHE_DIR="") == [first[0], "1"] and made(kind) == libraries, "empty: not the image's"
+    place = 'import hrm.core, os; print(os.environ["TORCHINDUCTOR_CACHE_DIR"])'
+    assert run(place) == [str(kind)] and run(place, TORCHINDUCTOR_CACHE_DIR="own") == ["own"]
 
 
 def test_a_task_of_ones_own_counts_with_its_whole_file(tmp_path, monkeypatch):

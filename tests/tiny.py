@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
-import torch
 from ruamel.yaml import YAML
 
 from hrm.sudoku.dataset import Puzzles, from_arrays, save_official
@@ -49,15 +47,6 @@ RUN = dict(
     evaluate_puzzles=4,
     device="cpu",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    "A module that imports this works on one thread: so small a step only loses by a second one."
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def boards(size: int, count: int, blanks: int, seed: int = 0) -> Puzzles:

@@ -6,14 +6,15 @@
 __all__ = ['RunConfig', 'TrainConfig', 'ArcPuzzleTask', 'run', 'run_all']
 
 # %% ../../nbs/arc/05_train.ipynb #381e1140
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from pydantic import Field
 
 from ..core.config import ConfigError, Name, Section, tree_hash
-from ..core.device import pick, seeded
+from ..core.device import seeded
 from ..core.hrm import HRM, ArchConfig
 from ..core.parallel import share, world
 from ..core.run import Options, start, start_all
@@ -75,20 +76,21 @@ def run(
     "Train one model. Raises DataError or ConfigError before any work; Stopped when asked to, with the state saved."
     train, held_out = _data(data)
     share(config.batch_size, *world())
-    generator, placement = seeded(seed), pick(config.device)
+    generator, placement = seeded(seed), config.placement()
     model = build(model_config(config.arch.on(placement), train.size, len(train.names)), generator, placement)
     task = ArcPuzzleTask(model, train, held_out, config, generator)
     about = model.config.model_dump()
     facts = {"system": "arc", "arch": {key: about.pop(key) for key in ArchConfig.model_fields}} | about
-    return start(name, task, config, seed, tree_hash(data), out, options, facts)
+    return start(name, task, config, seed, tree_hash(data), out, options, facts, shape=config.shape(Path(data)))
+
+
+def _one(config: TrainConfig, data: Path, out: Path, name: str, options: Options, done: Mapping[str, Result]) -> Result:
+    return run(name, config.runs[name], config.seed, data, out / name, options)
 
 
 def run_all(
     config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
 ) -> dict[str, Result]:
     "Train the runs of a section, or `only` some. Raises what `run` raises."
-
-    def one(name, options, done):
-        return run(name, config.runs[name], config.seed, data, out / name, options)
-
-    return start_all(one, config.runs, out, options, only)
+    shape = lambda name: config.runs[name].shape(Path(data))
+    return start_all(partial(_one, config, data, out), config.runs, out, options, only, shape=shape)

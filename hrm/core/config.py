@@ -8,7 +8,7 @@ __all__ = ['EXCHANGED', 'Name', 'Label', 'Place', 'BASE', 'REMOVE', 'MADE', 'Con
            'tree_hash']
 
 # %% ../../nbs/core/02_config.ipynb #2d0e234c
-import difflib, hashlib, json, os, re
+import copy, difflib, functools, hashlib, json, os, re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -44,12 +44,17 @@ def root() -> Path:  # the project's folder
 EXCHANGED = "# Of a trial of `hrm sweep`; the project's own file is data/.partial/params.yaml until it is put back.\n"
 
 
+@functools.lru_cache(4)
+def _read(text: str, compose: bool):
+    yaml = YAML(typ="safe", pure=True)
+    return yaml.compose(text) if compose else yaml.load(text)
+
+
 def _parse(path: Path | str | None, compose: bool = False):
     "The file's data, or with `compose` its tree of nodes, which knows the line of every key."
     file = Path(path) if path is not None else root() / "params.yaml"
     if not file.is_file():
         raise ConfigError(f"{file}: no such file; allowed: a YAML file with `profiles`")
-    yaml = YAML(typ="safe", pure=True)
     try:
         text = file.read_text(encoding="utf-8")
         if text.startswith(EXCHANGED) and (file.parent / "data" / ".partial" / "params.yaml").is_file():
@@ -57,7 +62,8 @@ def _parse(path: Path | str | None, compose: bool = False):
                 f"{file}: found the parameters of a trial of `hrm sweep`, which was killed or is at "
                 "work; your own are put back by: python -m hrm.tools.stage lock"
             )
-        return yaml.compose(text) if compose else yaml.load(text)
+        found = _read(text, compose)
+        return found if compose else copy.deepcopy(found)
     except UnicodeDecodeError as e:
         raise ConfigError(f"{file.name}: not UTF-8 text ({e.reason} at byte {e.start}); allowed: YAML 1.2") from e
     except MarkedYAMLError as e:

@@ -65,7 +65,7 @@ class ArchConfig(Section):
         return self
 
     def on(self, placement: Placement) -> "ArchConfig":
-        "The same with `forward_dtype` decided: bfloat16 on GPUs that have it, float32 elsewhere."
+        "The same with `forward_dtype` decided: bfloat16 where the device has units for it, float32 elsewhere."
         if self.forward_dtype != "auto":
             return self
         return self.model_copy(update={"forward_dtype": "bfloat16" if placement.dtype == torch.bfloat16 else "float32"})

@@ -40,7 +40,9 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def polite_signals():
+def polite_signals(
+    pass_on: Callable[[], None] | None = None,  # called when the first one arrives
+):
     """Within the context, a SIGINT or SIGTERM sets the flag it yields instead of interrupting; a second one raises
     Stopped.
 
@@ -56,6 +58,8 @@ def polite_signals():
         if not asked.is_set():
             asked.set()
             first = time.monotonic()
+            if pass_on:
+                pass_on()
         elif time.monotonic() - first > 0.3:  # one Ctrl-C may come twice: from the terminal, and passed on by a parent
             raise Stopped("stopped at once; the same command goes on from the last saved state")
 
@@ -67,7 +71,15 @@ def polite_signals():
             signal.signal(number, handler)
 
 # %% ../../nbs/core/19_resume.ipynb #0dd78c21
-PROGRESS = ("step", "sums", "metrics", "best", "train_seconds", "evaluate_seconds")  # of a run, beside tensors
+PROGRESS = (
+    "step",
+    "sums",
+    "metrics",
+    "best",
+    "train_seconds",
+    "compile_seconds",
+    "evaluate_seconds",
+)  # of a run, beside tensors
 
 
 def _tensors(value: Any) -> int:
@@ -142,6 +154,7 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)  # held out, the last time they were measured
     best: dict[str, Any] | None = None
     train_seconds: float = 0.0
+    compile_seconds: float = 0.0  # of those: see `hrm.core.train`
     evaluate_seconds: float = 0.0
 
     @classmethod
@@ -435,10 +448,13 @@ def tidy(
     for entry in folder.iterdir():
         if not (published(entry.name) or entry.name == RECORD or keep and entry.name == "latest"):
             remove(entry)
-    place = stored(folder / RECORD, Finished, "the record of a run").place
+    there = lambda record: stored(record, Finished, "the record of a run").place
+    place = there(folder / RECORD)
     for record in folder.parent.glob(f"[!.]*/{RECORD}"):
         other = record.parent
         if other.name not in (folder.name, f"{folder.name}-incomplete"):
-            with suppress(ConfigError), Lock.take(other):  # one that is at work, or unreadable, stays
-                if stored(record, Finished, "the record of a run").place == place:
-                    remove(other)
+            with suppress(ConfigError):  # one that is at work, or unreadable, stays
+                if there(record) == place:  # only then is it locked: it may be about to be looked at by its own run
+                    with Lock.take(other):
+                        if there(record) == place:
+                            remove(other)

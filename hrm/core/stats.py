@@ -9,7 +9,7 @@ __all__ = ['Estimate', 'bootstrap', 'paired_bootstrap', 'Welch', 'welch', 'hedge
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import numpy as np
-from scipy import stats as scipy_stats
+import scipy  # its statistics load where they are first used
 from scipy.special import gammaln
 
 # %% ../../nbs/core/22_stats.ipynb #9ad63a2a
@@ -120,7 +120,7 @@ def welch(
     a, b = _sample(a, "a", 2), _sample(b, "b", 2)
     if a.var() == 0 and b.var() == 0:
         raise ValueError("welch: found no spread in either sample; allowed: samples that vary")
-    result = scipy_stats.ttest_ind(a, b, equal_var=False)
+    result = scipy.stats.ttest_ind(a, b, equal_var=False)
     low, high = result.confidence_interval(level)
     difference = Estimate(float(a.mean() - b.mean()), float(low), float(high), len(a) + len(b))
     return Welch(difference, float(result.statistic), float(result.df), float(result.pvalue))

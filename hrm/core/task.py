@@ -77,7 +77,7 @@ class LoopConfig(Section):
     checkpoint_seconds: float = Field(60.0, ge=0)  # between training states; 0 writes one after every step
     accumulate: int = Field(1, gt=0)  # pieces of work per optimizer step
     amp: Literal["off", "bf16", "fp16"] = "off"  # for models that do not choose their own precision
-    compile: Literal["auto", "on", "off"] = "auto"  # auto: where a C++ compiler or a GPU is found
+    compile: Literal["auto", "on", "off"] = "auto"  # auto: where it can be and pays, see `hrm.core.flops`
     best: str = "exact_accuracy"  # held-out metric that decides which checkpoint is the best
     best_mode: Literal["max", "min"] = "max"
 

@@ -7,6 +7,7 @@ __all__ = ['AblateConfig', 'ablate', 'differences', 'ensemble_loss']
 
 # %% ../../nbs/dialogue/06_ablate.ipynb #8dbb8690
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field, model_validator
-from scipy import stats as scipy_stats
+import scipy  # its statistics load where they are first used
 
 from ..core.config import Label, Section, validate
 from ..core.hrm import HRM
 from ..core.run import Options, changed, start_all
 from ..core.stats import Estimate, holm
 from ..core.tokens import rows
-from .train import RunConfig, TrainConfig, run
+from ..core.train import Result
+from .train import RunConfig, TrainConfig, run, shapes
 
 # %% ../../nbs/dialogue/06_ablate.ipynb #f47c83bc
 class AblateConfig(Section):
@@ -52,6 +54,19 @@ class AblateConfig(Section):
         return self.base.varied(self.variants[name], ("dialogue", "ablate", "variants", name))
 
 # %% ../../nbs/dialogue/06_ablate.ipynb #de3fb7a7
+def _one(
+    recipes: Mapping[str, RunConfig],
+    todo: Mapping[str, tuple[str, int]],
+    data: Path,
+    out: Path,
+    label: str,
+    options: Options,
+    done: Mapping[str, Result],
+) -> Result:
+    name, seed = todo[label]
+    return run(label, recipes[name], seed, data, out / label, options)
+
+
 def ablate(
     config: AblateConfig, data: Path, out: Path, options: Options = Options()
 ) -> pd.DataFrame:  # variant, seed, loss, per_character, tflop, seconds; the base first
@@ -59,11 +74,9 @@ def ablate(
     recipes = {"base": config.base} | {name: config.variant(name) for name in config.variants}
     todo = {f"{name}-{seed}": (name, seed) for name in recipes for seed in range(config.seeds)}
 
-    def one(label: str, options: Options, done: Mapping[str, Any]) -> Any:
-        name, seed = todo[label]
-        return run(label, recipes[name], seed, data, out / label, options)
-
-    results = start_all(one, todo, out, options, bar="ablations")
+    known = shapes({label: recipes[name] for label, (name, _) in todo.items()}, data)
+    one = partial(_one, recipes, todo, data, out)
+    results = start_all(one, todo, out, options, bar="ablations", shape=known.get)
     return pd.DataFrame(
         [
             {
@@ -96,7 +109,7 @@ def differences(
             low = high = float(gap.mean())
             p = float(gap.mean() == 0)
         else:
-            test = scipy_stats.ttest_rel(wide[name], wide["base"])
+            test = scipy.stats.ttest_rel(wide[name], wide["base"])
             (low, high), p = test.confidence_interval(0.95), test.pvalue
         found.append(
             {

@@ -224,7 +224,7 @@ def looked_at(
     offsets, share = np.arange(-reach, reach + 1), np.zeros(2 * reach + 1)
     places = range(reach, len(chosen) - reach) if places is None else places
     for place in places:
-        norms = torch.autograd.grad(chosen[place], x, retain_graph=True)[0][0, inner.prefix :].norm(dim=-1)
+        norms = torch.autograd.grad(chosen[place], x, retain_graph=True)[0][0, inner.prefix :].float().norm(dim=-1)
         share += (
             F.pad(norms / norms.sum().clamp_min(1e-30), (reach, reach))[place : place + 2 * reach + 1].cpu().numpy()
         )

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..core.config import Section
+from ..core.device import has_bf16
 from .hardware import Card, find_card
 from ..core.hrm import HRM
 from ..core.optim import OptimConfig
@@ -61,7 +62,9 @@ def products(
     cuda = where.type == "cuda"
     kinds = {"fp32": ("highest", torch.float32)}
     if cuda and torch.cuda.get_device_capability(where) >= (8, 0):
-        kinds |= {"tf32": ("high", torch.float32), "bf16": ("highest", torch.bfloat16)}
+        kinds["tf32"] = ("high", torch.float32)
+    if has_bf16(where):
+        kinds["bf16"] = ("highest", torch.bfloat16)
     before, found = torch.get_float32_matmul_precision(), {}
     try:
         for kind, (policy, dtype) in kinds.items():

@@ -60,7 +60,7 @@ def wish(
     return Wish(engine, os.environ.get("HRM_IMAGE") or IMAGE, words["HRM_GPU_ARGS"], words["HRM_RUN_ARGS"])
 
 # %% ../../nbs/machine/04_container.ipynb #897a38ea
-PASSED = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "HRM_TRACEBACK", "PYTHONUNBUFFERED", "HF_TOKEN")
+PASSED = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "HRM_DTYPE", "HRM_TRACEBACK", "PYTHONUNBUFFERED", "HF_TOKEN")
 PASSED_GROUPS = ("WANDB_", "NCCL_", "TORCH_", "TORCHINDUCTOR_", "TORCHDYNAMO_")
 HOST_PLACES = ("_CACHE_DIR", "TORCH_HOME")  # ends of names of folders that are the host's; the image has its own
 SAME_AS_HOST = {
@@ -122,6 +122,8 @@ def container_line(
         "HRM_RUNNER=host",
         "--env",
         "USER=hrm",
+        "--env",
+        "TORCHINDUCTOR_CACHE_DIR=",  # not the image's, which goes with the container: `hrm.core` takes the project's
         *caller,
         *(
             word

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['DRIVER_FILE', 'KNOWN_SINCE', 'TROUBLES', 'Finding', 'Gpu', 'Bench', 'driver_version', 'attention_backends',
-           'describe', 'judge_driver', 'judge_gpus', 'judge_gpu', 'judge_gpu_memory', 'judge_nvml', 'judge_compile',
-           'judge_arithmetic', 'judge_room', 'judge_system', 'judge']
+           'product_rates', 'describe', 'judge_driver', 'judge_gpus', 'judge_gpu', 'judge_gpu_memory', 'judge_nvml',
+           'judge_compile', 'judge_precision', 'judge_arithmetic', 'judge_room', 'judge_system', 'judge']
 
 # %% ../../nbs/machine/01_preflight.ipynb #2c4d3203
 import importlib.metadata, os, platform, re, shutil, sys, warnings
 from dataclasses import dataclass
 from pathlib import Path
-from ..core.config import Section, root
+from ..core.config import ConfigError, Section, root
 from .hardware import driver_for, false_alarm, find_card, install_line, served_by
 
 # %% ../../nbs/machine/01_preflight.ipynb #99a51df0
@@ -64,6 +64,9 @@ class Bench(Section):
     driver: str | None
     device_nodes: bool  # has the system GPUs of NVIDIA at all
     gpus: tuple[Gpu, ...]
+    bf16_flag: str  # of the processor, by which it says that it multiplies bfloat16; "" without
+    precision: tuple[str, str]  # what models will compute in, and why; "" and an error where nothing can be chosen
+    gemm: dict[str, float]  # dtype -> GFLOP/s of a matrix product
     matmul: str  # torch's policy for float32 products: highest, high or medium
     tf32_override: bool  # does the environment switch TF32 on behind it
     attention: dict[
@@ -149,6 +152,30 @@ def attention_backends(
         found[dtype] = names[torch._fused_sdp_choice(q, k, v, is_causal=causal)]
     return found
 
+# %% ../../nbs/machine/01_preflight.ipynb #f4900ebb
+def _choice():  # where, (type, why)
+    "The device and the precision that models will have; no type, and what is wrong, where `HRM_DTYPE` makes no sense."
+    from hrm.core import device
+
+    try:
+        place = device.pick()
+        return place.device, (str(place.dtype).removeprefix("torch."), place.reason["dtype"])
+    except ConfigError as e:
+        return device.pick(dtype="float32").device, ("", str(e))
+
+
+def product_rates(
+    where,  # torch device
+    emulated: int = 256,  # rows and columns where bfloat16 is emulated
+) -> dict[str, float]:  # dtype -> GFLOP/s
+    "Rates of a square matrix product on a device, by type."
+    import torch
+    from hrm.core import device
+
+    size = 4096 if where.type == "cuda" else 1024
+    sizes = {"float32": size, "bfloat16": size if device.has_bf16(where) else emulated}
+    return {kind: round(device.gemm_rate(where, getattr(torch, kind), n, tries=3), 1) for kind, n in sizes.items()}
+
 # %% ../../nbs/machine/01_preflight.ipynb #6b10794a
 def _version(package: str) -> str | None:
     "The installed version of a package."
@@ -176,7 +203,7 @@ def describe() -> Bench:
         warnings.filterwarnings("ignore", message=r"\s*Found GPU\d+ .* which is of cuda capability")
         usable = torch.cuda.is_available()
         gpus = tuple(_gpu(i) for i in range(torch.cuda.device_count())) if usable else ()
-        place = device.pick().device
+        place, precision = _choice()
         attention = (
             attention_backends(place)
             if not gpus or served_by(gpus[0].capability, tuple(torch.cuda.get_arch_list()))
@@ -206,6 +233,9 @@ def describe() -> Bench:
         driver=driver_version(),
         device_nodes=any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")),
         gpus=gpus,
+        bf16_flag=device.bf16_flag(),
+        precision=precision,
+        gemm=product_rates(place),
         matmul=torch.get_float32_matmul_precision(),
         tf32_override=os.environ.get("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE") == "1",
         attention=attention,
@@ -406,23 +436,30 @@ def judge_compile(bench: Bench) -> Finding:
     return Finding("compile", "ok", f"{why}; Triton {bench.triton}")
 
 
+def judge_precision(bench: Bench) -> list[Finding]:
+    "What models compute in, and how fast products are in either type."
+    dtype, why = bench.precision
+    units = bench.gpus[0].bf16 if bench.gpus else bool(bench.bf16_flag)
+    slow = dtype == "bfloat16" and not units
+    if not dtype:
+        found = [Finding("precision", "error", why, "Put the variable right, or unset it.")]
+    else:
+        hint = "Unset HRM_DTYPE, and models compute in float32." if slow else ""
+        found = [Finding("precision", "note" if slow else "ok", f"{dtype}: {why}", hint)]
+    rates = ", ".join(f"{kind} {rate:.0f} GFLOP/s" for kind, rate in bench.gemm.items())
+    flag = "" if bench.gpus else f"; the processor's flag: {bench.bf16_flag or 'none, bfloat16 is emulated'}"
+    return found + [Finding("products", "ok", rates + flag)]
+
+
 def judge_arithmetic(bench: Bench) -> list[Finding]:
     "Precision, TF32, attention and compiler."
-    bf16 = bool(bench.gpus) and bench.gpus[0].bf16
-    precision = (
-        "bfloat16, which this GPU multiplies in hardware"
-        if bf16
-        else "float32" + ("" if bench.gpus else "; bfloat16 is emulated on a processor and far slower")
-    )
     on = bench.matmul != "highest" or bench.tf32_override
     tf32 = (
         f"{'on' if on else 'off'} for float32 products "
         f"({'TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1; stages set it to 0' if bench.tf32_override else bench.matmul})"
     )
-    found = [
-        Finding("precision", "ok", precision),
-        Finding("TF32", "ok", tf32 if bench.gpus else "does not exist on a processor"),
-    ]
+    found = judge_precision(bench)
+    found.append(Finding("TF32", "ok", tf32 if bench.gpus else "does not exist on a processor"))
     if bench.attention:
         slow = bool(bench.gpus) and "math" in bench.attention.values()
         found.append(

@@ -8,26 +8,28 @@ __all__ = ['CompareConfig', 'compare_optimizers', 'against_the_first', 'RecallCo
 
 # %% ../../nbs/memory/07_compare.ipynb #9da3ff5c
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
-from scipy import stats as scipy_stats
+import scipy  # its statistics load where they are first used
 from torch import Tensor, nn
 
 from ..core.config import Label, Name, Section, hash_of, validate
-from ..core.device import pick, seeded
+from ..core.device import seeded
 from ..core.layers import parameters
 from ..core.losses import IGNORE
-from ..core.run import Options, StepRun, start, start_all
+from ..core.run import Options, Shape, StepRun, start, start_all
 from ..core.stats import Estimate, hedges_g, holm
 from ..core.task import Task
 from ..core.train import Result
 from .model import MemoryArch, MemoryModel, build
-from .train import MemoryTask, RunConfig, few_threads, run
+from .data import load
+from .train import MemoryTask, RunConfig, run
 
 # %% ../../nbs/memory/07_compare.ipynb #c3ca4555
 class CompareConfig(Section):
@@ -60,22 +62,32 @@ def _row(result: Result, **about) -> dict[str, Any]:
     )
 
 # %% ../../nbs/memory/07_compare.ipynb #7b50f223
+def _try(
+    config: CompareConfig,
+    wanted: Mapping[str, tuple[str, float, int]],
+    data: Path,
+    out: Path,
+    label: str,
+    options: Options,
+    done: Mapping[str, Result],
+) -> Result:
+    name, rate, seed = wanted[label]
+    return run(label, config.of(name, rate), seed, data, out / label, options)
+
+
 def compare_optimizers(
     config: CompareConfig, data: Path, out: Path, options: Options = Options()
 ) -> (
     pd.DataFrame
 ):  # optimizer, rate, seed, tried (True where a rate was tried), loss, exact, ..., clipped, tflop, seconds
     "Try the rates, then train with every seed. Raises what `run` raises; a stop loses nothing."
-    rows = {}
+    rows, shape = {}, config.base.shape(load(data))
 
     def train(wanted: dict[str, tuple[str, float, int]], bar: str) -> None:
-        def one(label: str, options: Options, done: Mapping[str, Result]) -> Result:
+        one = partial(_try, config, wanted, data, out)
+        for label, result in start_all(one, wanted, out, options, bar=bar, shape=lambda label: shape).items():
             name, rate, seed = wanted[label]
-            result = run(label, config.of(name, rate), seed, data, out / label, options)
             rows[label] = _row(result, optimizer=name, rate=rate, seed=seed, tried=seed == config.seeds)
-            return result
-
-        start_all(one, wanted, out, options, bar=bar)
 
     def runs(name: str, rates: Iterable[float], seeds: Iterable[int]) -> dict[str, tuple[str, float, int]]:
         return {f"{name}-{rate:g}-{seed}": (name, rate, seed) for rate in rates for seed in seeds}
@@ -112,7 +124,7 @@ def against_the_first(
     for row, key in zip(found[1:], others):
         gap = wide[key] - wide[first]
         if gap.std() > 1e-9:
-            test = scipy_stats.ttest_rel(wide[key], wide[first])
+            test = scipy.stats.ttest_rel(wide[key], wide[first])
             low, high = test.confidence_interval(0.95)
             row |= {
                 "difference": Estimate(float(gap.mean()), float(low), float(high), len(gap)),
@@ -127,6 +139,7 @@ def against_the_first(
 class RecallConfig(StepRun):
     "The section `memory.titans`."
 
+    dtype: Literal["float32"] = "float32"  # of the model, which is narrow; `loop.amp` would narrow its products
     seeds: int = Field(ge=2)  # 0, 1, ...
     pairs: int = Field(gt=1)  # of a key and a value in a row
     keys: int = Field(gt=1)  # different ones
@@ -147,6 +160,16 @@ class RecallConfig(StepRun):
                     "is needed"
                 )
         return self
+
+    @property
+    def length(self) -> int:
+        "Positions of a row."
+        return 3 * self.pairs + 1
+
+    @property
+    def shape(self) -> Shape:
+        "How large a run is."
+        return Shape(self.arch.hidden_size, self.batch_size * self.length, self.loop.steps, self.device)
 
     def settings(self) -> dict[str, Any]:
         "What decides a run: not what the others are."
@@ -233,22 +256,36 @@ class RecallTask(Task):
     leave = MemoryTask.leave
 
 # %% ../../nbs/memory/07_compare.ipynb #e9ee1b51
+def _made(config: RecallConfig, name: str, seed: int) -> MemoryModel:
+    "A fresh model of a variant."
+    sizes = config.keys + config.values + 1, config.length
+    return build(config.of(name), *sizes, seeded(2 * seed), config.placement())
+
+
+def _recall(
+    config: RecallConfig,
+    todo: Mapping[str, tuple[str, int]],
+    out: Path,
+    label: str,
+    options: Options,
+    done: Mapping[str, Result],
+) -> Result:
+    name, seed = todo[label]
+    task = RecallTask(_made(config, name, seed), config, seeded(2 * seed + 1))
+    facts = {"system": "memory.recall", "variant": name, "arch": config.of(name).model_dump()}
+    return start(label, task, config, seed, hash_of({}), out / label, options, facts, shape=config.shape)
+
+
 def compare_memories(
     config: RecallConfig, out: Path, options: Options = Options()
 ) -> pd.DataFrame:  # variant, seed, parameters, loss, accuracy, distance_..., tflop, seconds
     "Train every variant with every seed. Raises `Stopped`; a stop loses nothing."
-    todo, rows = {f"{name}-{seed}": (name, seed) for name in config.variants for seed in range(config.seeds)}, []
-
-    def one(label: str, options: Options, done: Mapping[str, Result]) -> Result:
-        (name, seed), vocabulary, length = todo[label], config.keys + config.values + 1, 3 * config.pairs + 1
-        arch = config.of(name)
-        model = build(arch, vocabulary, length, seeded(2 * seed), pick(config.device))
-        task = RecallTask(model, config, seeded(2 * seed + 1))
-        facts = {"system": "memory.recall", "variant": name, "arch": arch.model_dump()}
-        with few_threads(arch, config.device):
-            result = start(label, task, config, seed, hash_of({}), out / label, options, facts)
-        rows.append(_row(result, variant=name, seed=seed, parameters=parameters(model)))
-        return result
-
-    start_all(one, todo, out, options, bar="memories")
-    return pd.DataFrame(rows)
+    todo = {f"{name}-{seed}": (name, seed) for name in config.variants for seed in range(config.seeds)}
+    one, size = (
+        partial(_recall, config, todo, out),
+        {name: parameters(_made(config, name, 0)) for name in config.variants},
+    )
+    results = start_all(one, todo, out, options, bar="memories", shape=lambda label: config.shape)
+    return pd.DataFrame(
+        [_row(results[label], variant=name, seed=seed, parameters=size[name]) for label, (name, seed) in todo.items()]
+    )

@@ -406,6 +406,24 @@ def features(
     mixed, entropy = self.gate(x, read)
     return self.norm(mixed), entropy, state
 
+# %% ../../nbs/memory/03_model.ipynb #3f5665ae
+@patch
+def think(
+    self: MemoryModel,
+    inputs: Tensor,  # [B, S] ids
+    state: Any = None,  # of the memory; None for an empty one
+    threshold: float | None = None,  # see `Refiner`
+) -> tuple[dict[str, Tensor], Tensor, Any]:  # see `Refiner`; [B, S] entropy of the gate; the memory's state afterwards
+    "All before the head: its shapes follow from those of `inputs` alone, so that each compiles to one graph."
+    features, entropy, state = self.features(inputs, state)
+    return self.trm(features, self.halt_head, threshold), entropy, state
+
+
+@patch
+def compile_thinking(self: MemoryModel) -> None:
+    "From now on think in compiled form; the head stays as it is, since it asks as many positions as have labels."
+    self.think = torch.compile(self.think, dynamic=False)
+
 # %% ../../nbs/memory/03_model.ipynb #3b040e6b
 @patch
 def forward(
@@ -421,8 +439,7 @@ def forward(
     [T, B, S] logits, ran [T, B, S] True where a position was not done before that step, gate_entropy (a mean over valid
     positions) and the memory's state.
     """
-    features, entropy, state = self.features(batch["inputs"], state)
-    out = self.trm(features, self.halt_head, self.config.arch.threshold if early else None)
+    out, entropy, state = self.think(batch["inputs"], state, self.config.arch.threshold if early else None)
     valid = batch.get("valid")
     mean = entropy.mean() if valid is None else (entropy * valid).sum() / valid.sum().clamp_min(1)
     y = out["y"] if at is None else out["y"][:, at]

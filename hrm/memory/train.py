@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['STEP_WEIGHTS', 'METRICS', 'MEASURED', 'halting_targets', 'pass_loss', 'RunConfig', 'TrainConfig', 'epoch_steps',
-           'MemoryTask', 'measure', 'few_threads', 'run', 'run_all', 'epoch_table', 'log_faults']
+           'MemoryTask', 'measure', 'run', 'run_all', 'epoch_table', 'log_faults']
 
 # %% ../../nbs/memory/05_train.ipynb #51e274fc
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +22,11 @@ from torch import Tensor, nn
 
 from ..core.checkpoint import find
 from ..core.config import ConfigError, Name, Section, tree_hash
-from ..core.device import one_thread, pick, seeded
+from ..core.device import seeded
 from ..core.losses import IGNORE
 from ..core.optim import OptimConfig
 from ..core.parallel import share, world
-from ..core.run import EpochRun, Options, start, start_all
+from ..core.run import EpochRun, Options, Shape, start, start_all
 from ..core.task import LoopConfig, Stream, Task
 from ..core.tracking import read_log
 from ..core.train import Result
@@ -117,6 +118,11 @@ class RunConfig(EpochRun):
             best_mode="min" if self.best in ("loss", "steps") else "max",
         )
 
+    def shape(self, data: Prepared) -> Shape:
+        "How large the run is; one set after the other goes through the model. Raises `ConfigError`."
+        steps = self.epochs * epoch_steps(self.sets, data)
+        return Shape(self.arch.hidden_size, max(self.sets.values()) * data.longest, steps, self.device)
+
 
 class TrainConfig(Section):
     "The section `memory.train`."
@@ -153,9 +159,8 @@ class MemoryTask(Task):
         self.weights = torch.tensor(config.step_weights, device=self.device)
 
     def compile(self) -> None:
-        "Compile the blocks; the shape of everything else depends on the answers."
-        for block in self.model.blocks:
-            block.compile()
+        "Compile all but the head, whose shape depends on the answers."
+        self.model.compile_thinking()
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -225,18 +230,14 @@ def evaluate(self: MemoryTask) -> dict[str, float]:
     few = {
         name: {key: value[:MEASURED] for key, value in self.data.held_out[name].items()} for name in self.config.sets
     }
-    each = {name: measure(self.model, rows) for name, rows in few.items()}
+    with torch.compiler.set_stance("force_eager"):  # its shapes come once
+        each = {name: measure(self.model, rows) for name, rows in few.items()}
     mean = {key: sum(one[key] for one in each.values()) / len(each) for key in METRICS}
     return mean | (
         {f"{name}.{key}": value for name, one in each.items() for key, value in one.items()} if len(each) > 1 else {}
     )
 
 # %% ../../nbs/memory/05_train.ipynb #2a5c23dc
-def few_threads(arch: MemoryArch, device: str = "auto"):
-    "A context for training: small matrices on one core, because waking a second one costs more than it does."
-    return one_thread(pick(device).device.type == "cpu" and arch.hidden_size < 128)
-
-
 def _name_epochs(folder: Path, per_epoch: int) -> None:
     "`step_000016` becomes `epoch_02`."
     for kept in sorted(folder.glob("step_*")):
@@ -247,7 +248,7 @@ def run(name: str, config: RunConfig, seed: int, data: Path, out: Path, options:
     "Train one specialisation; the same call goes on where it stopped. Raises `ConfigError`, `DataError`, `Stopped`."
     made = load(data)
     per_epoch, vocabulary = epoch_steps(config.sets, made), made.tokenizer.size
-    model = build(config.arch, vocabulary, made.longest, seeded(2 * seed), pick(config.device))
+    model = build(config.arch, vocabulary, made.longest, seeded(2 * seed), config.placement())
     task = MemoryTask(model, made, config, seeded(2 * seed + 1))
     facts = {
         "system": "memory",
@@ -257,8 +258,8 @@ def run(name: str, config: RunConfig, seed: int, data: Path, out: Path, options:
         "per_epoch": per_epoch,
         "specialisation": name,
     }
-    with few_threads(config.arch, config.device):
-        result = start(name, task, config, seed, tree_hash(data), out, options, facts, config.loop(per_epoch))
+    loop, shape = config.loop(per_epoch), config.shape(made)
+    result = start(name, task, config, seed, tree_hash(data), out, options, facts, loop, shape=shape)
     if world()[0] == 0:
         _name_epochs(result.folder, per_epoch)
     known = {f"{kind}.{key}": value for kind in config.sets for key, value in made.entropies[kind].items()}
@@ -266,16 +267,18 @@ def run(name: str, config: RunConfig, seed: int, data: Path, out: Path, options:
     return result
 
 # %% ../../nbs/memory/05_train.ipynb #34cbf8e4
+def _one(config: TrainConfig, data: Path, out: Path, name: str, options: Options, done: Mapping[str, Result]) -> Result:
+    return run(name, config.runs[name], config.seed, data, out / name, options)
+
+
 def run_all(
     config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
 ) -> dict[str, Result]:
     """Train the runs of a section, or `only` some, each in a folder of its name. A finished one is not trained again
     while another is unfinished."""
-
-    def one(name: str, options: Options, done: Mapping[str, Result]) -> Result:
-        return run(name, config.runs[name], config.seed, data, out / name, options)
-
-    return start_all(one, config.runs, out, options, only)
+    made = load(data)
+    shape = lambda name: config.runs[name].shape(made)
+    return start_all(partial(_one, config, data, out), config.runs, out, options, only, shape=shape)
 
 # %% ../../nbs/memory/05_train.ipynb #6fad4f96
 def epoch_table(

@@ -6,6 +6,7 @@
 __all__ = ['PuzzleRunConfig', 'PuzzleTask']
 
 # %% ../../nbs/puzzles/02_train.ipynb #c04f7a1a
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 
 from ..core.hrm import HRM, ArchConfig
 from ..core.parallel import gather_rows
-from ..core.run import StepRun
+from ..core.run import Shape, StepRun
 from ..core.task import CarryTask
-from .data import Examples, as_batch
+from .data import Examples, as_batch, read_json
 
 # %% ../../nbs/puzzles/02_train.ipynb #63a528a6
 class PuzzleRunConfig(StepRun):
@@ -26,6 +27,15 @@ class PuzzleRunConfig(StepRun):
     arch: ArchConfig
     cross_entropy: str = Field(pattern="^(stablemax|softmax)$")
     evaluate_puzzles: int = Field(gt=0)  # held-out puzzles looked at during training
+
+    def shape(
+        self,
+        folder: Path,  # of the data set
+    ) -> Shape:
+        "How large the run is. Raises `DataError` for a folder that is no data set."
+        meta = read_json(folder / "train" / "dataset.json")
+        cells = meta.get("seq_len", 1) if isinstance(meta, dict) else 1  # what is wrong in it is told when it is loaded
+        return Shape(self.arch.hidden_size, self.batch_size * cells, self.loop.steps, self.device)
 
 # %% ../../nbs/puzzles/02_train.ipynb #d7b9a3c0
 class PuzzleTask(CarryTask):

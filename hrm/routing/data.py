@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import scipy  # its statistics load where they are first used
 import torch
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from scipy.special import bdtrc, betainc
-from scipy.stats import binom
 from torch import Tensor
 
 from ..core.config import ConfigError, Name, Section
@@ -189,7 +189,7 @@ def rank_posterior(
     below = np.argsort(np.argsort(values[visible].reshape(rows, k), axis=1, kind="stable"), axis=1)
     at, item = np.nonzero(visible)
     for j in range(m + 1):
-        found[at, item, below.reshape(-1) + j] = binom.pmf(j, m, u[at, below.reshape(-1)])
+        found[at, item, below.reshape(-1) + j] = scipy.stats.binom.pmf(j, m, u[at, below.reshape(-1)])
     edges = np.concatenate([np.zeros((rows, 1)), u, np.ones((rows, 1))], axis=1)
     hidden = np.zeros((rows, n))
     for j in range(m):  # hidden items below, of the m - 1 others

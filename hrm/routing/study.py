@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats as scipy_stats
+import scipy  # its statistics load where they are first used
 
 from ..core import plots
 from ..core.config import ConfigError
@@ -43,7 +43,7 @@ def compare(
             "ignore", RuntimeWarning
         )  # scipy doubts samples that are nearly constant, and says so each time
         if gap.std() > 1e-9 * abs(gap).max():
-            test = scipy_stats.ttest_rel(a, b)
+            test = scipy.stats.ttest_rel(a, b)
             (low, high), p = test.confidence_interval(0.95), test.pvalue
         apart = welch(a, b) if moves else None
     return {
@@ -215,7 +215,7 @@ def from_summaries(
 ) -> dict[str, float]:  # difference, t, df, p of Welch's test; d
     "Welch's test and Cohen's d with the pooled deviation, from what a report states."
     (a, sd_a, n_a), (b, sd_b, n_b) = changed, reference
-    test = scipy_stats.ttest_ind_from_stats(a, sd_a, n_a, b, sd_b, n_b, equal_var=False)
+    test = scipy.stats.ttest_ind_from_stats(a, sd_a, n_a, b, sd_b, n_b, equal_var=False)
     shares = sd_a**2 / n_a, sd_b**2 / n_b
     df = sum(shares) ** 2 / (shares[0] ** 2 / (n_a - 1) + shares[1] ** 2 / (n_b - 1))
     d = (a - b) / np.sqrt(((n_a - 1) * sd_a**2 + (n_b - 1) * sd_b**2) / (n_a + n_b - 2))

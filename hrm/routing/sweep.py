@@ -11,22 +11,21 @@ __all__ = ['FACTORS', 'COLUMNS', 'settings_of', 'change_of', 'one_at_a_time', 'g
 import itertools
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from pydantic import Field, model_validator
-from tqdm import tqdm
 
 from ..core.closure import code_version
-from ..core.config import Name, Section, hash_of, tree_hash
-from ..core.device import one_thread
+from ..core.config import ConfigError, Name, Section, hash_of, tree_hash
 from ..core.files import Lock, write_atomic
 from ..core.resume import place_of, remove
-from ..core.run import Options, changed
+from ..core.run import Options, Shape, changed, together
 from ..core.tracking import read_log
 from .data import read
 from .evaluate import measure
@@ -168,6 +167,11 @@ class Job:
     tests: tuple[str, ...] = ()  # sets to measure on afterwards
     traced: bool = False  # keep what it did over time as well
 
+    @property
+    def label(self) -> str:
+        "Its name, for people."
+        return f"{self.study}: {self.config_id}, seed {self.seed}"
+
 
 def grid_jobs(config: SweepConfig, part: GridConfig) -> list[Job]:
     "A part of the grid; the parts are as large as each other, and as mixed."
@@ -235,8 +239,8 @@ def outcome(
         changed(base.model_dump(), job.change)
     )
     try:
-        config, label = base.varied(job.change, ("routing", "sweep")), f"{job.study}: {job.config_id}, seed {job.seed}"
-        result = run(label, config, job.seed, data, out, options)
+        config = base.varied(job.change, ("routing", "sweep"))
+        result = run(job.label, config, job.seed, data, out, options)
         model = load(result.folder / "final")[0] if job.tests else None
         more = {"tests": {name: measure(model, read(data, name, "test")) for name in job.tests}} | (
             trace(result.folder) if job.traced else {}
@@ -265,6 +269,41 @@ def growing(
     return table.with_name(f"{table.stem}.partial{table.suffix}") if table.exists() else table
 
 # %% ../../nbs/routing/04_sweep.ipynb #28d0b887
+def _shape(
+    job: Job,
+    base: RunConfig,
+    size: Callable[[str], tuple[int, int]],  # set -> lists to learn from, and their length
+) -> Shape:
+    "How large a job is. One that cannot be done is small; its row will say why."
+    try:
+        one = base.varied(job.change, ("routing", "sweep"))
+        rows, length = size(one.set)
+        return one.shape(one.rows or rows, length)
+    except ConfigError:
+        return base.shape(1, 1)
+
+
+def _row(
+    base: RunConfig,
+    data: Path,
+    finished: Path,  # folder of the rows
+    todo: Mapping[str, tuple[Job, str]],  # by label: the job, and the name under which its row is kept
+    label: str,
+    options: Options,
+    done: Mapping[str, Any],
+) -> dict[str, Any]:
+    "The row of a job: from where it is kept, or of a run."
+    job, name = todo[label]
+    file, out = finished / f"{name}.json", finished / name
+    if file.is_file():
+        return json.loads(file.read_text())
+    row = outcome(job, base, data, out / "run", replace(options, resume=out, progress=False))
+    if row["status"] == "done":  # what failed may have failed for a reason that is gone tomorrow
+        write_atomic(file, json.dumps(row))
+    shutil.rmtree(out, ignore_errors=True)
+    return row
+
+# %% ../../nbs/routing/04_sweep.ipynb #6fcc73c7
 def work(
     todo: Sequence[Job],
     base: RunConfig,
@@ -279,31 +318,31 @@ def work(
         read(data, name, "test")  # after the trainings it would be late to miss it
     home = options.home / "rows"
     finished = home / hash_of([place_of(table or data, home)])
-    decides, kept, rows = [base.model_dump(), tree_hash(data), code_version("hrm.routing.sweep")], [], []
-    grows = growing(table) if table else None
-    with (
-        Lock.take(table, "written") if table else nullcontext(),
-        Lock.take(home, "filled"),
-        one_thread(),
-    ):  # the work of one operation is so small that a second thread costs more than it does
-        for job in tqdm(todo, desc="sweep", unit="run", disable=not options.progress):
-            name = hash_of([*decides, job.study, job.config_id, job.change, job.seed, job.tests, job.traced])
-            file, out = finished / f"{name}.json", finished / name
-            if file.is_file():
-                rows.append(json.loads(file.read_text()))
-            else:
-                rows.append(outcome(job, base, data, out / "run", replace(options, resume=out, progress=False)))
-                if rows[-1]["status"] == "done":  # what failed may have failed for a reason that is gone tomorrow
-                    write_atomic(file, json.dumps(rows[-1]))
-                shutil.rmtree(out, ignore_errors=True)
-            kept.append(file)
-            if grows:
-                write_csv(pd.DataFrame(rows), grows)
+    decides = [base.model_dump(), tree_hash(data), code_version("hrm.routing.sweep")]
+    called = {}
+    for job in todo:
+        name = hash_of([*decides, job.study, job.config_id, job.change, job.seed, job.tests, job.traced])
+        if called.setdefault(job.label, (job, name))[1] != name:
+            raise ConfigError(f"{job.label}: found two different jobs of this name; allowed: one")
+    rows, grows = {}, growing(table) if table else None
+    kept = {label for label, (_, name) in called.items() if (finished / f"{name}.json").is_file()}
+
+    def ended(label: str, row: dict[str, Any]) -> None:
+        rows[label] = row
+        if grows:
+            write_csv(pd.DataFrame([rows[job.label] for job in todo if job.label in rows]), grows)
+
+    with Lock.take(table, "written") if table else nullcontext(), Lock.take(home, "filled"):
+        one, each = partial(_row, base, data, finished, called), replace(options, done=ended)
+        size = cache(lambda name: tuple(read(data, name, "train")["ranks"].shape))
+        shape = lambda label: base.shape(1, 1) if label in kept else _shape(called[label][0], base, size)
+        rows = together(one, called, each, bar="sweep", shape=shape)
         if grows != table:
             grows.replace(table)
-        for left in set(finished.iterdir() if finished.is_dir() else ()) - set(kept):
+        files = {finished / f"{name}.json" for _, name in called.values()}
+        for left in set(finished.iterdir() if finished.is_dir() else ()) - files:
             remove(left)
-    return pd.DataFrame(rows)
+    return pd.DataFrame([rows[job.label] for job in todo])
 
 # %% ../../nbs/routing/04_sweep.ipynb #df9ccbf6
 def write_csv(rows: pd.DataFrame, file: Path | str) -> Path:

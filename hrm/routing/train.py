@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['RunConfig', 'temperature', 'entropy_weight', 'SortingTask', 'gradient_probe', 'step_flops', 'run_tflop', 'pace',
-           'run', 'TrainConfig', 'run_all', 'summary']
+           'run', 'TrainConfig', 'shapes', 'run_all', 'summary']
 
 # %% ../../nbs/routing/03_train.ipynb #ec13a6bf
 import resource
 import sys
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ..core.files import write_atomic
 from ..core.flops import count_flops
 from ..core.optim import OptimConfig
 from ..core.parallel import share, world
-from ..core.run import EpochRun, Options, start, start_all
+from ..core.run import EpochRun, Options, Shape, start, start_all
 from ..core.task import LoopConfig, Stream, Task
 from ..core.train import Result
 from .data import read
@@ -80,6 +80,14 @@ class RunConfig(EpochRun):
             compile=self.compile,
             best="tau",
         )
+
+    def shape(
+        self,
+        rows: int,  # training lists
+        length: int,  # N
+    ) -> Shape:
+        "How large the run is."
+        return Shape(self.arch.width, self.batch_size * length, self.loop(rows).steps, self.device)
 
 # %% ../../nbs/routing/03_train.ipynb #08e51fa5
 def temperature(
@@ -271,14 +279,15 @@ def run(name: str, config: RunConfig, seed: int, data: Path, out: Path, options:
         raise ConfigError(f"{name}: found rows {config.rows}; allowed: {known}")
     train = {part: tensor[: config.rows or None] for part, tensor in train.items()}
     rows, length = train["ranks"].shape
-    loop, model = config.loop(rows), build(config.arch, seeded(2 * seed), pick(config.device))
+    loop, model = config.loop(rows), build(config.arch, seeded(2 * seed), config.placement())
     task = SortingTask(
         model, train, dev, config, seeded(2 * seed + 1)
     )  # other models with this seed see the same lists
     tflop, folder = run_tflop(config, rows, length), Path(data) / config.set
 
     facts = {"system": "routing", "length": length}
-    result = start(name, task, config, seed, tree_hash(folder), out, options, facts, loop)
+    shape = config.shape(rows, length)
+    result = start(name, task, config, seed, tree_hash(folder), out, options, facts, loop, shape=shape)
     result.metrics["tflop"] = result.timings["tflop"] = tflop
     result.timings["gflop_per_second"] = 1e3 * tflop / result.timings["train_seconds"]
     result.timings |= pace(result, config, length)
@@ -308,16 +317,24 @@ class TrainConfig(Section):
         return {f"{name}-{seed}": (name, seed) for name in self.runs for seed in range(self.seeds)}
 
 # %% ../../nbs/routing/03_train.ipynb #9ec85735
+def shapes(runs: Mapping[str, RunConfig], data: Path) -> dict[str, Shape]:
+    "How large each run is. Raises what `read` raises."
+    known = {name: read(data, name, "train")["ranks"].shape for name in dict.fromkeys(one.set for one in runs.values())}
+    return {name: one.shape(one.rows or known[one.set][0], known[one.set][1]) for name, one in runs.items()}
+
+
+def _one(config: TrainConfig, data: Path, out: Path, name: str, options: Options, done: Mapping[str, Result]) -> Result:
+    recipe, seed = config.todo[name]
+    return run(name, config.run(recipe), seed, data, out / name, options)
+
+
 def run_all(
     config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
 ) -> dict[str, Result]:
     "Train every recipe with every seed, or `only` some of the runs. Raises what `run` raises; a stop loses nothing."
-
-    def one(name: str, options: Options, done: Mapping[str, Result]) -> Result:
-        recipe, seed = config.todo[name]
-        return run(name, config.run(recipe), seed, data, out / name, options)
-
-    return start_all(one, config.todo, out, options, only, bar="runs")
+    known = shapes({name: config.run(recipe) for name, (recipe, _) in config.todo.items()}, data)
+    one = partial(_one, config, data, out)
+    return start_all(one, config.todo, out, options, only, bar="runs", shape=known.get)
 
 
 def summary(

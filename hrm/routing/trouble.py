@@ -171,7 +171,7 @@ def seconds_of(
     length: int = 12,  # N
 ) -> float | None:  # seconds of one step, the median; None where nothing can be compiled
     "How long a training step takes here. A figure for `timings.json`."
-    placement = pick(config.device)
+    placement = config.placement()
     if compiled and not compiler(placement.device)[0]:
         return None
     model = build(config.arch, seeded(0), placement)

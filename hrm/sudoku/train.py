@@ -6,7 +6,8 @@
 __all__ = ['RunConfig', 'TrainConfig', 'SudokuTask', 'run', 'run_all']
 
 # %% ../../nbs/sudoku/09_train.ipynb #bde170ee
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core.config import ConfigError, Name, Section, tree_hash
-from ..core.device import pick, seeded
+from ..core.device import seeded
 from ..core.hrm import HRM, ArchConfig
 from ..core.parallel import share, world
 from ..core.run import Options, start, start_all
@@ -77,6 +78,12 @@ class SudokuTask(PuzzleTask):
         return {name: float(value) for name, value in score(at_segment(result), self.held_out).mean().items()}
 
 # %% ../../nbs/sudoku/09_train.ipynb #94b0abdd
+def _set(config: RunConfig, data: Path) -> Path:
+    "The folder of the run's data set: one of those in a folder, or the folder itself."
+    folder = Path(data)
+    return folder if (folder / "train" / "dataset.json").exists() else folder / config.set
+
+
 def run(
     name: str,
     config: RunConfig,
@@ -86,26 +93,25 @@ def run(
     options: Options = Options(),
 ) -> Result:
     "Train one model. Raises DataError or ConfigError before any work; Stopped when asked to, with the state saved."
-    folder = Path(data)
-    if not (folder / "train" / "dataset.json").exists():
-        folder /= config.set
+    folder = _set(config, data)
     train, held_out = (load_official(folder / part) for part in ("train", "test"))
     if train.size != held_out.size:
         raise ConfigError(f"{folder}: train has puzzles of size {train.size}, test of size {held_out.size}")
     share(config.batch_size, *world())
     generator = seeded(seed)
-    model = build(config.arch, train.size, generator, pick(config.device))
+    model = build(config.arch, train.size, generator, config.placement())
     task = SudokuTask(model, train, held_out, config, generator)
     facts = {"arch": model.config.model_dump(include=set(ArchConfig.model_fields)), "size": train.size}
-    return start(name, task, config, seed, tree_hash(folder), out, options, facts)
+    return start(name, task, config, seed, tree_hash(folder), out, options, facts, shape=config.shape(folder))
+
+
+def _one(config: TrainConfig, data: Path, out: Path, name: str, options: Options, done: Mapping[str, Result]) -> Result:
+    return run(name, config.runs[name], config.seed, data, out / name, options)
 
 
 def run_all(
     config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
 ) -> dict[str, Result]:
     "Train the runs of a section, or `only` some. Raises what `run` raises."
-
-    def one(name, options, done):
-        return run(name, config.runs[name], config.seed, data, out / name, options)
-
-    return start_all(one, config.runs, out, options, only)
+    shape = lambda name: config.runs[name].shape(_set(config.runs[name], data))
+    return start_all(partial(_one, config, data, out), config.runs, out, options, only, shape=shape)

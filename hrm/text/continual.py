@@ -9,7 +9,7 @@ __all__ = ['grow_vocabulary', 'Reservoir', 'fisher', 'Elastic', 'MemoryConfig', 
 # %% ../../nbs/text/11_continual.ipynb #fa7539eb
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,12 +18,10 @@ import pandas as pd
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..core.config import ConfigError, Name, Section, hash_of, tree_hash
 from ..core.device import seeded
-from ..core.resume import replaceable
-from ..core.run import Options
+from ..core.run import Options, start_all
 from ..core.tokens import CharacterTokenizer
 from ..core.train import Result
 from .data import Book, grow, translation, windows
@@ -302,31 +300,49 @@ def measure(
     }
 
 # %% ../../nbs/text/11_continual.ipynb #c64d5a03
+def _called(kind: str, place: int, order: Sequence[Book]) -> str:
+    "The run in which a book is learned. The first one is the same for all memories."
+    return f"{kind}-{place}-{order[place].name}" if place else f"first-{order[0].name}"
+
+
+def _learned(
+    config: ContinualConfig,
+    order: Sequence[Book],
+    todo: Mapping[str, tuple[str, int]],  # by name of the run: the memory, and the place of the book
+    out: Path,
+    name: str,
+    options: Options,
+    done: Mapping[str, Result],
+) -> Result:
+    "Learn a book, and measure all so far. What the memory keeps is taken anew from the models of the earlier books."
+    kind, place = todo[name]
+    memory, start = Memory(config.memories[kind], config.seed), None
+    for earlier in range(place):
+        start = out / _called(kind, earlier, order) / "final"
+        memory.remember(order[earlier], *load(start)[:2])
+    result = learn(name, config.base, config.seed + place, order[place], out / name, options, start, memory)
+    result.more["bits"] = measure(out / name / "final", order[: place + 1], config.base)
+    return result
+
+
 def learn_all(
     config: ContinualConfig, books: Mapping[str, Book], out: Path, options: Options = Options()
 ) -> tuple[pd.DataFrame, dict[str, Result]]:  # memory, after, book, bits, rate; runs by name
     "Learn the books one after the other with each memory. Raises what `run` raises; a stop loses nothing."
     order = [books[name] for name in config.order or books]
-    called = lambda kind, place: f"{kind}-{place}-{order[place].name}" if place else f"first-{order[0].name}"
-    names = dict.fromkeys(called(kind, place) for kind in config.memories for place in range(len(order)))
-    for name in names:
-        replaceable(out / name, name)  # before any of them is trained
-    runs, table, each = {}, [], replace(options, progress=False)
-    with tqdm(total=len(names), desc="books", unit="run", disable=not options.progress) as bar:
-        for kind, how in config.memories.items():
-            memory, start = Memory(how, config.seed), None
-            for place, book in enumerate(order):
-                name = called(kind, place)
-                if name not in runs:
-                    runs[name] = learn(name, config.base, config.seed + place, book, out / name, each, start, memory)
-                    bar.update()
-                start = out / name / "final"
-                table += [
-                    {"memory": kind, "after": book.name, "book": one, "bits": bits, "rate": books[one].rate}
-                    for one, bits in measure(start, order[: place + 1], config.base).items()
-                ]
-                if place < len(order) - 1:
-                    memory.remember(book, *load(start)[:2])
+    every = [(kind, place) for kind in config.memories for place in range(len(order))]
+    todo, needs = {}, {}
+    for kind, place in every:
+        name = _called(kind, place, order)
+        todo.setdefault(name, (kind, place))
+        needs[name] = [_called(kind, place - 1, order)] if place else []
+    one, shape = partial(_learned, config, order, todo, out), lambda name: config.base.shape
+    runs = start_all(one, todo, out, options, None, needs, "books", shape)
+    table = [
+        {"memory": kind, "after": order[place].name, "book": book, "bits": bits, "rate": books[book].rate}
+        for kind, place in every
+        for book, bits in runs[_called(kind, place, order)].more["bits"].items()
+    ]
     return pd.DataFrame(table), runs
 
 # %% ../../nbs/text/11_continual.ipynb #3eff980f

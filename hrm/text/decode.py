@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..core.device import compiler, one_thread
-from ..core.generate import Decoder, Sampling, stream
+from ..core.generate import Decoder, Sampling, compiled_late, stream
 from ..core.recurrence import Level
 from .model import TextDecoder, TextHRM, log_probabilities
 
@@ -54,7 +54,7 @@ def _turned(
     return first * cos[:, :half] + second * sin[:, :half], second * cos[:, half:] + first * sin[:, half:]
 
 # %% ../../nbs/text/05_decode.ipynb #ecbf7582
-@torch.compile(dynamic=False, options=OPTIONS)  # when it is first called; a graph for each kind of module
+@compiled_late(dynamic=False, options=OPTIONS)  # a graph for each kind of module
 def _one_more(
     x: Tensor,  # [D] state plus injection
     layers: list[tuple[Tensor | None, ...]],  # of each: qkv, o, gate and up, down; norm weights and gate, or None

@@ -10,6 +10,7 @@ __all__ = ['Growth', 'Tracker', 'block_parameters', 'plan', 'grow_layers', 'larg
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ..core.device import seeded
 from ..core.flops import count_flops
 from ..core.layers import parameters
 from ..core.resume import counted, replaceable
-from ..core.run import Options
+from ..core.run import Options, together
 from ..core.train import Result
 from .data import Book
 from .model import TextArch, TextConfig, TextHRM, build, load
@@ -323,13 +324,26 @@ class GrowthConfig(Section):
         return self
 
 
+def _fixed(
+    config: GrowthConfig,
+    books: Sequence[Book],
+    out: Path,
+    plans: Mapping[str, tuple[RunConfig, list[int]]],  # by the model's name: the run, and where it is cut
+    label: str,
+    options: Options,
+    done: Mapping[str, Any],
+) -> list[Result]:
+    (one, cuts), name = plans[label], label.replace(" ", "_")
+    return run_growing(name, one, None, config.seed, books, out / name, options, cuts=cuts)[0]
+
+
 def compare(
     config: GrowthConfig, books: Sequence[Book], out: Path, options: Options = Options()
 ) -> tuple[
     pd.DataFrame, Tracker, dict[str, list[Result]]
 ]:  # model, parameters, steps, characters, tflop, bits; the growths; runs by model
     "Grow, and train the two others with as much arithmetic. Raises what `run_growing` raises; a stop loses nothing."
-    runs, base = {}, config.base
+    runs, plans, base = {}, {}, config.base
     runs["grown"], tracker = run_growing("grown", base, config.growth, config.seed, books, out / "grown", options)
     model, tokenizer, _ = load(runs["grown"][-1].folder / "final")
     total, steps = sum(result.metrics["tflop"] for result in runs["grown"]), {"grown": base.loop.steps}
@@ -340,9 +354,9 @@ def compare(
         task = TextTask(fresh, books, tokenizer, base, seeded(0))
         steps[label] = int(total * 1e12 / (count_flops(lambda: task.loss(fresh)[0].backward()) * base.loop.accumulate))
         one = base.model_copy(update={"arch": arch, "loop": base.loop.model_copy(update={"steps": steps[label]})})
-        cuts = [max(1, round(flat * steps[label])), steps[label]]
-        name = label.replace(" ", "_")
-        runs[label], _ = run_growing(name, one, None, config.seed, books, out / name, options, cuts=cuts)
+        plans[label] = one, [max(1, round(flat * steps[label])), steps[label]]
+    shape = lambda label: plans[label][0].shape
+    runs |= together(partial(_fixed, config, books, out, plans), plans, options, shape=shape)
     table = [
         {
             "model": label,

@@ -235,7 +235,6 @@ class Recipe(Section):
             evaluate_every=every,
             log_every=max(1, min(100, steps // 10)),
             accumulate=self.accumulate,
-            compile="off",
             best="bits",
             best_mode="min",
             checkpoint_seconds=self.checkpoint_seconds,
@@ -270,7 +269,7 @@ def _known(folder: Path, lesson: Lesson, book: Book) -> tuple[RunConfig, Memory,
     arch = TextArch(**model.config.model_dump(include=set(TextArch.model_fields)))
     model, tokenizer = grow_vocabulary(model, tokenizer, book.tokenizer, seeded(2 * lesson.seed + lesson.number))
     start = {
-        "model": model.to(pick(config.device).device),
+        "model": model.to(config.placement().device),
         "tokenizer": tokenizer,
         "history": meta["config"]["history"],
         "decides": {"lesson": lesson.number, "started_from": meta["config"].get("history", [])[-1:]},

@@ -10,7 +10,7 @@ __all__ = ['METRICS', 'MEASURED', 'RunConfig', 'TrainConfig', 'Windows', 'spans'
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..core.config import Name, Section, hash_of
-from ..core.device import pick, seeded
+from ..core.device import seeded
 from ..core.errors import DataError, LeakError
 from ..core.generate import Sampling, stream
 from ..core.losses import CROSS_ENTROPY
 from ..core.optim import OptimConfig
 from ..core.parallel import share, world
-from ..core.run import Options, StepRun, start, start_all
+from ..core.run import Options, Shape, StepRun, start, start_all
 from ..core.task import Task
 from ..core.tokens import CharacterTokenizer
 from ..core.train import Result
@@ -64,6 +64,11 @@ class RunConfig(StepRun):
     def characters(self) -> int:
         "Characters that one optimizer step learns from."
         return self.batch_size * self.seq_len * self.loop.accumulate
+
+    @property
+    def shape(self) -> Shape:
+        "How large the run is."
+        return Shape(self.arch.hidden_size, self.batch_size * self.seq_len, self.loop.steps, self.device)
 
 
 class TrainConfig(Section):
@@ -299,24 +304,26 @@ def run(
     """Train one model. Raises ConfigError or DataError before any work, LeakError at an evaluation, Stopped with the
     state saved."""
     tokenizer = tokenizer or reduce(grow, (book.tokenizer for book in books), CharacterTokenizer(()))
-    model = model or build(config.arch, tokenizer.size, config.seq_len, seeded(2 * seed), pick(config.device))
+    model = model or build(config.arch, tokenizer.size, config.seq_len, seeded(2 * seed), config.placement())
     task = TextTask(model, books, tokenizer, config, seeded(2 * seed + 1), **memory)  # not the generator of the weights
     data = fingerprint(books)
     read = {"books": [book.name for book in books], "data": data, "characters": config.loop.steps * config.characters}
     facts = about(model, tokenizer) | {"history": [*history, read]} | dict(decides or {})
-    result = start(name, task, config, seed, data, out, options, facts, begin=begin, module=module)
+    result = start(name, task, config, seed, data, out, options, facts, begin=begin, module=module, shape=config.shape)
     result.metrics["vocabulary"] = tokenizer.size
     return result
 
 # %% ../../nbs/text/04_train.ipynb #512e16ed
+def _one(config: TrainConfig, data: Path, out: Path, name: str, options: Options, done: Mapping[str, Result]) -> Result:
+    books = load(data)
+    chosen = [books[book] for book in config.runs[name].books or books]
+    return run(name, config.runs[name], config.seed, chosen, out / name, options)
+
+
 def run_all(
     config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
 ) -> dict[str, Result]:
     "Train the runs of a section, or `only` some. Raises what `run` raises."
-    books = load(data)
-
-    def one(name: str, options: Options, done: Mapping[str, Result]) -> Result:
-        chosen = [books[book] for book in config.runs[name].books or books]
-        return run(name, config.runs[name], config.seed, chosen, out / name, options)
-
-    return start_all(one, config.runs, out, options, only)
+    load(data)  # what is wrong with it is said before any work
+    shape = lambda name: config.runs[name].shape
+    return start_all(partial(_one, config, data, out), config.runs, out, options, only, shape=shape)

@@ -233,9 +233,8 @@ def listen(self: TrainingForm, process: subprocess.Popen) -> None:
     for line in process.stdout:
         self.lines.append(line.rstrip())
         self.shown.value = "<pre>" + html.escape("\n".join(self.lines[-12:])) + "</pre>"
-    self.says.value = {0: "finished", 130: "paused: start goes on from there"}.get(
-        process.wait(), f"ended with {process.returncode}"
-    )
+    paused = dict.fromkeys((130, -signal.SIGINT), "paused: start goes on from there")  # in the loop, or before it
+    self.says.value = ({0: "finished"} | paused).get(process.wait(), f"ended with {process.returncode}")
 
 # %% ../../nbs/text/15_widgets.ipynb #5c0ffee8
 @patch

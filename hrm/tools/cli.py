@@ -53,7 +53,7 @@ def main(
     except (ValueError, OSError) as e:  # ConfigError, DataError and CheckpointError are ValueErrors
         if os.environ.get("HRM_TRACEBACK"):
             raise
-        print(f"hrm: {e}", file=sys.stderr)
+        print(f"hrm: {e}", *(f"({note})" for note in getattr(e, "__notes__", ())), file=sys.stderr)
         return 2
     except Exception as e:
         if type(e).__name__ == "NoArgsIsHelpError":  # a group without a command: its help is the answer

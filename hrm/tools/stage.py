@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['BAR', 'ONCE', 'ADDRESS', 'CELL_FILE', 'KERNEL', 'PAGE', 'check_parameters', 'join_streams', 'clean_text', 'scrub',
-           'environment', 'command', 'run', 'socket_folder', 'papermill_run', 'Trial', 'leave_metrics', 'execute',
-           'closure_file', 'write_closures', 'plots_template', 'main']
+           'environment', 'command', 'run', 'socket_folder', 'papermill_run', 'Trial', 'leave_metrics', 'clocked',
+           'leave_times', 'execute', 'closure_file', 'write_closures', 'plots_template', 'main']
 
 # %% ../../nbs/tools/01_stage.ipynb #65036303
-import argparse, ast, json, os, re, shutil, sys, tempfile
+import argparse, ast, json, os, re, shutil, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from ..core.closure import closure
 from ..core.config import ConfigError, Name, Section, checked_name, profiles, root, stored
 from ..core.files import write_atomic
 from ..core.pipeline import chapter, chapters, code_cells, report_path
 from ..machine.container import run_in_container, runner
+from ..machine.warm import kernel_command, warm
 from ..machine.lifeline import Stopper, end_with_caller, end_with_dvc, refuse_orphan
-from .lock import keep_lock, mend_rwlock, put_back
+from .lock import keep_lock, mend_rwlock, put_back, with_dvc
 
 # %% ../../nbs/tools/01_stage.ipynb #624a5d44
 def check_parameters(
@@ -184,6 +186,12 @@ def papermill_run(
     from traitlets.config import Config
 
     with socket_folder() as folder:
+        if line := kernel_command():  # a kernel of this name before the environment's own
+            spec = Path(folder, "kernels", KERNEL["name"], "kernel.json")
+            write_atomic(
+                spec, json.dumps({"argv": line, "display_name": KERNEL["name"], "language": KERNEL["language"]})
+            )
+            os.environ["JUPYTER_PATH"] = os.pathsep.join([folder, os.environ["JUPYTER_PATH"]])
         sockets = Config(KernelManager={"transport": "ipc", "connection_file": os.path.join(folder, "kernel.json")})
         return papermill.execute_notebook(
             str(source),
@@ -233,13 +241,48 @@ def leave_metrics(
     ours = (about.stage, about.profile) == (stage, profile)
     return write_atomic(asked.with_name("metrics.json"), metrics.read_bytes()) if ours else None
 
+# %% ../../nbs/tools/01_stage.ipynb #c4c60e71
+def clocked(
+    nb,  # as papermill left it
+    began: float,  # when the stage began, in seconds since the epoch
+) -> dict[str, float]:  # seconds until the first cell, of the import cell, of all cells
+    "What the clock says of a stage's cells."
+    run = [cell for cell in nb.cells if cell.get("metadata", {}).get("papermill", {}).get("duration") is not None]
+    told = [cell["metadata"]["papermill"] for cell in run]
+    first = min((datetime.fromisoformat(one["start_time"]) for one in told), default=datetime.fromtimestamp(began, UTC))
+    first = first if first.tzinfo else first.replace(tzinfo=UTC)
+    imports = [one["duration"] for cell, one in zip(run, told) if re.search(r"(?m)^(import|from) ", cell["source"])]
+    cells = {"import_seconds": sum(imports[:1]), "cells_seconds": sum(one["duration"] for one in told)}
+    return {"start_seconds": first.timestamp() - began} | cells
+
+
+def leave_times(
+    folder: Path,  # of the stage's report
+    times: dict[str, float],  # see `clocked`
+    began: float,
+) -> Path:  # timings.json
+    "Add what the stage took to what the chapter says, under `stage`."
+    file = folder / "timings.json"
+    said = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    said["stage"] = {name: round(seconds, 3) for name, seconds in {**times, "seconds": time.time() - began}.items()}
+    return write_atomic(file, json.dumps(said, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def _born() -> float:
+    "When this process began, in seconds since the epoch."
+    import psutil
+
+    return psutil.Process().create_time()
+
 # %% ../../nbs/tools/01_stage.ipynb #71c7a709
 def execute(
     stage: str,  # such as "sudoku_train"
     profile: str | None = None,  # such as "laptop"
     grace: float = 60.0,  # seconds the kernel has for its last checkpoint when stopped
+    began: float | None = None,  # when the process did, in seconds since the epoch; None: now
 ) -> int:  # 0, 1 when the chapter failed, 128 + signal when stopped
     "Run a chapter and store it in `reports/`. A chapter that fails leaves its notebook under `data/.partial/`."
+    began = began or time.time()
     refuse_orphan()
     sys.modules.setdefault("rfc3987_syntax", None)
     if profile is not None:
@@ -266,8 +309,10 @@ def execute(
     if error is not None:
         print(f"{error}\n{stage}: failed; as far as it came: {partial.relative_to(root())}", file=sys.stderr)
         return 1
+    times = clocked(nb, began)
     _store(nb, target, partial)
     leave_metrics(stage, profile)
+    leave_times(target.parent, times, began)
     return 0
 
 # %% ../../nbs/tools/01_stage.ipynb #8126a620
@@ -308,7 +353,7 @@ def plots_template() -> Path:  # .dvc/plots.html
 def main(
     argv: list[str] | None = None,  # arguments; the process's own if None
 ) -> int:  # exit code
-    "`run`, `execute`, `code`, `lock` and `plots` as commands; 2 and one line on stderr for wrong input."
+    "`run`, `execute`, `code`, `lock`, `dvc` and `plots` as commands; 2 and one line on stderr for wrong input."
     parser = argparse.ArgumentParser(prog="python -m hrm.tools.stage", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, text in {
@@ -320,11 +365,17 @@ def main(
         sub.add_argument("profile", nargs="?", help="such as laptop; none for a stage above the profiles")
     verbs.add_parser("code", help="write to data/code/ what decides the results of each chapter")
     verbs.add_parser("lock", help="before and after DVC: restore dvc.lock if it is torn, else renew its copy")
+    around = verbs.add_parser("dvc", help="run DVC between two such looks, without its waiting")
+    around.add_argument("arguments", nargs=argparse.REMAINDER, help="DVC's own, such as: repro book")
     verbs.add_parser("plots", help="write the offline page template of `dvc plots show`")
     given = parser.parse_args(argv)
     try:
         if given.verb in ("run", "execute"):
-            return {"run": run, "execute": execute}[given.verb](given.stage, given.profile)
+            named = given.stage, given.profile
+            return run(*named) if given.verb == "run" else execute(*named, began=_born())
+        if given.verb == "dvc":
+            with socket_folder() as folder, warm(folder, environment()):
+                return with_dvc(given.arguments)
         work = {
             "code": (keep_lock, write_closures),
             "plots": (plots_template,),

@@ -121,10 +121,9 @@ def trains(
             if mode not in MODES:
                 raise ConfigError(f"--tracking: found {mode!r}; allowed: {', '.join(MODES)}")
             config = config.model_copy(update={"runs": {**config.runs, **runs}})
-            begun = [""]  # name of the run at work
             say = lambda name, result: print(told(name, result), flush=True)
-            options = Options(resume, mode, sys.stderr.isatty(), begun.append, done=say)
-            with stopping(lambda: f"{begun[-1]}: "):
+            options = Options(resume, mode, sys.stderr.isatty(), done=say)
+            with stopping():
                 room.run_all(config, data, out, options, only=list(runs))
 
         command.__doc__ = change.__doc__
