@@ -22,19 +22,20 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
-import hrm.core  # noqa: F401  sets what must be set before torch is imported
 import numpy as np
 import torch
 import typer
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import hrm.core  # noqa: F401  sets what must be set before torch is imported
 from hrm.core.config import root, section
 from hrm.core.device import bf16_flag, cores, machine, machine_name, threads
 from hrm.core.files import write_atomic
 from hrm.core.pipeline import data_path
-from hrm.core.run import Options, StepRun
+from hrm.core.run import StepRun
 from hrm.core.stats import bootstrap, hedges_g, paired_bootstrap, welch
+from hrm.core.task import Options
 from hrm.core.train import Result
 from hrm.dialogue import ablate as dialogue
 from hrm.dialogue.train import run as dialogue_run

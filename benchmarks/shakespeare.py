@@ -22,20 +22,19 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
-import hrm.core  # noqa: F401  sets what must be set before torch is imported
 import torch
 import torch.nn.functional as F
 import typer
 from torch import Tensor, nn
 
+import hrm.core  # noqa: F401  sets what must be set before torch is imported
 from hrm.core.config import hash_of, root, tree_hash
-from hrm.core.files import write_atomic
 from hrm.core.device import machine, machine_name, pick, seeded
+from hrm.core.files import write_atomic
+from hrm.core.flops import count_flops
 from hrm.core.layers import Attention, CastedEmbedding, CastedLinear, Rotary, SwiGLU, parameters, rms_norm
 from hrm.core.optim import OptimConfig
-from hrm.core.flops import count_flops
-from hrm.core.run import Options
-from hrm.core.task import LoopConfig
+from hrm.core.task import LoopConfig, Options
 from hrm.core.train import fit
 from hrm.text.continual import ContinualConfig, MemoryConfig, backward_transfer, learn_all, matrix
 from hrm.text.data import Book, load_book, make_own

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from hrm.core.beside import Shape
 from torch import nn
 
 from hrm.core.config import ConfigError
 from hrm.core.device import seeded
 from hrm.core.resume import Stopped
-from hrm.core.run import Options, Shape, StepRun, start, start_all
-from hrm.core.task import Task
+from hrm.core.run import StepRun, start, start_all
+from hrm.core.task import Options, Task
 
 WIDTH, ROWS = 64, 2048  # two threads would share a product of this size, and come to other bits
 NEEDS = {"fourth": ["first"]}

@@ -8,17 +8,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import shared
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from hrm.core import checkpoint
-from hrm.core.config import ConfigError, section, validate
-from hrm.core.device import pick
-from hrm.core.errors import DataError
-from hrm.core.optim import OptimConfig
-from hrm.core.hrm import HRM, ArchConfig
-from hrm.core.run import Options
-from hrm.core.task import LoopConfig
 from hrm.arc import train as arc_train
+from hrm.arc.data import DataConfig, build, draw, draw_places, load_examples, originals, save_examples, to_examples
 from hrm.arc.evaluate import in_disguises, measure, passed
 from hrm.arc.grids import (
     END,
@@ -38,10 +32,16 @@ from hrm.arc.grids import (
     undisguise,
     vote,
 )
-from hrm.arc.data import DataConfig, build, draw, draw_places, load_examples, originals, save_examples, to_examples
-from hrm.arc.rules import FAMILIES, bounds, canonical, count, fall, fill, generate, outline, shift
 from hrm.arc.model import load, model_config
+from hrm.arc.rules import FAMILIES, bounds, canonical, count, fall, fill, generate, outline, shift
 from hrm.arc.train import RunConfig, TrainConfig
+from hrm.core import checkpoint
+from hrm.core.config import ConfigError, section, validate
+from hrm.core.device import pick
+from hrm.core.errors import DataError
+from hrm.core.hrm import HRM, ArchConfig
+from hrm.core.optim import OptimConfig
+from hrm.core.task import LoopConfig, Options
 from hrm.puzzles.data import PAD, Examples
 
 GRIDS = (

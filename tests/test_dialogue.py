@@ -17,6 +17,8 @@ from hrm.core.errors import DataError, LeakError
 from hrm.core.generate import ChatSession, HRMDecoder, Sampling
 from hrm.core.layers import parameters
 from hrm.core.losses import IGNORE, bigram_entropy, bigram_loss
+from hrm.core.optim import OptimConfig
+from hrm.core.task import LoopConfig, Options
 from hrm.core.tokens import (
     SPECIALS,
     BytePairTokenizer,
@@ -27,12 +29,9 @@ from hrm.core.tokens import (
     rows,
     tokenizer_from,
 )
-from hrm.core.run import Options
-from hrm.core.task import LoopConfig
-from hrm.core.optim import OptimConfig
+from hrm.dialogue.ablate import AblateConfig
 from hrm.dialogue.data import (
     DataConfig,
-    build as build_data,
     damage,
     document_filter,
     faults,
@@ -41,8 +40,7 @@ from hrm.dialogue.data import (
     prepare,
     slot_entropy,
 )
-from hrm.dialogue.ablate import AblateConfig
-from hrm.dialogue.evaluate import given as given_ids
+from hrm.dialogue.data import build as build_data
 from hrm.dialogue.evaluate import (
     _chat,
     causality_probe,
@@ -53,6 +51,7 @@ from hrm.dialogue.evaluate import (
     looked_at,
     text_loss,
 )
+from hrm.dialogue.evaluate import given as given_ids
 from hrm.dialogue.files import Chat, read_chats, write_chats
 from hrm.dialogue.grammar import SLOTS, Combination, combinations, conversation, entropy, first_fault, parse
 from hrm.dialogue.model import PHASE_0, PHASE_2, STEP_3, LanguageArch, LanguageConfig, LanguageHRM, build, load

@@ -8,11 +8,11 @@ import signal
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
-import tiny
 
 from hrm.core import checkpoint
 from hrm.core.checkpoint import CheckpointError
@@ -22,9 +22,10 @@ from hrm.core.generate import Sampling
 from hrm.core.losses import IGNORE
 from hrm.core.optim import OptimConfig
 from hrm.core.resume import Stopped
-from hrm.core.run import Options
+from hrm.core.task import Options
 from hrm.memory.chat import MemoryChat, beside, memory_loop
-from hrm.memory.data import DataConfig, build as build_data, load, rows
+from hrm.memory.data import DataConfig, load, rows
+from hrm.memory.data import build as build_data
 from hrm.memory.evaluate import (
     Answer,
     EvaluateConfig,

@@ -9,11 +9,11 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-import tiny
 
 from hrm.core import checkpoint
 from hrm.core.config import ConfigError, section
@@ -23,9 +23,8 @@ from hrm.core.generate import Sampling, stream
 from hrm.core.layers import inner_width, parameters
 from hrm.core.optim import OptimConfig
 from hrm.core.resume import Stopped
-from hrm.core.task import LoopConfig
+from hrm.core.task import LoopConfig, Options
 from hrm.core.tokens import WordTokenizer
-from hrm.core.run import Options
 from hrm.memory.compare import RecallConfig, RecallTask, against_the_first, compare_memories, recall_chance, recall_rows
 from hrm.memory.decode import MemoryDecoder, write
 from hrm.memory.model import (
@@ -37,12 +36,12 @@ from hrm.memory.model import (
     MemoryConfig,
     MemoryModel,
     Sight,
-    load,
     by_part,
+    load,
     remember_in_a_loop,
 )
-from hrm.memory.train import TrainConfig
 from hrm.memory.titans import TitansMemory, TitansState, learn_in_a_loop, read_chunk
+from hrm.memory.train import TrainConfig
 
 V, S = 13, 14
 ARCH = dict(

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from copies import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-
-from copies import ROOT
 
 from hrm.core import checkpoint
 from hrm.core.config import ConfigError, load_params, merged
@@ -27,9 +26,10 @@ from hrm.core.flops import count_flops
 from hrm.core.optim import OptimConfig
 from hrm.core.resume import Stopped
 from hrm.core.stats import Estimate
+from hrm.core.task import Options
 from hrm.core.tracking import read_log
-from hrm.core.run import Options
-from hrm.routing.data import DataConfig, SetConfig, build as build_data, draw, metrics, rank_posterior, read
+from hrm.routing.data import DataConfig, SetConfig, draw, metrics, rank_posterior, read
+from hrm.routing.data import build as build_data
 from hrm.routing.evaluate import (
     EvaluateConfig,
     answer,

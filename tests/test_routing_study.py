@@ -14,18 +14,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from copies import ROOT
 from scipy import stats as scipy_stats
 from typer.testing import CliRunner
-
-from copies import ROOT
 
 from hrm.core.config import ConfigError, section, validate
 from hrm.core.device import pick, seeded
 from hrm.core.resume import Stopped
+from hrm.core.run import changed
 from hrm.core.stats import holm
-from hrm.core.run import Options, changed
+from hrm.core.task import Options
 from hrm.routing import sweep as sweeps
-from hrm.routing.data import DataConfig, SetConfig, build as build_data, draw
+from hrm.routing.data import DataConfig, SetConfig, draw
+from hrm.routing.data import build as build_data
 from hrm.routing.model import build, losses
 from hrm.routing.study import compare, effects, family, forest, from_summaries, read_tables, versus
 from hrm.routing.sweep import (
@@ -201,7 +202,8 @@ def test_the_profiles_ask_for_the_checklist(profile):
 
 
 def test_the_parts_of_the_grid_can_be_queued():
-    from hrm.tools.sweep import SweepConfig as Queue, check
+    from hrm.tools.sweep import SweepConfig as Queue
+    from hrm.tools.sweep import check
 
     for profile in ("smoke", "laptop", "gpu"):
         trials = check(section(profile, "routing.queue", Queue), profile)

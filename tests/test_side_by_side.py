@@ -1,7 +1,7 @@
 "Narrow runs side by side: the same bits as alone, nobody left behind, every error with the name of its run."
 
-import multiprocessing
 import json
+import multiprocessing
 import os
 import pickle
 import re
@@ -17,11 +17,12 @@ import psutil
 import pytest
 import tiny
 import torch
+from hrm.core.beside import Shape, narrow, together
 
 from hrm.core import run
 from hrm.core.config import ConfigError
 from hrm.core.resume import Stopped
-from hrm.core.run import Options, Shape, narrow, together
+from hrm.core.task import Options
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,6 +10,7 @@ import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import files
 
 from hrm.core import checkpoint
 from hrm.core.config import ConfigError, load_params, merged
@@ -17,12 +18,12 @@ from hrm.core.device import seeded
 from hrm.core.errors import DataError
 from hrm.core.optim import OptimConfig
 from hrm.core.resume import Stopped
-from hrm.core.run import Options
-from hrm.core.task import LoopConfig
+from hrm.core.task import LoopConfig, Options
 from hrm.core.tokens import CharacterTokenizer
 from hrm.text.chat import TextChat, text_loop
 from hrm.text.continual import Memory, MemoryConfig, Reservoir, memory_state, restore_memory
-from hrm.text.data import Book, DataConfig, build as build_books
+from hrm.text.data import Book, DataConfig
+from hrm.text.data import build as build_books
 from hrm.text.files import detect
 from hrm.text.growth import Growth, GrowthConfig
 from hrm.text.life import NEXT, chapters, create, decide, pending, teach
@@ -30,7 +31,6 @@ from hrm.text.model import TextArch, build
 from hrm.text.train import MEASURED, RunConfig, TextTask, spans
 from hrm.text.widgets import ChatPanel, TrainingForm
 from hrm.tools.cli import main
-from tiny import files
 
 ARCH = TextArch(
     hidden_size=32, num_heads=2, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1, expansion=2, halt_max_steps=1

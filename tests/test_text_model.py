@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from conftest import ROOT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-import tiny
 
 from hrm.core import checkpoint, optim
 from hrm.core.config import ConfigError
@@ -24,8 +24,7 @@ from hrm.core.errors import DataError, LeakError
 from hrm.core.generate import HRMDecoder
 from hrm.core.layers import parameters
 from hrm.core.optim import OptimConfig
-from hrm.core.run import Options
-from hrm.core.task import LoopConfig
+from hrm.core.task import LoopConfig, Options
 from hrm.core.tokens import SPECIALS, CharacterTokenizer
 from hrm.core.tracking import read_log
 from hrm.text.continual import (
@@ -42,8 +41,7 @@ from hrm.text.continual import (
     memory_state,
     restore_memory,
 )
-from hrm.text.data import Book, grow, load
-from hrm.text.data import DataConfig
+from hrm.text.data import Book, DataConfig, grow, load
 from hrm.text.data import build as build_data
 from hrm.text.growth import (
     Growth,

@@ -6,22 +6,22 @@
 __all__ = ['RunConfig', 'TrainConfig', 'ArcPuzzleTask', 'run', 'run_all']
 
 # %% ../../nbs/arc/05_train.ipynb #381e1140
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from pydantic import Field
 
+from .data import load_examples, originals
+from .evaluate import METRICS, measure
+from .model import build, model_config
 from ..core.config import ConfigError, Name, Section, tree_hash
 from ..core.device import seeded
 from ..core.hrm import HRM, ArchConfig
 from ..core.parallel import share, world
-from ..core.run import Options, start, start_all
+from ..core.run import start, start_each
+from ..core.task import Options
 from ..core.train import Result
-from .data import load_examples, originals
-from .evaluate import METRICS, measure
-from .model import build, model_config
 from ..puzzles.data import Examples
 from ..puzzles.train import PuzzleRunConfig, PuzzleTask
 
@@ -84,13 +84,10 @@ def run(
     return start(name, task, config, seed, tree_hash(data), out, options, facts, shape=config.shape(Path(data)))
 
 
-def _one(config: TrainConfig, data: Path, out: Path, name: str, options: Options, done: Mapping[str, Result]) -> Result:
-    return run(name, config.runs[name], config.seed, data, out / name, options)
-
-
 def run_all(
     config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
 ) -> dict[str, Result]:
     "Train the runs of a section, or `only` some. Raises what `run` raises."
     shape = lambda name: config.runs[name].shape(Path(data))
-    return start_all(partial(_one, config, data, out), config.runs, out, options, only, shape=shape)
+    todo = {name: (one, config.seed) for name, one in config.runs.items()}
+    return start_each(run, todo, data, out, options, only, shape=shape)

@@ -35,7 +35,7 @@ def count_flops(
     return counter.get_total_flops()
 
 # %% ../../nbs/core/17_flops.ipynb #e4255787
-PAYS = {"cpu": 5.0}  # TFLOP of a run, from which on compiling saves more than it costs
+PAYS = {"cpu": 8.0}  # TFLOP of a run, from which on compiling saves more than it costs
 PAYS_ELSEWHERE = 100.0
 
 

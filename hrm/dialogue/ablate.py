@@ -7,20 +7,20 @@ __all__ = ['AblateConfig', 'ablate', 'differences', 'ensemble_loss']
 
 # %% ../../nbs/dialogue/06_ablate.ipynb #8dbb8690
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy  # its statistics load where they are first used
 import torch
 from pydantic import Field, model_validator
-import scipy  # its statistics load where they are first used
 
 from ..core.config import Label, Section, validate
 from ..core.hrm import HRM
-from ..core.run import Options, changed, start_all
+from ..core.run import changed, start_each
 from ..core.stats import Estimate, holm
+from ..core.task import Options
 from ..core.tokens import rows
 from ..core.train import Result
 from .train import RunConfig, TrainConfig, run, shapes
@@ -54,19 +54,6 @@ class AblateConfig(Section):
         return self.base.varied(self.variants[name], ("dialogue", "ablate", "variants", name))
 
 # %% ../../nbs/dialogue/06_ablate.ipynb #de3fb7a7
-def _one(
-    recipes: Mapping[str, RunConfig],
-    todo: Mapping[str, tuple[str, int]],
-    data: Path,
-    out: Path,
-    label: str,
-    options: Options,
-    done: Mapping[str, Result],
-) -> Result:
-    name, seed = todo[label]
-    return run(label, recipes[name], seed, data, out / label, options)
-
-
 def ablate(
     config: AblateConfig, data: Path, out: Path, options: Options = Options()
 ) -> pd.DataFrame:  # variant, seed, loss, per_character, tflop, seconds; the base first
@@ -75,8 +62,8 @@ def ablate(
     todo = {f"{name}-{seed}": (name, seed) for name in recipes for seed in range(config.seeds)}
 
     known = shapes({label: recipes[name] for label, (name, _) in todo.items()}, data)
-    one = partial(_one, recipes, todo, data, out)
-    results = start_all(one, todo, out, options, bar="ablations", shape=known.get)
+    each = {label: (recipes[name], seed) for label, (name, seed) in todo.items()}
+    results = start_each(run, each, data, out, options, bar="ablations", shape=known.get)
     return pd.DataFrame(
         [
             {

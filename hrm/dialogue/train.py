@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 from fastcore.basics import patch
+from ..core.beside import Shape
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -22,8 +23,8 @@ from ..core.config import ConfigError, Label, Name, Section, tree_hash
 from ..core.device import seeded
 from ..core.hrm import HRM
 from ..core.parallel import gather_rows, world
-from ..core.run import Options, Shape, StepRun, ordered, start, start_all
-from ..core.task import CarryTask
+from ..core.run import StepRun, ordered, start, start_all
+from ..core.task import CarryTask, Options
 from ..core.tokens import rows
 from ..core.train import Result
 from .data import Prepared, Tokens, prepare

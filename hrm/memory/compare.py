@@ -13,22 +13,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+import scipy  # its statistics load where they are first used
 import torch
 import torch.nn.functional as F
+from ..core.beside import Shape
 from pydantic import Field, model_validator
-import scipy  # its statistics load where they are first used
 from torch import Tensor, nn
 
 from ..core.config import Label, Name, Section, hash_of, validate
 from ..core.device import seeded
 from ..core.layers import parameters
 from ..core.losses import IGNORE
-from ..core.run import Options, Shape, StepRun, start, start_all
+from ..core.run import StepRun, start, start_all, start_each
 from ..core.stats import Estimate, hedges_g, holm
-from ..core.task import Task
+from ..core.task import Options, Task
 from ..core.train import Result
-from .model import MemoryArch, MemoryModel, build
 from .data import load
+from .model import MemoryArch, MemoryModel, build
 from .train import MemoryTask, RunConfig, run
 
 # %% ../../nbs/memory/07_compare.ipynb #c3ca4555
@@ -62,19 +63,6 @@ def _row(result: Result, **about) -> dict[str, Any]:
     )
 
 # %% ../../nbs/memory/07_compare.ipynb #7b50f223
-def _try(
-    config: CompareConfig,
-    wanted: Mapping[str, tuple[str, float, int]],
-    data: Path,
-    out: Path,
-    label: str,
-    options: Options,
-    done: Mapping[str, Result],
-) -> Result:
-    name, rate, seed = wanted[label]
-    return run(label, config.of(name, rate), seed, data, out / label, options)
-
-
 def compare_optimizers(
     config: CompareConfig, data: Path, out: Path, options: Options = Options()
 ) -> (
@@ -84,8 +72,8 @@ def compare_optimizers(
     rows, shape = {}, config.base.shape(load(data))
 
     def train(wanted: dict[str, tuple[str, float, int]], bar: str) -> None:
-        one = partial(_try, config, wanted, data, out)
-        for label, result in start_all(one, wanted, out, options, bar=bar, shape=lambda label: shape).items():
+        todo = {label: (config.of(name, rate), seed) for label, (name, rate, seed) in wanted.items()}
+        for label, result in start_each(run, todo, data, out, options, bar=bar, shape=lambda label: shape).items():
             name, rate, seed = wanted[label]
             rows[label] = _row(result, optimizer=name, rate=rate, seed=seed, tried=seed == config.seeds)
 

@@ -9,7 +9,6 @@ __all__ = ['STEP_WEIGHTS', 'METRICS', 'MEASURED', 'halting_targets', 'pass_loss'
 # %% ../../nbs/memory/05_train.ipynb #51e274fc
 import math
 from collections.abc import Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from ..core.beside import Shape
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -26,8 +26,8 @@ from ..core.device import seeded
 from ..core.losses import IGNORE
 from ..core.optim import OptimConfig
 from ..core.parallel import share, world
-from ..core.run import EpochRun, Options, Shape, start, start_all
-from ..core.task import LoopConfig, Stream, Task
+from ..core.run import EpochRun, start, start_each
+from ..core.task import LoopConfig, Options, Stream, Task
 from ..core.tracking import read_log
 from ..core.train import Result
 from .data import Prepared, load
@@ -267,10 +267,6 @@ def run(name: str, config: RunConfig, seed: int, data: Path, out: Path, options:
     return result
 
 # %% ../../nbs/memory/05_train.ipynb #34cbf8e4
-def _one(config: TrainConfig, data: Path, out: Path, name: str, options: Options, done: Mapping[str, Result]) -> Result:
-    return run(name, config.runs[name], config.seed, data, out / name, options)
-
-
 def run_all(
     config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
 ) -> dict[str, Result]:
@@ -278,7 +274,8 @@ def run_all(
     while another is unfinished."""
     made = load(data)
     shape = lambda name: config.runs[name].shape(made)
-    return start_all(partial(_one, config, data, out), config.runs, out, options, only, shape=shape)
+    todo = {name: (one, config.seed) for name, one in config.runs.items()}
+    return start_each(run, todo, data, out, options, only, shape=shape)
 
 # %% ../../nbs/memory/05_train.ipynb #6fad4f96
 def epoch_table(

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from fastcore.basics import patch
+from ..core.beside import Shape
 from pydantic import Field
 from torch import Tensor, nn
 
 from ..core.hrm import HRM, ArchConfig
 from ..core.parallel import gather_rows
-from ..core.run import Shape, StepRun
+from ..core.run import StepRun
 from ..core.task import CarryTask
 from .data import Examples, as_batch, read_json
 

@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from ..core.beside import Shape, together
 from pydantic import Field, model_validator
 
 from ..core.closure import code_version
 from ..core.config import ConfigError, Name, Section, hash_of, tree_hash
 from ..core.files import Lock, write_atomic
 from ..core.resume import place_of, remove
-from ..core.run import Options, Shape, changed, together
+from ..core.run import changed
+from ..core.task import Options
 from ..core.tracking import read_log
 from .data import read
 from .evaluate import measure

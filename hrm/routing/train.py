@@ -10,13 +10,14 @@ __all__ = ['RunConfig', 'temperature', 'entropy_weight', 'SortingTask', 'gradien
 import resource
 import sys
 from collections.abc import Iterable, Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from ..core.beside import Shape
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -26,8 +27,8 @@ from ..core.files import write_atomic
 from ..core.flops import count_flops
 from ..core.optim import OptimConfig
 from ..core.parallel import share, world
-from ..core.run import EpochRun, Options, Shape, start, start_all
-from ..core.task import LoopConfig, Stream, Task
+from ..core.run import EpochRun, start, start_each
+from ..core.task import LoopConfig, Options, Stream, Task
 from ..core.train import Result
 from .data import read
 from .evaluate import answer, measure, routing_log
@@ -323,18 +324,13 @@ def shapes(runs: Mapping[str, RunConfig], data: Path) -> dict[str, Shape]:
     return {name: one.shape(one.rows or known[one.set][0], known[one.set][1]) for name, one in runs.items()}
 
 
-def _one(config: TrainConfig, data: Path, out: Path, name: str, options: Options, done: Mapping[str, Result]) -> Result:
-    recipe, seed = config.todo[name]
-    return run(name, config.run(recipe), seed, data, out / name, options)
-
-
 def run_all(
     config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
 ) -> dict[str, Result]:
     "Train every recipe with every seed, or `only` some of the runs. Raises what `run` raises; a stop loses nothing."
-    known = shapes({name: config.run(recipe) for name, (recipe, _) in config.todo.items()}, data)
-    one = partial(_one, config, data, out)
-    return start_all(one, config.todo, out, options, only, bar="runs", shape=known.get)
+    todo = {name: (config.run(recipe), seed) for name, (recipe, seed) in config.todo.items()}
+    known = shapes({name: one for name, (one, _) in todo.items()}, data)
+    return start_each(run, todo, data, out, options, only, "runs", known.get)
 
 
 def summary(

@@ -7,7 +7,6 @@ __all__ = ['RunConfig', 'TrainConfig', 'SudokuTask', 'run', 'run_all']
 
 # %% ../../nbs/sudoku/09_train.ipynb #bde170ee
 from collections.abc import Iterable, Mapping
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +17,8 @@ from ..core.config import ConfigError, Name, Section, tree_hash
 from ..core.device import seeded
 from ..core.hrm import HRM, ArchConfig
 from ..core.parallel import share, world
-from ..core.run import Options, start, start_all
+from ..core.run import start, start_each
+from ..core.task import Options
 from ..core.train import Result
 from ..puzzles.data import as_batch
 from ..puzzles.evaluate import at_segment, rollout
@@ -105,13 +105,10 @@ def run(
     return start(name, task, config, seed, tree_hash(folder), out, options, facts, shape=config.shape(folder))
 
 
-def _one(config: TrainConfig, data: Path, out: Path, name: str, options: Options, done: Mapping[str, Result]) -> Result:
-    return run(name, config.runs[name], config.seed, data, out / name, options)
-
-
 def run_all(
     config: TrainConfig, data: Path, out: Path, options: Options = Options(), only: Iterable[str] | None = None
 ) -> dict[str, Result]:
     "Train the runs of a section, or `only` some. Raises what `run` raises."
     shape = lambda name: config.runs[name].shape(_set(config.runs[name], data))
-    return start_all(partial(_one, config, data, out), config.runs, out, options, only, shape=shape)
+    todo = {name: (one, config.seed) for name, one in config.runs.items()}
+    return start_each(run, todo, data, out, options, only, shape=shape)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from ..core.config import ConfigError, Name, Section, hash_of, tree_hash
 from ..core.device import seeded
-from ..core.run import Options, start_all
+from ..core.run import start_all
+from ..core.task import Options
 from ..core.tokens import CharacterTokenizer
 from ..core.train import Result
 from .data import Book, grow, translation, windows

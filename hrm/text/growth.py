@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from ..core.beside import together
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ from ..core.device import seeded
 from ..core.flops import count_flops
 from ..core.layers import parameters
 from ..core.resume import counted, replaceable
-from ..core.run import Options, together
+from ..core.task import Options
 from ..core.train import Result
 from .data import Book
 from .model import TextArch, TextConfig, TextHRM, build, load

@@ -25,8 +25,7 @@ from ..core.device import pick, seeded
 from ..core.files import LOCK, Lock, only_ours, write_atomic
 from ..core.layers import parameters
 from ..core.optim import OptimConfig
-from ..core.run import Options
-from ..core.task import LoopConfig
+from ..core.task import LoopConfig, Options
 from ..core.tokens import CharacterTokenizer
 from ..core.train import Result
 from .continual import Memory, MemoryConfig, grow_vocabulary, memory_state, restore_memory

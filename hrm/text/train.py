@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from fastcore.basics import patch
+from ..core.beside import Shape
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -27,8 +28,8 @@ from ..core.generate import Sampling, stream
 from ..core.losses import CROSS_ENTROPY
 from ..core.optim import OptimConfig
 from ..core.parallel import share, world
-from ..core.run import Options, Shape, StepRun, start, start_all
-from ..core.task import Task
+from ..core.run import StepRun, start, start_all
+from ..core.task import Options, Task
 from ..core.tokens import CharacterTokenizer
 from ..core.train import Result
 from .data import Book, grow, load, translation, windows

@@ -72,7 +72,7 @@ def _recipe(profile: str, changes: dict, memory: str | None, growth: bool, cycle
 
 def _learn(model: Path, path: Path, recipe: Any, fresh: bool, again: bool, encoding: str | None) -> None:
     "Find out what is to be done, do it, and say what came of it. Exit code 130 after Ctrl-C."
-    from hrm.core.run import Options
+    from hrm.core.task import Options
     from hrm.core.tracking import MODES
     from hrm.text.life import decide, free, lock, newest, teach
 

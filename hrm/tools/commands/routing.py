@@ -53,10 +53,11 @@ def train_command(
 ):
     "Train one recipe with one seed. Ctrl-C saves the state (exit code 130); the same command goes on from there."
     from hrm.core.resume import replaceable
-    from hrm.core.run import Options
+    from hrm.core.task import Options
     from hrm.core.tracking import MODES
     from hrm.routing.data import ceiling, read
-    from hrm.routing.train import TrainConfig, run as train
+    from hrm.routing.train import TrainConfig
+    from hrm.routing.train import run as train
 
     config, name = section(profile, "routing.train", TrainConfig), f"{run or 'base'}-{seed}"
     chosen(config.runs, run, profile)

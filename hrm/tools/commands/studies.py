@@ -34,7 +34,7 @@ def sweep_command(
     resume: optional(Path, "folder for rows and runs in progress", "data/resume") = None,
 ):
     "Run the sweep of a profile, one CSV row per configuration and seed. Ctrl-C keeps what is done (exit code 130)."
-    from hrm.core.run import Options
+    from hrm.core.task import Options
     from hrm.core.tracking import MODES
     from hrm.routing.sweep import COLUMNS, GridConfig, SweepConfig, grid_jobs, growing, jobs, work
 

@@ -107,7 +107,7 @@ def trains(
     def command_of(change: Callable) -> Callable:
         def command(profile, run, data, out, resume, tracking, **own):
             from hrm.core.resume import replaceable
-            from hrm.core.run import Options
+            from hrm.core.task import Options
             from hrm.core.tracking import MODES
 
             room = import_module(f"hrm.{system}.train")
