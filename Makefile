@@ -18,7 +18,7 @@ repro: $(READY)  ## fresh clone to finished report: the whole pipeline at the la
 	python -m hrm.tools.site --readme
 
 smoke: $(READY)  ## the whole pipeline at the smoke profile, in seconds per stage
-	python -m hrm.tools.stage dvc repro --glob '*@smoke'
+	python -m hrm.tools.stage dvc --profile smoke
 
 test: $(READY)  ## the whole test suite, the same that CI runs, on all cores
 	python -m pytest -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder

@@ -12,8 +12,8 @@ import pytest
 from copies import commit, copy_project, environment, shell
 
 DVC = (sys.executable, "-m", "dvc")
-SMOKE = (sys.executable, "-m", "hrm.tools.stage", "dvc", "repro", "--glob", "*@smoke")  # as in `make smoke`
-COLD = (*DVC, *SMOKE[4:])  # each kernel starts from nothing
+SMOKE = (sys.executable, "-m", "hrm.tools.stage", "dvc", "--profile", "smoke")  # as in `make smoke`
+COLD = (*DVC, "repro", "--glob", "*@smoke")  # one stage after the other, and each kernel starts from nothing
 MACHINE = {"timings.json"}  # files that say how long something took
 MACHINE_STAGES = {"environment", "machine_benchmark", "machine_guide"}  # stages that say what this machine is
 
@@ -72,7 +72,7 @@ def test_every_stage_left_its_chapter_and_metrics(twins):
 
 def test_smoke_needs_nothing_of_the_laptop_profile(twins):
     assert not (twins[0] / "data" / "laptop").exists()
-    printed = shell(*SMOKE, "--dry", "--force", cwd=twins[0]).stdout
+    printed = shell(*COLD, "--dry", "--force", cwd=twins[0]).stdout
     assert "@smoke" in printed and "@laptop" not in printed and "'book'" not in printed
 
 

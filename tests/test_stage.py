@@ -129,7 +129,7 @@ def test_a_kernel_that_was_forked_ends_like_any_other(project, number, who):
     assert "hrm.machine.warm" in server.cmdline() and os.getpgid(kernel.pid) == kernel.pid
     number = signal.Signals[f"SIG{number}"]
     if who == "stage":
-        (stage,) = [one for one in psutil.Process(process.pid).children(True) if "execute" in one.cmdline()]
+        (stage,) = [one for one in psutil.Process(process.pid).children(True) if {"hrm.tools.stage", "run"} <= {*one.cmdline()}]
         stage.send_signal(number)
     elif who == "server":  # nobody misses it
         server.send_signal(number)
@@ -141,6 +141,74 @@ def test_a_kernel_that_was_forked_ends_like_any_other(project, number, who):
     assert (project / "saved").exists() == (who != "stage" or number != signal.SIGKILL)
     assert not (project / "later").exists() and not (project / "reports").exists()
     assert not server.is_running()
+
+
+@pytest.fixture
+def two_systems(project) -> Path:
+    "The chapter once more, in a system of its own; each notes its kernel, and what it has saved, by its name."
+    chapter = (project / "nbs/chapters/01_long.ipynb").read_text()
+    for number, name in enumerate(("long", "also"), 1):
+        named = re.sub(r'"(kernel.pid|saved|later)', lambda found: f'"{name}.{found[1]}', chapter.replace('\\"', "'"))
+        named = re.sub(r"'(kernel.pid|saved|later)", lambda found: f"'{name}.{found[1]}", named)
+        (project / f"nbs/chapters/0{number}_{name}.ipynb").write_text(named)
+    stages = [
+        f"  {name}:\n    matrix: {{run: ['smoke']}}\n    cmd: python -m hrm.tools.stage run {name} ${{item.run}}\n"
+        f"    outs:\n    - reports/${{item.run}}/{name}: {{cache: false}}\n"
+        for name in ("long", "also")
+    ]
+    code = "  code:\n    cmd: echo written > closures\n    outs: [closures]\n"
+    (project / "dvc.yaml").write_text("stages:\n" + code + "".join(stages))
+    shell(sys.executable, "-m", "dvc", "init", "--no-scm", "-q", cwd=project)
+    return project
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="systems go side by side on more than one core")
+@pytest.mark.parametrize("number", ["TERM", "KILL", "INT"])
+def test_systems_side_by_side_end_with_the_command(two_systems, number):
+    project = two_systems
+    process = launch(project, sys.executable, "-m", "hrm.tools.stage", "dvc", "--profile", "smoke")
+    both = [project / f"{name}.kernel.pid" for name in ("long", "also")]
+    wait_for(lambda: all(file.exists() and file.read_text() for file in both), 60, project)
+    time.sleep(0.3)
+    if number == "INT":  # as Ctrl-C in a terminal
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.Signals[f"SIG{number}"])
+    assert process.wait(30) != 0
+    wait_for(lambda: not running(project), 20, project)
+    for name in ("long", "also"):
+        assert (project / f"{name}.saved").exists() and not (project / f"{name}.later").exists()
+
+
+def test_a_system_that_fails_does_not_stop_another(two_systems):
+    project = two_systems
+    for name, seconds in (("01_long", 0), ("02_also", 3)):
+        file = project / f"nbs/chapters/{name}.ipynb"
+        file.write_text(file.read_text().replace("range(600)", f"range({10 * seconds})" if seconds else "range(1 / 0)"))
+    done = subprocess.run(
+        (sys.executable, "-m", "hrm.tools.stage", "dvc", "--profile", "smoke"),
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0 and "ZeroDivisionError" in done.stderr
+    assert (project / "also.later").exists() and not (project / "long.later").exists()
+    assert list(lock.entries((project / "dvc.lock").read_text())) == ["code", "also@smoke"]
+
+
+def test_each_group_of_stages_goes_to_a_dvc_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "groups", lambda number: [["a", "b"], ["c"]])
+
+    def dvc(line):
+        (tmp_path / str(time.time_ns())).write_text(" ".join(line))
+        return 3 if line[-1] == "c@smoke" else 0
+
+    assert lock.side_by_side(dvc, "smoke") == 3
+    first, *others = [file.read_text() for file in sorted(tmp_path.iterdir())]
+    assert first == "repro code"
+    assert sorted(others) == ["--wait-for-lock repro a@smoke b@smoke", "--wait-for-lock repro c@smoke"]
+    assert lock.side_by_side(lambda line: 7, "smoke") == 7, "without the closures nothing begins"
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -453,9 +521,9 @@ def test_a_stage_restores_the_lock_file_below_a_running_dvc(project):
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_make_looks_at_the_lock_file_before_and_after(monkeypatch, code):
-    for word, target in {"repro": ["book"], "smoke": ["--glob", "'*@smoke'"]}.items():
+    for word, what in {"repro": ["repro", "book"], "smoke": ["--profile", "smoke"]}.items():
         lines = [line.split() for line in shell("make", "-n", word, cwd=ROOT).stdout.splitlines()]
-        assert ["python", "-m", "hrm.tools.stage", "dvc", "repro", *target] in lines
+        assert ["python", "-m", "hrm.tools.stage", "dvc", *what] in lines
         assert not [line for line in lines if line[0] == "dvc"], "no other way to DVC"
     done = []
     for name in ("put_back", "keep_lock", "mend_rwlock"):

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['HEADER', 'PARAMS', 'entries', 'promised', 'complete', 'torn', 'keep_lock', 'mend_rwlock', 'own_params', 'put_back',
-           'parsed_once', 'with_dvc']
+           'parsed_once', 'groups', 'side_by_side', 'with_dvc']
 
 # %% ../../nbs/tools/00_lock.ipynb #af5cc84a
-import functools, os, re, subprocess, sys, time
-from collections.abc import Iterator, Sequence
+import ctypes, functools, os, re, signal, subprocess, sys, time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
@@ -17,7 +17,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ..core.config import root
 from ..core.files import Lock, write_atomic
-from ..machine.lifeline import no_json, settled
+from ..core.pipeline import pipeline
+from ..machine.lifeline import no_json, settled, stop_signals
 
 # %% ../../nbs/tools/00_lock.ipynb #f5de6ea4
 HEADER = re.compile(r"^  (\S.*?):[ \t]*(?:#.*)?$", re.M)
@@ -203,9 +204,76 @@ def parsed_once() -> Iterator[None]:
         for (module, name, _), old in zip(changed, before):
             setattr(module, name, old)
 
+# %% ../../nbs/tools/00_lock.ipynb #96f83b3a
+def groups(
+    number: int,  # at most so many
+) -> list[list[str]]:  # stages with profiles that hang together, spread evenly
+    "Stages of `dvc.yaml` that can be reproduced without waiting for those of another group."
+    import networkx
 
+    blocks = {name: block for name, block in pipeline().items() if "matrix" in block}
+    path = lambda out: next(iter(out)) if isinstance(out, dict) else out
+    made = {path(out): name for name, block in blocks.items() for out in block["outs"]}
+    graph = networkx.Graph()
+    graph.add_nodes_from(blocks)
+    for name, block in blocks.items():
+        for dep in block.get("deps", []):
+            graph.add_edges_from((name, made[out]) for out in made if f"{dep}/".startswith(f"{out}/"))
+    found = [[] for _ in range(number)]
+    for group in sorted(networkx.connected_components(graph), key=len, reverse=True):
+        min(found, key=len).extend(name for name in blocks if name in group)
+    return [group for group in found if group]
+
+
+def _fork(main: Callable[[list[str]], int], arguments: list[str]) -> int:
+    "Call it in another process, which ends with this one; its number."
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent = os.getpid()
+    if child := os.fork():
+        return child
+    code = 1
+    try:
+        for number in stop_signals():
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
+        code = main(arguments) if os.getppid() == parent else 1
+    finally:
+        os._exit(code)
+
+
+def side_by_side(
+    main: Callable[[list[str]], int],  # DVC's
+    profile: str,  # such as "smoke"
+) -> int:  # 0 where all succeeded
+    "Reproduce a profile with a DVC on every core."
+    if code := main(["repro", "code"]):
+        return code
+    linux = sys.platform.startswith("linux")
+    each = groups(len(os.sched_getaffinity(0)) if linux else 1)
+    wanted = [[f"{stage}@{profile}" for stage in group] for group in each]
+    if len(wanted) < 2:
+        return main(["repro", *(name for group in wanted for name in group)])
+    children = []
+
+    def hand_on(number, frame):
+        for child in children if number != signal.SIGINT else ():  # a terminal interrupts all of them itself
+            with suppress(ProcessLookupError):
+                os.kill(child, number)
+
+    before = {number: signal.signal(number, hand_on) for number in stop_signals()}
+    try:
+        for group in wanted:
+            children.append(_fork(main, ["--wait-for-lock", "repro", *group]))
+        return max(abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) for child in children)
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+# %% ../../nbs/tools/00_lock.ipynb #8b04fd7b
 def with_dvc(
     arguments: Sequence[str],  # DVC's own, such as "repro", "book"
+    profile: str | None = None,  # instead of those: reproduce all of a profile, see `side_by_side`
 ) -> int:  # DVC's exit code
     "Run DVC in this process, in the project's folder, after a look at its files and, where it succeeded, before one."
     for look in (put_back, keep_lock, mend_rwlock):
@@ -213,7 +281,7 @@ def with_dvc(
     from dvc.cli import main
 
     with parsed_once():
-        code = main(list(arguments))
+        code = side_by_side(main, profile) if profile else main(list(arguments))
     if code == 0:
         keep_lock()
     return code

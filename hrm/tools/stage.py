@@ -154,9 +154,12 @@ def run(
         if code == 0:
             leave_metrics(stage, profile)  # a trial's folder is outside of what the container sees
         return code
+    os.chdir(root())
+    if os.environ.get("PYTHONHASHSEED") == "0":  # set before this process began
+        os.environ.update(environment())
+        return execute(stage, profile, began=_born())
     line = command("execute", stage, profile)
     sys.stdout.flush()
-    os.chdir(root())
     os.execvpe(line[0], line, environment())
 
 # %% ../../nbs/tools/01_stage.ipynb #7a780b54
@@ -366,6 +369,7 @@ def main(
     verbs.add_parser("code", help="write to data/code/ what decides the results of each chapter")
     verbs.add_parser("lock", help="before and after DVC: restore dvc.lock if it is torn, else renew its copy")
     around = verbs.add_parser("dvc", help="run DVC between two such looks, without its waiting")
+    around.add_argument("--profile", help="reproduce all of a profile, its systems side by side, such as smoke")
     around.add_argument("arguments", nargs=argparse.REMAINDER, help="DVC's own, such as: repro book")
     verbs.add_parser("plots", help="write the offline page template of `dvc plots show`")
     given = parser.parse_args(argv)
@@ -374,8 +378,9 @@ def main(
             named = given.stage, given.profile
             return run(*named) if given.verb == "run" else execute(*named, began=_born())
         if given.verb == "dvc":
+            os.environ["PYTHONHASHSEED"] = "0"  # of the stages: one that has it need not start anew
             with socket_folder() as folder, warm(folder, environment()):
-                return with_dvc(given.arguments)
+                return with_dvc(given.arguments, given.profile)
         work = {
             "code": (keep_lock, write_closures),
             "plots": (plots_template,),
