@@ -4,9 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PORT ?= 8000
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# What `hrm` sets as well, for programs that import torch first.
 export OMP_WAIT_POLICY := PASSIVE
-export GOMP_SPINCOUNT := 5000
 .DEFAULT_GOAL := help
 .PHONY: help repro smoke test lab docs docs-serve books plots notebooks clean
 

@@ -17,9 +17,9 @@ import psutil
 import pytest
 import tiny
 import torch
-from hrm.core.beside import Shape, narrow, together
 
-from hrm.core import run
+from hrm.core import beside, run
+from hrm.core.beside import Shape, narrow, together
 from hrm.core.config import ConfigError
 from hrm.core.resume import Stopped
 from hrm.core.task import Options
@@ -170,19 +170,19 @@ def test_a_second_signal_ends_all_at_once(tmp_path):
 def test_what_goes_side_by_side_is_a_rule(monkeypatch):
     slim, wide = Shape(32, 512, 400, "cpu"), Shape(256, 512, 4000, "cpu")
     work, three = partial(lines.train, {}, Path()), {"a": slim, "b": wide, "c": slim, "d": slim}
-    monkeypatch.setattr(run, "cores", lambda: 2)
-    assert run._aside(work, three) == ["a", "c", "d"]
+    monkeypatch.setattr(beside, "cores", lambda: 2)
+    assert beside._aside(work, three) == ["a", "c", "d"]
     long = Shape(32, 512, 401, "cpu")
-    assert run._aside(work, three | {"e": long}) == ["e", "a", "c", "d"], "the longest begins first"
-    assert run._aside(work, {"a": slim, "c": slim}) == [], "four hundred steps can be won, which is too little"
-    assert run._aside(lambda *_: None, three) == run._aside(work, three), "whatever module it is of"
+    assert beside._aside(work, three | {"e": long}) == ["e", "a", "c", "d"], "the longest begins first"
+    assert beside._aside(work, {"a": slim, "c": slim}) == [], "four hundred steps can be won, which is too little"
+    assert beside._aside(lambda *_: None, three) == beside._aside(work, three), "whatever module it is of"
     local = lambda *_: None
     local.__module__ = "__main__"
-    assert run._aside(partial(local), three) == []
+    assert beside._aside(partial(local), three) == []
     for name, value in (("cores", lambda: 1), ("world", lambda: (0, 2)), ("helping", lambda: True)):
         with monkeypatch.context() as patch:
-            patch.setattr(run, name, value)
-            assert run._aside(work, three) == [], name
+            patch.setattr(beside, name, value)
+            assert beside._aside(work, three) == [], name
     assert [narrow(64, positions, "cpu") for positions in (2048, 2049)] == [True, False]
     assert [narrow(width, 10**6, "cpu") for width in (32, 33)] == [True, False]
     assert [narrow(width, 8, "cpu") for width in (127, 128)] == [True, False]
@@ -190,17 +190,17 @@ def test_what_goes_side_by_side_is_a_rule(monkeypatch):
 
 def test_the_longest_begin_first_and_come_back_in_their_order(monkeypatch):
     shapes = {"short": Shape(32, 64, 600, "cpu"), "long": Shape(32, 640, 600, "cpu"), "wide": Shape(256, 8, 9, "cpu")}
-    monkeypatch.setattr(run, "cores", lambda: 2)
+    monkeypatch.setattr(beside, "cores", lambda: 2)
     begun = []
 
-    def beside(crew, plan, ended, said):
+    def in_order(crew, plan, ended, said):
         while ready := plan.ready(crew.names):
             begun.append(ready[0])
             plan.take(ready[0])
             ended(ready[0], ready[0])
 
-    monkeypatch.setattr(run, "_beside", beside)
-    found = run.together(lambda name, *_: begun.append(name), shapes, run.Options(progress=False), shape=shapes.get)
+    monkeypatch.setattr(beside, "_beside", in_order)
+    found = together(lambda name, *_: begun.append(name), shapes, Options(progress=False), shape=shapes.get)
     assert begun == ["long", "short", "wide"] and list(found) == list(shapes)
 
 
@@ -212,10 +212,10 @@ class Odd(Exception):
 
 
 def test_an_error_that_cannot_travel_sends_its_words():
-    assert type(run._portable(ConfigError("x"))) is ConfigError
+    assert type(beside._portable(ConfigError("x"))) is ConfigError
     with pytest.raises(TypeError):
         pickle.loads(pickle.dumps(Odd(1, 2)))
-    assert str(run._portable(Odd(1, 2))) == "Odd: 1 and 2"
+    assert str(beside._portable(Odd(1, 2))) == "Odd: 1 and 2"
 
 
 def test_a_run_in_this_process_is_named_too():

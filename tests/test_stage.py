@@ -129,7 +129,9 @@ def test_a_kernel_that_was_forked_ends_like_any_other(project, number, who):
     assert "hrm.machine.warm" in server.cmdline() and os.getpgid(kernel.pid) == kernel.pid
     number = signal.Signals[f"SIG{number}"]
     if who == "stage":
-        (stage,) = [one for one in psutil.Process(process.pid).children(True) if {"hrm.tools.stage", "run"} <= {*one.cmdline()}]
+        (stage,) = [
+            one for one in psutil.Process(process.pid).children(True) if {"hrm.tools.stage", "run"} <= {*one.cmdline()}
+        ]
         stage.send_signal(number)
     elif who == "server":  # nobody misses it
         server.send_signal(number)

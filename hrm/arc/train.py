@@ -76,12 +76,13 @@ def run(
     "Train one model. Raises DataError or ConfigError before any work; Stopped when asked to, with the state saved."
     train, held_out = _data(data)
     share(config.batch_size, *world())
-    generator, placement = seeded(seed), config.placement()
+    generator, shape = seeded(seed), config.shape(Path(data))
+    placement = config.placement(shape)
     model = build(model_config(config.arch.on(placement), train.size, len(train.names)), generator, placement)
     task = ArcPuzzleTask(model, train, held_out, config, generator)
     about = model.config.model_dump()
     facts = {"system": "arc", "arch": {key: about.pop(key) for key in ArchConfig.model_fields}} | about
-    return start(name, task, config, seed, tree_hash(data), out, options, facts, shape=config.shape(Path(data)))
+    return start(name, task, config, seed, tree_hash(data), out, options, facts, shape=shape)
 
 
 def run_all(

@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 from fastcore.basics import patch
-from .config import ConfigError, checked_name
+from .config import ConfigError, checked_name, setting
 from .files import write_atomic
-from .device import machine
+from .device import machine, threads
 from .pipeline import data_path, report_path
 
 # %% ../../nbs/core/25_report.ipynb #ea0f6df6
@@ -78,12 +78,15 @@ class Stage:
         self,
         name: str,  # such as "sudoku_train"
         profile: str,  # such as "laptop"
+        narrow: bool = False,  # all its models are, see `hrm.core.beside`: this process computes on one thread
     ):
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise ConfigError(f"stage: found {name!r}; allowed: lower-case letters, digits and underscores")
         self.name, self.profile = name, checked_name(profile, "profile")
         self.data, self.dir = data_path(name, profile), report_path(name, profile)
         self.dir.mkdir(parents=True, exist_ok=True)
+        if narrow or profile in setting("one_thread", []):
+            threads(1)
 
     def _write(self, file: str, value: Any) -> Any:
         write_atomic(self.dir / file, dump(value))

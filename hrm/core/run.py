@@ -6,7 +6,9 @@
 __all__ = ['changed', 'RunBase', 'StepRun', 'EpochRun', 'start', 'ordered', 'start_all', 'start_each']
 
 # %% ../../nbs/core/22_run.ipynb #be55ba62
+import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -41,9 +43,17 @@ class RunBase(Section):
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the activations; weights stay float32
 
-    def placement(self) -> Placement:
-        "Where the model computes and in which types. Raises `ConfigError` for a device that is not here."
-        return pick(self.device, self.dtype)
+    def placement(self, shape: Shape | None = None) -> Placement:
+        """Where the model computes and in which types; one of a narrow shape in float32 unless something else is asked
+        for. Raises `ConfigError` for a device that is not here.
+        """
+        asked = self.dtype != "auto" or os.environ.get("HRM_DTYPE")
+        if asked or shape is None or not shape.narrow:
+            return pick(self.device, self.dtype)
+        placement = pick(self.device, "float32")
+        return replace(
+            placement, reason=placement.reason | {"dtype": "a narrow model's casts cost more than they gain"}
+        )
 
     def settings(self) -> dict[str, Any]:
         "What decides the run, beside the loop."
@@ -115,7 +125,7 @@ def start(
             options.keep,
             begin,
             module,
-            config.placement(),
+            config.placement(shape),
         )
 
 # %% ../../nbs/core/22_run.ipynb #8f416c07
@@ -178,5 +188,5 @@ def start_each(
     bar: str = "",
     shape: Callable[[str], Shape] | None = None,
 ) -> dict[str, Result]:
-    "Train the same model with other settings or seeds, none of which stands on another. Raises what `start_all` raises."
+    "Train with several settings or seeds, none of which stands on another. Raises what `start_all` raises."
     return start_all(partial(_each, run, dict(todo), data, out), todo, out, options, only, bar=bar, shape=shape)

@@ -181,7 +181,9 @@ def run(
     if config.rows:
         made.train = made.train[: config.rows]
     generator = seeded(2 * seed + 1)  # not that of the weights: a variant with other weights sees the same rows
-    model = build(config.arch, classes, config.seq_len or made.longest, seeded(2 * seed), config.placement())
+    positions = config.seq_len or made.longest
+    shape = config.shape(positions)
+    model = build(config.arch, classes, positions, seeded(2 * seed), config.placement(shape))
     arch = model.config.model_dump(include=set(LanguageArch.model_fields))
     facts = {
         "system": "dialogue",
@@ -196,7 +198,7 @@ def run(
         checkpoint.load_weights(model, checkpoint.read(final).weights, f"{name}: weights of {config.weights}")
         facts["started_from"] = tree_hash(final)
     begin = done[config.after].state if config.after else None
-    task, shape = ChatTask(model, made, config, generator), config.shape(model.config.seq_len)
+    task = ChatTask(model, made, config, generator)
     result = start(name, task, config, seed, tree_hash(folder), out, options, facts, begin=begin, shape=shape)
     result.metrics["entropies"] = made.entropies
     return result

@@ -98,11 +98,11 @@ def run(
     if train.size != held_out.size:
         raise ConfigError(f"{folder}: train has puzzles of size {train.size}, test of size {held_out.size}")
     share(config.batch_size, *world())
-    generator = seeded(seed)
-    model = build(config.arch, train.size, generator, config.placement())
+    generator, shape = seeded(seed), config.shape(folder)
+    model = build(config.arch, train.size, generator, config.placement(shape))
     task = SudokuTask(model, train, held_out, config, generator)
     facts = {"arch": model.config.model_dump(include=set(ArchConfig.model_fields)), "size": train.size}
-    return start(name, task, config, seed, tree_hash(folder), out, options, facts, shape=config.shape(folder))
+    return start(name, task, config, seed, tree_hash(folder), out, options, facts, shape=shape)
 
 
 def run_all(

@@ -305,7 +305,9 @@ def run(
     """Train one model. Raises ConfigError or DataError before any work, LeakError at an evaluation, Stopped with the
     state saved."""
     tokenizer = tokenizer or reduce(grow, (book.tokenizer for book in books), CharacterTokenizer(()))
-    model = model or build(config.arch, tokenizer.size, config.seq_len, seeded(2 * seed), config.placement())
+    model = model or build(
+        config.arch, tokenizer.size, config.seq_len, seeded(2 * seed), config.placement(config.shape)
+    )
     task = TextTask(model, books, tokenizer, config, seeded(2 * seed + 1), **memory)  # not the generator of the weights
     data = fingerprint(books)
     read = {"books": [book.name for book in books], "data": data, "characters": config.loop.steps * config.characters}
