@@ -22,13 +22,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
+import hrm.core  # noqa: F401  sets what must be set before torch is imported
 import numpy as np
 import torch
 import typer
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import hrm.core  # noqa: F401  sets what must be set before torch is imported
 from hrm.core.config import root, section
 from hrm.core.device import bf16_flag, cores, machine, machine_name, threads
 from hrm.core.files import write_atomic

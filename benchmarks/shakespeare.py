@@ -22,12 +22,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
+import hrm.core  # noqa: F401  sets what must be set before torch is imported
 import torch
 import torch.nn.functional as F
 import typer
 from torch import Tensor, nn
 
-import hrm.core  # noqa: F401  sets what must be set before torch is imported
 from hrm.core.config import hash_of, root, tree_hash
 from hrm.core.device import machine, machine_name, pick, seeded
 from hrm.core.files import write_atomic

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from hrm.core.beside import Shape
 from torch import nn
 
+from hrm.core.beside import Shape
 from hrm.core.config import ConfigError
 from hrm.core.device import seeded
 from hrm.core.resume import Stopped

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 from scipy import stats as scipy_stats
 
-from conftest import ROOT
 from hrm.core import config, device, files, halting, plots, report, stats, tracking
 from hrm.core.config import ConfigError, Section, section
 

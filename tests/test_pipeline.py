@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from copies import commit, copy_project, environment, shell
 
+from hrm.tools.lock import stage_groups
+
 DVC = (sys.executable, "-m", "dvc")
 SMOKE = (sys.executable, "-m", "hrm.tools.stage", "dvc", "--profile", "smoke")  # as in `make smoke`
 COLD = (*DVC, "repro", "--glob", "*@smoke")  # one stage after the other, and each kernel starts from nothing
@@ -74,6 +76,8 @@ def test_smoke_needs_nothing_of_the_laptop_profile(twins):
     assert not (twins[0] / "data" / "laptop").exists()
     printed = shell(*COLD, "--dry", "--force", cwd=twins[0]).stdout
     assert "@smoke" in printed and "@laptop" not in printed and "'book'" not in printed
+    side_by_side = [f"{name}@smoke" for group in stage_groups(2) for name in group]
+    assert sorted(side_by_side) == sorted(stages(twins[0])), "what `make smoke` runs"
 
 
 def test_second_repro_runs_nothing(twins):

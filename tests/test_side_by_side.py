@@ -18,7 +18,7 @@ import pytest
 import tiny
 import torch
 
-from hrm.core import beside, run
+from hrm.core import beside, device, run
 from hrm.core.beside import Shape, narrow, together
 from hrm.core.config import ConfigError
 from hrm.core.resume import Stopped
@@ -186,6 +186,20 @@ def test_what_goes_side_by_side_is_a_rule(monkeypatch):
     assert [narrow(64, positions, "cpu") for positions in (2048, 2049)] == [True, False]
     assert [narrow(width, 10**6, "cpu") for width in (32, 33)] == [True, False]
     assert [narrow(width, 8, "cpu") for width in (127, 128)] == [True, False]
+
+
+def test_a_narrow_run_is_float32_unless_something_else_is_asked_for(monkeypatch):
+    config = lines.line().model_copy(update={"device": "cpu"})
+    monkeypatch.setattr(device, "has_bf16", lambda where: True)
+    small, large = Shape(32, 64, 9, "cpu"), Shape(256, 64, 9, "cpu")
+    for asked in (None, "auto"):
+        monkeypatch.delenv("HRM_DTYPE", raising=False) if asked is None else monkeypatch.setenv("HRM_DTYPE", asked)
+        placed = [config.placement(shape) for shape in (small, large, None)]
+        assert [one.dtype for one in placed] == [torch.float32, torch.bfloat16, torch.bfloat16]
+        assert "narrow" in placed[0].reason["dtype"]
+    assert config.model_copy(update={"dtype": "bfloat16"}).placement(small).dtype == torch.bfloat16
+    monkeypatch.setenv("HRM_DTYPE", "bfloat16")
+    assert config.placement(small).dtype == torch.bfloat16
 
 
 def test_the_longest_begin_first_and_come_back_in_their_order(monkeypatch):

@@ -16,9 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 from copies import ROOT, commit, environment, shell
+from ruamel.yaml import YAML
+
+from hrm.core.config import ConfigError
 from hrm.tools import lock
 from hrm.tools.stage import main
-from ruamel.yaml import YAML
 
 CHAPTER = """
 import os, time
@@ -155,10 +157,11 @@ def two_systems(project) -> Path:
         (project / f"nbs/chapters/0{number}_{name}.ipynb").write_text(named)
     stages = [
         f"  {name}:\n    matrix: {{run: ['smoke']}}\n    cmd: python -m hrm.tools.stage run {name} ${{item.run}}\n"
+        f"    deps: [closures/{name}]\n"
         f"    outs:\n    - reports/${{item.run}}/{name}: {{cache: false}}\n"
         for name in ("long", "also")
     ]
-    code = "  code:\n    cmd: echo written > closures\n    outs: [closures]\n"
+    code = "  code:\n    cmd: mkdir -p closures && touch closures/long closures/also\n    outs: [closures]\n"
     (project / "dvc.yaml").write_text("stages:\n" + code + "".join(stages))
     shell(sys.executable, "-m", "dvc", "init", "--no-scm", "-q", cwd=project)
     return project
@@ -176,12 +179,14 @@ def test_systems_side_by_side_end_with_the_command(two_systems, number):
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.send_signal(signal.Signals[f"SIG{number}"])
-    assert process.wait(30) != 0
+    code = process.wait(30)
+    assert code == (-9 if number == "KILL" else 128 + signal.Signals[f"SIG{number}"])
     wait_for(lambda: not running(project), 20, project)
     for name in ("long", "also"):
         assert (project / f"{name}.saved").exists() and not (project / f"{name}.later").exists()
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="systems go side by side on more than one core")
 def test_a_system_that_fails_does_not_stop_another(two_systems):
     project = two_systems
     for name, seconds in (("01_long", 0), ("02_also", 3)):
@@ -200,7 +205,7 @@ def test_a_system_that_fails_does_not_stop_another(two_systems):
 
 
 def test_each_group_of_stages_goes_to_a_dvc_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "groups", lambda number: [["a", "b"], ["c"]])
+    monkeypatch.setattr(lock, "stage_groups", lambda number: [["a", "b"], ["c"]])
 
     def dvc(line):
         (tmp_path / str(time.time_ns())).write_text(" ".join(line))
@@ -209,8 +214,15 @@ def test_each_group_of_stages_goes_to_a_dvc_of_its_own(tmp_path, monkeypatch):
     assert lock.side_by_side(dvc, "smoke") == 3
     first, *others = [file.read_text() for file in sorted(tmp_path.iterdir())]
     assert first == "repro code"
-    assert sorted(others) == ["--wait-for-lock repro a@smoke b@smoke", "--wait-for-lock repro c@smoke"]
+    one = "--wait-for-lock repro --single-item"
+    assert sorted(others) == [f"{one} a@smoke b@smoke", f"{one} c@smoke"]
     assert lock.side_by_side(lambda line: 7, "smoke") == 7, "without the closures nothing begins"
+    done = []
+    with pytest.raises(ConfigError, match="no profile 'lapdog' among those of `run`; allowed: smoke, laptop"):
+        lock.side_by_side(done.append, "lapdog")
+    assert done == []
+    with pytest.raises(SystemExit):
+        main(["dvc", "--profile", "smoke", "repro", "--dry"])
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -531,6 +543,10 @@ def test_make_looks_at_the_lock_file_before_and_after(monkeypatch, code):
     for name in ("put_back", "keep_lock", "mend_rwlock"):
         monkeypatch.setattr(lock, name, lambda name=name: done.append(name))
     monkeypatch.setattr("dvc.cli.main", lambda arguments: done.append(arguments) or code)
+    monkeypatch.setattr(lock, "side_by_side", lambda dvc, profile: done.append(profile) or code)
+    assert lock.with_dvc([], "smoke") == code
+    assert done == ["put_back", "keep_lock", "mend_rwlock", "smoke"] + ["keep_lock"] * (code == 0)
+    done.clear()
     assert lock.with_dvc(["repro", "book"]) == code
     looks = ["put_back", "keep_lock", "mend_rwlock", ["repro", "book"]]
     assert done == looks + ["keep_lock"] * (code == 0), "a copy of what a failure has left would be no good"

@@ -168,7 +168,7 @@ def close(self: _Crew) -> None:
 # %% ../../nbs/core/21_beside.ipynb #bf0fabfd
 def _died(name: str, helper: Helper) -> ChildProcessError:
     "What to say of a run whose process is gone."
-    helper.process.join()
+    helper.close()  # waits for it: of two who wait for a process at once, one learns nothing
     code = helper.process.exitcode
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"has ended with exit code {code}"
     return ChildProcessError(

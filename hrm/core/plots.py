@@ -9,6 +9,7 @@ __all__ = ['PALETTE', 'GREY', 'STYLE', 'new', 'series', 'reference', 'references
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from .beside import Shape, together
 from pydantic import Field, model_validator
 
+from .beside import Shape, together
 from .config import ConfigError, Section, validate
 from .device import Placement, one_thread, pick
 from .optim import OptimConfig
@@ -47,7 +47,7 @@ class RunBase(Section):
         """Where the model computes and in which types; one of a narrow shape in float32 unless something else is asked
         for. Raises `ConfigError` for a device that is not here.
         """
-        asked = self.dtype != "auto" or os.environ.get("HRM_DTYPE")
+        asked = self.dtype != "auto" or (os.environ.get("HRM_DTYPE") or "auto") != "auto"
         if asked or shape is None or not shape.narrow:
             return pick(self.device, self.dtype)
         placement = pick(self.device, "float32")

@@ -8,6 +8,7 @@ __all__ = ['Estimate', 'bootstrap', 'paired_bootstrap', 'Welch', 'welch', 'hedge
 # %% ../../nbs/core/23_stats.ipynb #25f28176
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
 import numpy as np
 import scipy  # its statistics load where they are first used
 from scipy.special import gammaln

@@ -6,7 +6,7 @@
 __all__ = ['AblateConfig', 'ablate', 'differences', 'ensemble_loss']
 
 # %% ../../nbs/dialogue/06_ablate.ipynb #8dbb8690
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from ..core.run import changed, start_each
 from ..core.stats import Estimate, holm
 from ..core.task import Options
 from ..core.tokens import rows
-from ..core.train import Result
 from .train import RunConfig, TrainConfig, run, shapes
 
 # %% ../../nbs/dialogue/06_ablate.ipynb #f47c83bc

@@ -14,11 +14,11 @@ from typing import Literal
 
 import torch
 from fastcore.basics import patch
-from ..core.beside import Shape
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..core import checkpoint
+from ..core.beside import Shape
 from ..core.config import ConfigError, Label, Name, Section, tree_hash
 from ..core.device import seeded
 from ..core.hrm import HRM

@@ -16,10 +16,10 @@ import pandas as pd
 import scipy  # its statistics load where they are first used
 import torch
 import torch.nn.functional as F
-from ..core.beside import Shape
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ..core.beside import Shape
 from ..core.config import Label, Name, Section, hash_of, validate
 from ..core.device import seeded
 from ..core.layers import parameters

@@ -13,6 +13,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
+from ..core.beside import narrow
 from ..core.device import one_thread, seeded
 from ..core.generate import Decoder, Sampling, alike, complete
 from ..core.layers import Cache
@@ -51,7 +52,7 @@ def feed(
     "Append tokens. Raises `ValueError` where they do not fit; nothing is appended then."
     self.append(ids)
     new = self.ids[:, -ids.shape[1] :] if self.cached else self.ids
-    with one_thread(new.numel() == 1):
+    with one_thread(new.numel() == 1 or narrow(self.model.config.arch.hidden_size, new.numel(), new.device.type)):
         blocks, trm = self.caches
         features, _, state = self.model.features(new, self.state, blocks)
         out = self.model.trm(features, self.model.halt_head, self.threshold, trm, real=True)

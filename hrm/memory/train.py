@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from ..core.beside import Shape
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ..core.beside import Shape
 from ..core.checkpoint import find
 from ..core.config import ConfigError, Name, Section, tree_hash
 from ..core.device import seeded

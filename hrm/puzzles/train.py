@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from fastcore.basics import patch
-from ..core.beside import Shape
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..core.beside import Shape
 from ..core.hrm import HRM, ArchConfig
 from ..core.parallel import gather_rows
 from ..core.run import StepRun

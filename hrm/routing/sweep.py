@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from ..core.beside import Shape, together
 from pydantic import Field, model_validator
 
+from ..core.beside import Shape, together
 from ..core.closure import code_version
 from ..core.config import ConfigError, Name, Section, hash_of, tree_hash
 from ..core.files import Lock, write_atomic

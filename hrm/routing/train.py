@@ -17,10 +17,10 @@ from typing import Any
 import pandas as pd
 import torch
 from fastcore.basics import patch
-from ..core.beside import Shape
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ..core.beside import Shape
 from ..core.config import ConfigError, Name, Section, tree_hash
 from ..core.device import pick, seeded
 from ..core.files import write_atomic

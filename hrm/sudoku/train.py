@@ -6,7 +6,7 @@
 __all__ = ['RunConfig', 'TrainConfig', 'SudokuTask', 'run', 'run_all']
 
 # %% ../../nbs/sudoku/09_train.ipynb #bde170ee
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch

@@ -16,11 +16,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from ..core.beside import together
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..core import checkpoint, optim
+from ..core.beside import together
 from ..core.config import ConfigError, Section
 from ..core.device import seeded
 from ..core.flops import count_flops

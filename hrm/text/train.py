@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from fastcore.basics import patch
-from ..core.beside import Shape
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ..core.beside import Shape
 from ..core.config import Name, Section, hash_of
 from ..core.device import seeded
 from ..core.errors import DataError, LeakError

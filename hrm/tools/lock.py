@@ -4,18 +4,28 @@
 
 # %% auto #0
 __all__ = ['HEADER', 'PARAMS', 'entries', 'promised', 'complete', 'torn', 'keep_lock', 'mend_rwlock', 'own_params', 'put_back',
-           'parsed_once', 'groups', 'side_by_side', 'with_dvc']
+           'parsed_once', 'stage_groups', 'side_by_side', 'with_dvc']
 
 # %% ../../nbs/tools/00_lock.ipynb #af5cc84a
-import ctypes, functools, os, re, signal, subprocess, sys, time
+import ctypes
+import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from posixpath import normpath
+
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ..core.config import root
+
+from ..core.config import ConfigError, root, setting
 from ..core.files import Lock, write_atomic
 from ..core.pipeline import pipeline
 from ..machine.lifeline import no_json, settled, stop_signals
@@ -205,70 +215,88 @@ def parsed_once() -> Iterator[None]:
             setattr(module, name, old)
 
 # %% ../../nbs/tools/00_lock.ipynb #96f83b3a
-def groups(
+def stage_groups(
     number: int,  # at most so many
-) -> list[list[str]]:  # stages with profiles that hang together, spread evenly
+) -> list[list[str]]:  # stages with profiles that hang together, spread evenly, each after those that it needs
     "Stages of `dvc.yaml` that can be reproduced without waiting for those of another group."
     import networkx
 
     blocks = {name: block for name, block in pipeline().items() if "matrix" in block}
     path = lambda out: next(iter(out)) if isinstance(out, dict) else out
-    made = {path(out): name for name, block in blocks.items() for out in block["outs"]}
-    graph = networkx.Graph()
+    made = {path(out): name for name, block in blocks.items() for out in block.get("outs", [])}
+    graph = networkx.DiGraph()
     graph.add_nodes_from(blocks)
     for name, block in blocks.items():
         for dep in block.get("deps", []):
-            graph.add_edges_from((name, made[out]) for out in made if f"{dep}/".startswith(f"{out}/"))
+            inside = [out for out in made if f"{dep}/".startswith(f"{out}/") or f"{out}/".startswith(f"{dep}/")]
+            graph.add_edges_from((made[out], name) for out in inside)
     found = [[] for _ in range(number)]
-    for group in sorted(networkx.connected_components(graph), key=len, reverse=True):
-        min(found, key=len).extend(name for name in blocks if name in group)
+    order = list(networkx.lexicographical_topological_sort(graph, list(blocks).index))
+    for group in sorted(networkx.weakly_connected_components(graph), key=len, reverse=True):
+        min(found, key=len).extend(name for name in order if name in group)
     return [group for group in found if group]
 
 
 def _fork(main: Callable[[list[str]], int], arguments: list[str]) -> int:
-    "Call it in another process, which ends with this one; its number."
+    "Call it in another process, which ends with this one; its number. No signal is heard meanwhile."
     sys.stdout.flush()
     sys.stderr.flush()
-    parent = os.getpid()
+    parent, stops = os.getpid(), stop_signals()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     if child := os.fork():
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return child
     code = 1
     try:
-        for number in stop_signals():
+        for number in stops:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         code = main(arguments) if os.getppid() == parent else 1
+    except BaseException:
+        traceback.print_exc()
     finally:
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
 
 
 def side_by_side(
     main: Callable[[list[str]], int],  # DVC's
     profile: str,  # such as "smoke"
-) -> int:  # 0 where all succeeded
-    "Reproduce a profile with a DVC on every core."
+) -> int:  # 0 where all succeeded; 128 and the number of a signal that has ended them
+    "Reproduce a profile with a DVC on every core, at most four."
+    if profile not in (known := setting("run", [])):
+        raise ConfigError(
+            f"params.yaml: found no profile {profile!r} among those of `run`; allowed: {', '.join(known)}"
+        )
     if code := main(["repro", "code"]):
         return code
-    linux = sys.platform.startswith("linux")
-    each = groups(len(os.sched_getaffinity(0)) if linux else 1)
-    wanted = [[f"{stage}@{profile}" for stage in group] for group in each]
-    if len(wanted) < 2:
-        return main(["repro", *(name for group in wanted for name in group)])
-    children = []
+    cores = min(4, len(os.sched_getaffinity(0))) if sys.platform.startswith("linux") else 1
+    lines = [["repro", "--single-item", *(f"{stage}@{profile}" for stage in group)] for group in stage_groups(cores)]
+    if len(lines) < 2:
+        return max(map(main, lines), default=0)
+    children, ended = [], []
 
     def hand_on(number, frame):
+        ended.append(number)
         for child in children if number != signal.SIGINT else ():  # a terminal interrupts all of them itself
-            with suppress(ProcessLookupError):
-                os.kill(child, number)
+            os.kill(child, number)
 
     before = {number: signal.signal(number, hand_on) for number in stop_signals()}
     try:
-        for group in wanted:
-            children.append(_fork(main, ["--wait-for-lock", "repro", *group]))
-        return max(abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) for child in children)
+        for line in lines if not ended else ():
+            children.append(_fork(main, ["--wait-for-lock", *line]))
+        codes = []
+        while children:
+            child, status = os.waitpid(children[0], 0)
+            children.remove(child)
+            codes.append(os.waitstatus_to_exitcode(status))
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+    return 128 + ended[0] if ended else next(filter(None, codes), 0)
 
 # %% ../../nbs/tools/00_lock.ipynb #8b04fd7b
 def with_dvc(

@@ -8,17 +8,26 @@ __all__ = ['BAR', 'ONCE', 'ADDRESS', 'CELL_FILE', 'KERNEL', 'PAGE', 'check_param
            'leave_times', 'execute', 'closure_file', 'write_closures', 'plots_template', 'main']
 
 # %% ../../nbs/tools/01_stage.ipynb #65036303
-import argparse, ast, json, os, re, shutil, sys, tempfile, time
+import argparse
+import ast
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+
 from ..core.closure import closure
 from ..core.config import ConfigError, Name, Section, checked_name, profiles, root, stored
 from ..core.files import write_atomic
 from ..core.pipeline import chapter, chapters, code_cells, report_path
 from ..machine.container import run_in_container, runner
-from ..machine.warm import kernel_command, warm
 from ..machine.lifeline import Stopper, end_with_caller, end_with_dvc, refuse_orphan
+from ..machine.warm import kernel_command, warm
 from .lock import keep_lock, mend_rwlock, put_back, with_dvc
 
 # %% ../../nbs/tools/01_stage.ipynb #624a5d44
@@ -155,7 +164,7 @@ def run(
             leave_metrics(stage, profile)  # a trial's folder is outside of what the container sees
         return code
     os.chdir(root())
-    if os.environ.get("PYTHONHASHSEED") == "0":  # set before this process began
+    if sys.flags.hash_randomization == 0 and os.environ.get("PYTHONHASHSEED") == "0":
         os.environ.update(environment())
         return execute(stage, profile, began=_born())
     line = command("execute", stage, profile)
@@ -373,6 +382,8 @@ def main(
     around.add_argument("arguments", nargs=argparse.REMAINDER, help="DVC's own, such as: repro book")
     verbs.add_parser("plots", help="write the offline page template of `dvc plots show`")
     given = parser.parse_args(argv)
+    if given.verb == "dvc" and given.profile and given.arguments:
+        parser.error(f"dvc: found --profile and {given.arguments[0]}; allowed: one of them")
     try:
         if given.verb in ("run", "execute"):
             named = given.stage, given.profile
