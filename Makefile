@@ -4,7 +4,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 PORT ?= 8000
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# As `hrm` does, for programs that import torch before it.
 export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 5000
 .DEFAULT_GOAL := help
 .PHONY: help repro smoke test lab docs docs-serve books plots notebooks clean
 

@@ -11,7 +11,11 @@ import re
 from hashlib import sha256
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ |= {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "5000",
+    }  # GNU's OpenMP, which torch brings, reads both
 
 # %% ../../nbs/core/00_core.ipynb #353f94ca
 def _compiled_here() -> Path | None:

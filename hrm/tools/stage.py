@@ -126,7 +126,7 @@ def environment() -> dict[str, str]:
     """The variables a stage starts with; a variable that is set already keeps its value, except those that decide
     results.
     """
-    usual = {"OMP_WAIT_POLICY": "PASSIVE", "WANDB_SILENT": "true", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    usual = {"WANDB_SILENT": "true", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # `hrm.core` has set OpenMP's
     fixed = {
         "PYTHONHASHSEED": "0",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
