@@ -12,10 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ |= {
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "GOMP_SPINCOUNT": "5000",
-    }  # GNU's OpenMP, which torch brings, reads both
+    os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}  # torch's reads both
 
 # %% ../../nbs/core/00_core.ipynb #353f94ca
 def _compiled_here() -> Path | None:
