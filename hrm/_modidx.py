@@ -467,6 +467,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'hrm.core.device._memory': ('core/device.html#_memory', 'hrm/core/device.py'),
                                  'hrm.core.device._name': ('core/device.html#_name', 'hrm/core/device.py'),
                                  'hrm.core.device._quota': ('core/device.html#_quota', 'hrm/core/device.py'),
+                                 'hrm.core.device.asked_for': ('core/device.html#asked_for', 'hrm/core/device.py'),
                                  'hrm.core.device.available': ('core/device.html#available', 'hrm/core/device.py'),
                                  'hrm.core.device.bf16_flag': ('core/device.html#bf16_flag', 'hrm/core/device.py'),
                                  'hrm.core.device.compiler': ('core/device.html#compiler', 'hrm/core/device.py'),

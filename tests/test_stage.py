@@ -35,6 +35,10 @@ except KeyboardInterrupt:
 """
 
 
+ALONE = not sys.platform.startswith("linux") or len(os.sched_getaffinity(0)) < 2
+side_by_side = pytest.mark.skipif(ALONE, reason="systems go side by side on Linux and more than one core")
+
+
 @pytest.fixture
 def project(tmp_path) -> Path:
     "A project of one chapter that works for a minute and saves when it is interrupted; an editor wrote a kernel of its own into it."
@@ -167,7 +171,7 @@ def two_systems(project) -> Path:
     return project
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="systems go side by side on more than one core")
+@side_by_side
 @pytest.mark.parametrize("number", ["TERM", "KILL", "INT"])
 def test_systems_side_by_side_end_with_the_command(two_systems, number):
     project = two_systems
@@ -186,7 +190,7 @@ def test_systems_side_by_side_end_with_the_command(two_systems, number):
         assert (project / f"{name}.saved").exists() and not (project / f"{name}.later").exists()
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="systems go side by side on more than one core")
+@side_by_side
 def test_a_system_that_fails_does_not_stop_another(two_systems):
     project = two_systems
     for name, seconds in (("01_long", 0), ("02_also", 3)):
@@ -204,6 +208,7 @@ def test_a_system_that_fails_does_not_stop_another(two_systems):
     assert list(lock.entries((project / "dvc.lock").read_text())) == ["code", "also@smoke"]
 
 
+@side_by_side
 def test_each_group_of_stages_goes_to_a_dvc_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "stage_groups", lambda number: [["a", "b"], ["c"]])
 

@@ -6,7 +6,6 @@
 __all__ = ['changed', 'RunBase', 'StepRun', 'EpochRun', 'start', 'ordered', 'start_all', 'start_each']
 
 # %% ../../nbs/core/22_run.ipynb #be55ba62
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,7 @@ from pydantic import Field, model_validator
 
 from .beside import Shape, together
 from .config import ConfigError, Section, validate
-from .device import Placement, one_thread, pick
+from .device import Placement, asked_for, one_thread, pick
 from .optim import OptimConfig
 from .resume import replaceable
 from .task import LoopConfig, Options, Task
@@ -47,8 +46,7 @@ class RunBase(Section):
         """Where the model computes and in which types; one of a narrow shape in float32 unless something else is asked
         for. Raises `ConfigError` for a device that is not here.
         """
-        asked = self.dtype != "auto" or (os.environ.get("HRM_DTYPE") or "auto") != "auto"
-        if asked or shape is None or not shape.narrow:
+        if asked_for(self.dtype)[0] != "auto" or shape is None or not shape.narrow:
             return pick(self.device, self.dtype)
         placement = pick(self.device, "float32")
         return replace(
