@@ -270,7 +270,9 @@ def test_generator_counts_only_puzzles_of_its_class(program, tmp_path):
 def test_exchange_says_what_is_missing(program, tmp_path, monkeypatch):
     monkeypatch.setenv("HRM_SHARED", str(tmp_path))
     with pytest.raises(SystemExit, match="exchange_easy_200.csv.*HRM_SHARED"):
-        program("exchange").main(checkpoint=tmp_path, segments=None, seed=0, out=str(tmp_path / "exchange.json"))
+        program("exchange").main(
+            checkpoint=tmp_path, tries=2, tries_extreme=2, seeds=1, out=str(tmp_path / "exchange.json")
+        )
     assert not (tmp_path / "exchange.json").exists()
 
 

@@ -117,7 +117,7 @@ def test_every_number_can_be_changed_and_all_else_stays(written):
             "profiles.laptop.sudoku.data.seed=8",
             {f"{profile}.sudoku.data": {"seed": 8} for profile in ("laptop", "smoke", "gpu")},
         ),
-        ("~profiles.smoke.sudoku.evaluate.segments", {"smoke.sudoku.evaluate": {"segments": 12}}),  # back to laptop's
+        ("~profiles.smoke.sudoku.evaluate.segments", {"smoke.sudoku.evaluate": {"segments": 32}}),  # back to laptop's
         (
             "profiles.gpu.checkpoints.train.runs.v9.loop.log_every=null",
             {"gpu.checkpoints.train": {"runs": {"v9": {"loop": {"log_every": None}}}}},

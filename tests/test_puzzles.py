@@ -8,12 +8,16 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from hrm.core.config import ConfigError, validate
-from hrm.core.device import seeded
+from hrm.core.device import pick, seeded
 from hrm.core.errors import DataError
 from hrm.core.hrm import HRM, HRMConfig
 from hrm.puzzles.data import Examples, Kind, as_batch, read_part, write_part
-from hrm.puzzles.evaluate import METRICS, calibration, marks, rollout, stopping_segment, think
+from hrm.puzzles.evaluate import METRICS, at_segment, calibration, marks, rollout, stopping_segment, think
 from hrm.puzzles.train import PuzzleRunConfig
+from hrm.sudoku.evaluate import digits
+from hrm.sudoku.model import load
+from hrm.sudoku.rules import extends, from_text, valid
+from hrm.tools.commands.opening import SHIPPED
 
 KINDS = {"shared": Kind("squares", {4: 6}, "4", 1), "own": Kind("squares", {4: 6}, "4", 0, identified=True)}
 KEYS = ("inputs", "labels", "identifiers", "groups")
@@ -153,3 +157,18 @@ def test_the_best_checkpoint_is_by_a_metric_of_the_system():
     validate(values | {"loop": loop | {"best": "token_accuracy"}}, Run)
     with pytest.raises(ConfigError, match="is none of the held-out metrics token_accuracy, exact_accuracy"):
         validate(values | {"loop": loop | {"best": "valid"}}, Run)
+
+
+# ----------------------------------------------------- the model that travels
+
+
+def test_the_shipped_model_repeats_its_recorded_answers():
+    folder = SHIPPED / "sudoku"
+    model, meta = load(folder, placement=pick("cpu", "float32"))
+    puzzles, answers = (np.stack([from_text(text) for text in part]) for part in zip(*meta["answers"].items()))
+    result = rollout(model, torch.from_numpy(puzzles.astype(np.int64)) + 1)
+    assert len(puzzles) == 8 and (digits(at_segment(result)) == answers).all()
+    assert valid(answers).all() and extends(puzzles, answers).all()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 132_674
+    assert 0.5 <= meta["halting_threshold"] < 1 and meta["licence"] == "Apache-2.0"
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 1_000_000

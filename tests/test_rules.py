@@ -293,12 +293,15 @@ def test_one_name_all_the_way():
         report = report_path(stage, where).relative_to(root()).as_posix()
         assert {report: {"cache": False}} in block["outs"], stage
         data = data_path(stage, where).relative_to(root()).as_posix() if where else None
-        assert outs - {report, data} <= (set() if where else {"reports/figures.json", "reports/claims.json"}), stage
+        assert outs - {report, data} <= (
+            set() if where else {"reports/figures.json", "reports/claims.json", "hrm/weights"}
+        ), stage
 
 
 def test_a_stage_depends_on_its_closure_its_data_and_its_parameters():
     blocks = pipeline()
     made = {out for block in blocks.values() for out in paths(block["outs"])} | {"reports/laptop", "reports/benchmarks"}
+    made |= {out.replace("${item.run}", "laptop") for out in made}  # for those that stand above the profiles
     for stage, block in blocks.items():
         deps = block["deps"]
         if stage == "code":

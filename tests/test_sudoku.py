@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from itertools import permutations, product
+from itertools import combinations, permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hrm.sudoku import generate as S
 from hrm.sudoku import rules as R
 from hrm.sudoku import symmetry as Y
+from hrm.sudoku import techniques as T
 from hrm.sudoku.draw import draw_grid
 
 SHARED = Path(os.environ.get("HRM_SHARED", Path(__file__).resolve().parents[1] / "../shared"))
@@ -394,3 +395,82 @@ def test_drawing(made):
         assert [t.get_text() for t in ax.texts] == [str(d) for d in solution]
         bold = [t.get_fontweight() == "bold" for t in ax.texts]
         assert bold == (puzzle > 0).tolist() and len(ax.patches) == (puzzle == 0).sum()
+
+
+# -------------------------------------------------------------- techniques
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, n=st.sampled_from([4, 6, 9]))
+def test_a_level_is_the_least_that_suffices_and_no_symmetry_changes_it(made, seed, n):
+    puzzles = torch.from_numpy(made[n].puzzles.astype(np.int64))
+    image = Y.draw_symmetry(len(puzzles), n, torch.Generator().manual_seed(seed))
+    moved = Y.apply_symmetry(puzzles, image, "digits").numpy()
+    level = T.by_techniques(made[n].puzzles).level
+    assert (T.by_techniques(moved).level == level).all()
+    filled = np.stack([(T.by_techniques(moved, most).grid > 0).all(1) for most in (1, 2, 3, 4)])
+    assert (np.where(filled.any(0), filled.argmax(0), 4) == level).all()
+
+
+def slow_techniques(grid, n, most):
+    "Candidate sets and the same four rules, written from their definitions: where nothing more follows."
+    units, members = R.geometry(n)
+    peers = [set(members[units[c]].ravel()) - {c} for c in range(n * n)]
+    left = [{int(grid[c])} if grid[c] else set(range(1, n + 1)) for c in range(n * n)]
+    fixed = [bool(grid[c]) for c in range(n * n)]
+    for c in np.flatnonzero(grid):
+        for p in peers[c]:
+            if not fixed[p]:
+                left[p] -= left[c]
+
+    def place(c, d):
+        left[c], fixed[c] = {d}, True
+        for p in peers[c]:
+            if not fixed[p]:
+                left[p].discard(d)
+
+    moved = True
+    while moved:
+        before = [set(x) for x in left], list(fixed)
+        for c in range(n * n):
+            if not fixed[c] and len(left[c]) == 1:
+                place(c, *left[c])
+        for cells in members if most > 1 else ():
+            for d in range(1, n + 1):
+                if len(at := [c for c in cells if not fixed[c] and d in left[c]]) == 1:
+                    place(at[0], d)
+        open_ = lambda cells, d: {c for c in cells if not fixed[c] and d in left[c]}
+        for a in members if most > 2 else ():
+            for b in members:
+                for d in range(1, n + 1):
+                    if (inside := open_(a, d)) and inside <= set(b):
+                        for c in open_(b, d) - set(a):
+                            left[c].discard(d)
+        for cells in members if most > 3 else ():
+            free = [c for c in cells if not fixed[c]]
+            for c, e in combinations(free, 2):
+                if left[c] == left[e] and len(left[c]) == 2:
+                    for other in set(free) - {c, e}:
+                        left[other] -= left[c]
+            for d, f in combinations(range(1, n + 1), 2):
+                if (at := open_(cells, d)) == open_(cells, f) and len(at) == 2:
+                    for c in at:
+                        left[c] &= {d, f}
+        moved = before != (left, fixed)
+    return np.array([next(iter(left[c])) if fixed[c] else 0 for c in range(n * n)])
+
+
+@pytest.mark.parametrize("n", [4, 6, 9])
+def test_techniques_against_their_definitions(made, n):
+    hard = S.generate(15, n, {4: (4, 5), 6: (8, 11), 9: (22, 27)}[n], "any", rng=9, progress=False).puzzles
+    for puzzle in [*made[n].puzzles[:10], *hard]:
+        for most in (1, 2, 3, 4):
+            expected = slow_techniques(puzzle, n, most)
+            assert (T.by_techniques(puzzle, most).grid[0] == expected).all(), (R.to_text(puzzle), most)
+
+
+def test_techniques_never_fill_a_board_that_leaves_a_choice():
+    cases = [line.strip().split(":") for line in shared("validity_cases.txt").read_text().splitlines() if line.strip()]
+    boards = np.stack([R.from_text(puzzle) for puzzle, *_ in cases])
+    several, filled = S.solve_all(boards).count > 1, (T.by_techniques(boards).grid > 0).all(1)
+    assert several.any() and not (several & filled).any()

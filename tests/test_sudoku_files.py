@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from hrm.sudoku import data as D
 from hrm.sudoku.generate import generate, solve_all
-from hrm.sudoku.rules import from_text, to_text
+from hrm.sudoku.rules import from_text, pretty, to_text, turn
 
 SHARED = Path(os.environ.get("HRM_SHARED", Path(__file__).resolve().parents[1] / "../shared"))
 KEYS = ("puzzles", "solutions", "guesses", "ratings", "groups")
@@ -450,3 +450,47 @@ def test_config_errors(change):
 
 def test_text_helpers_agree():
     assert (from_text("1_*0" + "." * 12) == from_text("1..." + "0" * 12)).all()
+
+
+# ------------------------------------------------- layouts that people have
+
+COMPLETE = "594823671263517489178694352327965814486172593915438726839256147752341968641789235"
+
+
+def odd(name):
+    if not (path := SHARED / "data" / "odd" / name).exists():
+        pytest.skip(f"{name} is not in the folder named by HRM_SHARED (default ../shared)")
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["26_pair_with_a_space.txt", "27_semicolon.csv", "28_sadman.sdk", "29_simple_sudoku.ss"]
+)
+def test_a_board_in_the_layouts_of_other_programs(name):
+    data, report = D.read(odd(name))
+    assert [to_text(grid) for grid in data.solutions] == [COMPLETE] and not report.bad
+    assert to_text(data.puzzles[0]).startswith("...823..1..3...4..") and data.guesses[0] >= 0
+
+
+def test_upright_boxes_are_recognised_and_said(capsys):
+    path = odd("30_six_by_six_boxes_of_3x2.csv")
+    data, report = D.read(path)
+    assert data.turned and not report.bad and "boxes of 3 rows and 2 columns" in capsys.readouterr().err
+    assert to_text(turn(data.solutions[0])) == "123456345612561234214365436521652143"
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), n=st.sampled_from([4, 6, 9]), framed=st.booleans(), several=st.integers(1, 3))
+def test_blocks_of_lines_are_the_boards_they_draw(seed, n, framed, several):
+    made = generate(several, n, (n * n // 2, n * n - n), "any", rng=seed, progress=False)
+    drawn = [pretty(grid) if framed else "\n".join(to_text(row) for row in grid.reshape(n, n)) for grid in made.puzzles]
+    data, bad = D.read_text("\n\n".join(drawn).encode(), "drawn.txt")
+    assert not bad and np.array_equal(data.puzzles, made.puzzles) and np.array_equal(data.solutions, made.solutions)
+
+
+def test_an_incomplete_block_is_named_by_its_line():
+    made = generate(2, 4, (8, 9), "any", rng=0, progress=False)
+    lines = ["\n".join(to_text(row) for row in grid.reshape(4, 4)) for grid in made.puzzles]
+    data, bad = D.read_text(f"{lines[0]}\n\n{lines[1][:-5]}\n".encode(), "half.txt")
+    assert len(data) == 1 and [str(row).split(":")[:2] for row in bad] == [["half.txt", "6"]]
+    assert "a board is incomplete" in str(bad[0]) and "allowed are 4 of 4" in str(bad[0])

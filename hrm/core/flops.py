@@ -42,8 +42,11 @@ PAYS_ELSEWHERE = 100.0
 def pays(
     tflop: float,  # of the whole run
     kind: str,  # of device, such as "cpu"
+    threads: int = 2,  # that the run has
 ) -> tuple[bool, str]:  # is it worth compiling, and why
     "The rule behind `compile: auto`."
+    if kind == "cpu" and threads == 1:
+        return False, "one thread: eager"
     least = PAYS.get(kind, PAYS_ELSEWHERE)
     worth = tflop >= least
     return worth, f"{tflop:.3g} TFLOP: {'compiled from' if worth else 'eager below'} {least:g}"

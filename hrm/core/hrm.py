@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .config import Section
 from .device import Placement, has_float64
-from .halting import Halting, continue_target, decide, exploration
+from .halting import Halting, continue_target, decide, exploration, sampling
 from hrm.core.layers import (
     Block,
     CastedEmbedding,
@@ -48,6 +48,7 @@ class ArchConfig(Section):
     pos_encodings: Literal["rope", "learned", "relations"]
     halt_max_steps: int = Field(gt=0)  # segments
     halt_exploration_prob: float = Field(0.1, ge=0, le=1)
+    halt_mean_steps: float | None = Field(None, ge=1)  # of halting 'sampled', and only there
     puzzle_emb_ndim: int = Field(0, ge=0)  # width of a puzzle embedding; 0 for none
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0
@@ -62,6 +63,11 @@ class ArchConfig(Section):
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if self.pos_encodings == "rope" and self.hidden_size // self.num_heads % 2:
             raise ValueError(f"rope needs an even head width, found {self.hidden_size} / {self.num_heads}")
+        if (self.halting == "sampled") != (self.halt_mean_steps is not None):
+            raise ValueError(
+                f"halting {self.halting!r} with halt_mean_steps {self.halt_mean_steps}; "
+                "allowed: a mean with `sampled`, and only there"
+            )
         return self
 
     def on(self, placement: Placement) -> "ArchConfig":
@@ -320,6 +326,8 @@ def explore(
 ) -> Tensor | None:  # [rows], or None where the halting rule is fixed
     "Least number of segments of each row for the next call in training."
     c = self.config
+    if c.halting == "sampled":
+        return sampling(rows, c.halt_mean_steps, c.halt_max_steps, generator)
     return None if c.halting == "fixed" else exploration(rows, c.halt_exploration_prob, c.halt_max_steps, generator)
 
 

@@ -292,7 +292,9 @@ def _compile(task: Task, wish: str, device: torch.device, tflop: float) -> tuple
     """Compile the task's model if asked for, or if it pays and is possible; what was done, and why. Raises ConfigError
     if it must and cannot.
     """
-    worth, reason = {"off": (False, "switched off"), "on": (True, "asked for")}.get(wish) or pays(tflop, device.type)
+    worth, reason = {"off": (False, "switched off"), "on": (True, "asked for")}.get(wish) or pays(
+        tflop, device.type, torch.get_num_threads()
+    )
     possible, missing = compiler(device) if worth else (False, reason)
     if wish == "on" and not possible:
         raise ConfigError(f"compile: on, but {missing}")

@@ -8,7 +8,7 @@ __all__ = ['app', 'Checkpoint', 'data_command', 'train_command', 'evaluate_comma
 # %% ../../../nbs/tools/commands/03_sudoku.ipynb #0d4a8d6a
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -30,6 +30,26 @@ from .training import building, trains
 
 # %% ../../../nbs/tools/commands/03_sudoku.ipynb #0b755a5a
 app = group("HRM on Sudoku: 4x4, 6x6 and 9x9.")
+_KIND = {"size": 9, "clues": "22-40", "difficulty": "any"}  # of a set of one's own, where nothing else is said
+
+
+def _own(count: int | None, **kind: Any) -> dict | None:
+    "The one set that was asked for, if one was. Raises `ConfigError` for a kind without a count."
+    from hrm.core.config import validate
+    from hrm.sudoku.data import SetConfig
+
+    said = {key: value for key, value in kind.items() if value is not None}
+    if count is None:
+        if said:
+            raise ConfigError(f"found --{next(iter(said))} without --count; allowed: with it, for a set of your own")
+        return None
+    values = _KIND | said
+    ends = values["clues"].split("-")
+    if not (1 <= len(ends) <= 2 and all(end.strip().isdigit() for end in ends)):
+        raise ConfigError(f"--clues: found {values['clues']!r}; allowed: a number, or fewest and most, such as 22-40")
+    values["clues"] = int(ends[0]), int(ends[-1])
+    held_out = max(1, count // 10)
+    return {"own": validate(values | {"train": count - held_out, "held_out": held_out}, SetConfig, ("own",))}
 
 
 @app.command("data")
@@ -37,17 +57,23 @@ def data_command(
     profile: Profile = "laptop",
     out: optional(Path, "folder for the sets", "data/<profile>/sudoku/data") = None,
     seed: optional(int, "seed of everything drawn", "the profile's", min=0) = None,
+    count: optional(int, "make one set `own` of this many puzzles instead", min=2) = None,
+    size: optional(int, "of its boards: 4, 6 or 9", "9") = None,
+    clues: optional(str, "fewest and most clues in it", "22-40") = None,
+    difficulty: optional(str, "singles, guesses (needs some) or any", "any") = None,
 ):
     "Generate (or read and check) the puzzles of a profile, and write them as an official HRM dataset folder."
     from hrm.sudoku.data import build
 
-    with building("sudoku", profile, out, seed=seed) as (config, folder):
+    own = _own(count, size=size, clues=clues, difficulty=difficulty)
+    with building("sudoku", profile, out, seed=seed, sets=own) as (config, folder):
         made = build(config, folder, progress=sys.stderr.isatty())
     for name, facts in made.items():
         print(
             f"{name}: {facts['train']['puzzles']} puzzles to train on, {facts['held_out']['puzzles']} held out, "
             f"{facts['skipped']} bad rows skipped -> {Path(folder) / name}"
         )
+        print("  needed: " + ", ".join(f"{word} {number}" for word, number in facts["train"]["techniques"].items()))
 
 # %% ../../../nbs/tools/commands/03_sudoku.ipynb #88f8b7e4
 _PARTS = ("train/dataset.json", "test/dataset.json")
@@ -64,6 +90,9 @@ Checkpoint = optional(Path, "folder of a checkpoint, or a file of the original",
 _LAYOUTS = "puzzles: CSV, lines of 81 (36, 16) characters, an official folder, or - for standard input; may be repeated"
 _MORE = "more files, as after --data"
 _BAD = "stop at bad rows  [default: leave them out and say so]"
+_TRIES = (
+    "attempts at each puzzle, under disguises from the second on, until an answer keeps the clues and breaks no rule"
+)
 _HALT = "let each puzzle stop by the halting rule  [default: run all segments]"
 
 
@@ -77,6 +106,7 @@ def evaluate_command(
     segments: Segments = None,
     halt: Annotated[bool, typer.Option("--halt", help=_HALT)] = False,
     seed: Seed = 0,
+    tries: Annotated[int, typer.Option(min=1, help=_TRIES)] = 1,
     as_json: AsJson = None,
 ):
     "Evaluate a checkpoint on files of puzzles: accuracy by level, shares with 95 % intervals, mean segments."
@@ -86,11 +116,20 @@ def evaluate_command(
     if as_json:
         only_like(as_json, r'\{\s*"checkpoint": .*\n\s*"data"', "a table of `hrm evaluate`")
     paths, opened = [*(data or []), *(files or [])], open_checkpoint(checkpoint, ("sudoku",), config=config)
-    model, _ = opened.loaded
-    found = evaluate_files(paths, model, opened.path, strict, segments, halt, seed, progress=sys.stderr.isatty())
+    model, meta = opened.loaded
+    bar, threshold = sys.stderr.isatty(), meta.get("halting_threshold")
+    found = evaluate_files(paths, model, opened.path, strict, segments, halt, seed, bar, tries, threshold)
     print(table_text(found, floats="{:.2f}"))
     if as_json:
-        told = {"checkpoint": str(opened.path), "data": list(map(str, paths)), "halt": halt, "seed": seed}
+        told = {
+            "checkpoint": str(opened.path),
+            "data": list(map(str, paths)),
+            "halt": halt,
+            "seed": seed,
+            "tries": tries,
+        }
+        whole = found.iloc[-1]
+        told |= {name: whole[name].value for name in ("exact_accuracy", "solved_within_tries") if name in whole}
         write_atomic(as_json, dump(told | {"levels": [plain(row) for row in found.to_dict("records")]}))
 
 # %% ../../../nbs/tools/commands/03_sudoku.ipynb #6bcb40d8
@@ -111,6 +150,7 @@ def _puzzle(argument: str | None, file: Path | None) -> tuple[bytes, str]:
     return sys.stdin.buffer.read(), "standard input"
 
 
+_UNIQUE = "refuse a puzzle that has several solutions  [default: find one, and say so]"
 _ROWS = "81 (36, 16) characters, row by row; . or 0 is a blank  [default: standard input]"
 
 
@@ -121,10 +161,13 @@ def solve_command(
     checkpoint: Checkpoint = None,
     config: OfficialConfig = None,
     segments: Segments = None,
+    tries: Annotated[int, typer.Option(min=1, help=_TRIES)] = 16,
+    unique: Annotated[bool, typer.Option("--unique", help=_UNIQUE)] = False,
+    seed: Seed = 0,
 ):
     "Solve a puzzle and print the grid after each segment. Exit code 0 if it is solved, 1 if not, 2 for wrong input."
     from hrm.sudoku.evaluate import solve_text
 
     (text, name), opened = _puzzle(puzzle, file), open_checkpoint(checkpoint, ("sudoku",), config=config)
-    solved = solve_text(text, name, opened.loaded[0], opened.path, segments, out=sys.stdout)
+    solved = solve_text(text, name, opened.loaded[0], opened.path, segments, sys.stdout, tries, unique, seed)
     raise typer.Exit(0 if solved else 1)
