@@ -229,12 +229,13 @@ def test_evaluate_tries_again(hrm, best, table, tmp_path):
     assert 1 >= stored["solved_within_tries"] >= stored["exact_accuracy"] == pytest.approx(2 / 3)
 
 
-def test_data_makes_a_set_of_ones_own(hrm, refused, tmp_path):
+def test_data_makes_a_set_of_ones_own(hrm, refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("HRM_ROOT", str(tiny.ROOT))
     words = (
         "sudoku",
         "data",
         "--profile",
-        "tiny",
+        "smoke",
         "--count",
         "20",
         "--size",
@@ -250,11 +251,11 @@ def test_data_makes_a_set_of_ones_own(hrm, refused, tmp_path):
     one, two = (load_official(tmp_path / name / "own" / "train") for name in ("sets", "again"))
     assert len(one) == 18 and set(one.clues) <= set(range(5, 10)) and (one.puzzles == two.puzzles).all()
     refused("sudoku", "data", "--size", "4", says=("--size", "--count"))
-    never = ("sudoku", "data", "--profile", "tiny", "--count", "9", "--size", "4", "--clues", "15")
+    never = ("sudoku", "data", "--profile", "smoke", "--count", "9", "--size", "4", "--clues", "15")
     refused(*never, "--difficulty", "guesses", says=("found only 0 of 9", "allow more clues"))
-    refused("sudoku", "data", "--profile", "tiny", "--count", "5", "--clues", "few", says=("--clues", "22-40"))
-    refused("sudoku", "data", "--profile", "tiny", "--count", "5", "--size", "5", says=("size",))
-    refused("sudoku", "data", "--profile", "tiny", "--count", "5", "--clues", "50-40", says=("fewest <= most",))
+    refused("sudoku", "data", "--profile", "smoke", "--count", "5", "--clues", "few", says=("--clues", "22-40"))
+    refused("sudoku", "data", "--profile", "smoke", "--count", "5", "--size", "5", says=("size",))
+    refused("sudoku", "data", "--profile", "smoke", "--count", "5", "--clues", "50-40", says=("fewest <= most",))
 
 
 def test_evaluate_takes_several_files_in_every_layout(hrm, best, table, project, tmp_path):
