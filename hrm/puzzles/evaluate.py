@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'think', 'Rollout', 'rollout', 'stopping_segment', 'at_segment', 'marks', 'summarise', 'calibration',
-           'choose_threshold']
+           'choose_threshold', 'fit_head', 'with_head']
 
 # %% ../../nbs/puzzles/01_evaluate.ipynb #33e7ae44
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.optimize import minimize
+from scipy.special import expit
 from torch import Tensor
 from tqdm import tqdm
 
@@ -45,6 +47,7 @@ class Rollout:
     tokens: np.ndarray  # [N, T, S] uint8, the most likely token of each cell
     q_halt: np.ndarray  # [N, T] logits
     halted: np.ndarray  # [N, T] bool, whether the halting rule would stop here
+    states: np.ndarray | None = None  # [N, T, D] float32, what the halting head reads, where it was asked for
 
 
 @torch.no_grad()
@@ -54,10 +57,13 @@ def rollout(
     segments: int | None = None,  # T; by default as many as in training
     batch_size: int = 256,
     progress: bool = False,
+    states: bool = False,  # keep what the halting head reads
 ) -> Rollout:
     "Run every puzzle for all segments."
     model.eval()
-    device, parts = model.inner.H_init.device, []
+    device, parts, read = model.inner.H_init.device, [], []
+    keep = lambda head, given: read.append(given[0].float().cpu().numpy())
+    hook = model.inner.q_head.register_forward_pre_hook(keep) if states else None
     for start in tqdm(range(0, len(inputs), batch_size), desc="evaluate", unit="batch", disable=not progress):
         chunk = inputs[start : start + batch_size].to(device)
         rows = {"inputs": chunk, "puzzle_identifiers": torch.zeros(len(chunk), dtype=torch.long, device=device)}
@@ -66,6 +72,11 @@ def rollout(
             for _, outputs, stops in think(model, rows, segments or model.config.halt_max_steps)
         ]
         parts.append([torch.stack(part, dim=1).numpy() for part in zip(*seen)])
+        if hook:
+            parts[-1].append(np.stack(read, axis=1))
+            read.clear()
+    if hook:
+        hook.remove()
     return Rollout(*(np.concatenate(part) for part in zip(*parts)))
 
 # %% ../../nbs/puzzles/01_evaluate.ipynb #6dec6986
@@ -152,3 +163,48 @@ def choose_threshold(
     kept = right[np.arange(len(right)), stops - 1].sum(1)
     enough = np.flatnonzero(kept >= keep * right[:, -1].sum())
     return float(thresholds[enough[0] if len(enough) else -1])
+
+# %% ../../nbs/puzzles/01_evaluate.ipynb #318e1c81
+def _regress(x, target, begin):  # [M, D + 1], [M] between 0 and 1, [D + 1] -> [D + 1]
+    "Logistic regression; a very small penalty keeps the weights finite where a plane divides the answers."
+
+    def cost(w):
+        z = x @ w
+        slope = x.T @ (expit(z) - target) / len(x) + 1e-6 * w
+        return float((np.logaddexp(0, z) - target * z).mean() + 5e-7 * w @ w), slope
+
+    return minimize(cost, begin, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
+
+
+def _with_one(states):
+    return np.concatenate([states, np.ones((*states.shape[:-1], 1))], axis=-1).astype(np.float64)
+
+
+def fit_head(
+    result: Rollout,  # with states, of puzzles of the training part, after each of the T segments of training
+    labels: np.ndarray,  # [N, S] token ids
+    published: bool = False,  # learn the value of going on as well, as HRM does
+) -> np.ndarray:  # [D + 1] weights and bias of the value that is positive where the head stops
+    "Fit a halting head to a finished model."
+    x = _with_one(result.states)
+    N, T, D = x.shape
+    right = ((result.tokens == labels[:, None]) | (labels == PAD)[:, None]).all(-1).astype(float)
+    halt = _regress(x.reshape(N * T, D), right.reshape(-1), np.zeros(D))
+    if not published:
+        return halt
+    onward = np.zeros(D)
+    value = x[:, 1:] @ halt  # of the segment after each; no way leads on from the last
+    best = value
+    for _ in range(T - 1):
+        onward = _regress(x[:, :-1].reshape(-1, D), expit(best).reshape(-1), onward)
+        best = np.concatenate([np.maximum(value, x[:, 1:] @ onward)[:, :-1], value[:, -1:]], axis=1)
+    return halt - onward
+
+
+def with_head(
+    result: Rollout,  # with states
+    head: np.ndarray,  # [D + 1] from `fit_head`
+) -> Rollout:
+    "The same answers under another halting head."
+    value = _with_one(result.states) @ head
+    return replace(result, q_halt=value, halted=value > 0)

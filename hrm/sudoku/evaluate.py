@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'PATIENCE', 'digits', 'score', 'accuracy_by_segment', 'passes', 'try_again', 'baselines', 'EvaluateConfig',
-           'ThinkConfig', 'evaluate_files', 'show_board', 'solve_text']
+           'ThinkConfig', 'evaluate_puzzles', 'show_board', 'puzzles_of', 'solve_puzzles']
 
 # %% ../../nbs/sudoku/09_evaluate.ipynb #42d8df3a
 import sys
@@ -119,6 +119,7 @@ class ThinkConfig(Section):
     run: Name  # of sudoku.train
     validation: int = Field(ge=1)  # held-out puzzles to choose the halting threshold with
     keep: float = Field(gt=0, le=1)  # share of the right answers that stopping has to keep on them
+    heads: int = Field(ge=1)  # puzzles of the training part that halting heads are fitted to afterwards
     deeper: int = Field(ge=1)  # how long every puzzle runs, times the trained segments
     depth: int = Field(ge=1)  # how long an attempt and a puzzle with a halting head may run, times the trained segments
     tries: int = Field(ge=1)  # attempts, under disguises from the second on
@@ -133,11 +134,18 @@ class ThinkConfig(Section):
         return self
 
 
-def evaluate_files(
-    paths: Sequence[Path | str],  # files or folders with puzzles of one size
+def _of_one_size(data: Puzzles, model: HRM, name: str, checkpoint: Path | str) -> None:
+    "Raises DataError where a model solves boards of another size."
+    n = board_size(model)
+    if data.size != n:
+        raise DataError(f"{name}: puzzles of size {data.size}; {checkpoint} solves {n}x{n}")
+
+
+def evaluate_puzzles(
+    data: Puzzles,
+    name: str,  # where they are from, for messages
     model: HRM,
     checkpoint: Path | str,  # where it is from, for messages
-    strict: bool = False,  # stop at the first bad row instead of skipping it
     segments: int | None = None,  # by default as many as in training
     halt: bool = False,  # let each puzzle stop by the halting rule
     seed: int = 0,  # of the bootstrap and of the disguises
@@ -145,11 +153,8 @@ def evaluate_files(
     tries: int = 1,  # attempts under disguises, until an answer passes
     threshold: float | None = None,  # halting probability that is enough, with `halt`
 ) -> pd.DataFrame:  # one row per level: puzzles, METRICS as Estimates, mean segments; solved_within_tries with tries
-    "Evaluate a model on files. Raises DataError before any work if one of them is unusable."
-    data, _ = read(*paths, strict=strict)
-    n = board_size(model)
-    if data.size != n:
-        raise DataError(f"{', '.join(map(str, paths))}: puzzles of size {data.size}; {checkpoint} solves {n}x{n}")
+    "Evaluate a model on anybody's puzzles. Raises DataError before any work if it is for boards of another size."
+    _of_one_size(data, model, name, checkpoint)
     result = rollout(model, data.tokens()[0], segments, progress=progress)
     stops = stopping_segment(result, threshold) if halt else np.full(len(data), result.tokens.shape[1])
     scores = score(at_segment(result, stops), data)
@@ -205,28 +210,33 @@ def _narrate(data: Puzzles, row: int, result: Rollout, found: Tried, out: TextIO
     return bool(used)
 
 
-def solve_text(
+def puzzles_of(
     text: bytes,  # one puzzle or several, in any of the layouts
     name: str,  # where it is from, for messages
-    model: HRM,
-    checkpoint: Path | str,  # where it is from, for messages
-    segments: int | None = None,  # the most for an attempt; by default as in `try_again`
-    out: TextIO = sys.stdout,
-    tries: int = 1,  # attempts, under disguises from the second on
     unique: bool = False,  # refuse puzzles with several solutions
-    seed: int = 0,  # of the disguises
-) -> bool:  # whether every puzzle was solved
-    "Print each board after every segment of the first attempt, until it is solved, and say how many more it took."
+) -> Puzzles:
+    "Puzzles to be solved. Raises DataError for any that is none."
     data, report = read_text(text, name, several=not unique)
     if report or data is None or not len(data):
         raise DataError(
             "\n".join(map(str, report))
             or f"{name}: no puzzle in it; allowed is one of 16, 36 or 81 characters per line"
         )
-    if data.size != board_size(model):
-        raise DataError(
-            f"{name}: a puzzle of size {data.size}; {checkpoint} solves {board_size(model)}x{board_size(model)}"
-        )
+    return data
+
+
+def solve_puzzles(
+    data: Puzzles,
+    name: str,  # where they are from, for messages
+    model: HRM,
+    checkpoint: Path | str,  # where it is from, for messages
+    segments: int | None = None,  # the most for an attempt; by default as in `try_again`
+    out: TextIO = sys.stdout,
+    tries: int = 1,  # attempts, under disguises from the second on
+    seed: int = 0,  # of the disguises
+) -> bool:  # whether every puzzle was solved
+    "Print each board after every segment of the first attempt, until it is solved, and say how many more it took."
+    _of_one_size(data, model, name, checkpoint)
     result = rollout(model, data.tokens()[0], segments)  # what is shown of the first attempt
     found = try_again(model, data, tries, segments, seed)
     choice, solved = solve_all(data.puzzles).count > 1, []

@@ -9,14 +9,14 @@ __all__ = ['text_command', 'chat_command']
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import typer
 
 from ...core.config import ConfigError, root
 from .common import Compiled, Seed, optional
 from .opening import PIPELINE, Opened, open_checkpoint, system_of
-from .text import Model, app as text
+from .text import app as text
 
 # %% ../../../nbs/tools/commands/12_chat.ipynb #3cf261ad
 def _text(opened: Opened, settings: dict[str, Any], seed: int, compiled: bool) -> None:
@@ -34,12 +34,13 @@ def _text(opened: Opened, settings: dict[str, Any], seed: int, compiled: bool) -
     text_loop(chat, sys.stdin, lambda text: print(text, end="", flush=True))
 
 
+_MODEL = f"folder of the model, or a checkpoint  [default: {PIPELINE['text']}]"
 _MODE = "fast, normal, deep, thorough or extreme  [default: the one that the model was trained in]"
 
 
 @text.command("chat")
 def text_command(
-    model: Model,
+    model: Annotated[Optional[Path], typer.Argument(help=_MODEL, show_default=False)] = None,
     mode: Annotated[str, typer.Option(help=_MODE, show_default=False)] = "",
     temperature: Annotated[float, typer.Option(help="0.1 to 2.0; 0 takes the likeliest character")] = 0.8,
     top_k: Annotated[int, typer.Option(min=0, help="draw from the k likeliest; 0 for all")] = 50,

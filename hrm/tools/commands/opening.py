@@ -26,10 +26,13 @@ LOADERS = {  # system -> the function that rebuilds its models
     "memory": "hrm.memory.evaluate:load_model",
 }
 SHIPPED = Path(__file__).parents[2] / "weights" if "__file__" in globals() else root() / "hrm" / "weights"
-PIPELINE = {  # system -> what `make repro` leaves
+PIPELINE = {  # system, or one kind of its models -> what `make repro` leaves
     "sudoku": "data/laptop/sudoku/train/newspaper/best",
+    "sudoku_4x4": "data/laptop/sudoku/train/4x4/best",
+    "sudoku_6x6": "data/laptop/sudoku/train/6x6/best",
     "dialogue": "data/laptop/dialogue/train/phase4/final",
     "routing": "data/laptop/routing/train/hrm-0/final",
+    "text": "data/laptop/text/train/books/best",
     "memory": "data/laptop/memory/train/speed/best",
 }
 
@@ -38,18 +41,20 @@ def find_checkpoint(
     given: Path | None,  # what was named, if anything
     systems: Sequence[str],  # whose checkpoints would do; the first one's stands in where nothing was named
     several: bool = False,  # a folder of checkpoints does as well, and whoever reads it says what is in it
+    kind: str | None = None,  # of PIPELINE, that stands in where nothing was named, instead of the first system
 ) -> Path:
     "The checkpoint that is meant. Raises `ConfigError` that says how to get one."
     from hrm.core.checkpoint import find
 
-    path = given or root() / PIPELINE[systems[0]]
+    name = kind or systems[0]
+    path = given or root() / PIPELINE[name]
     if path.is_file() or find(path) is not None:
         if given is None:
-            print(f"checkpoint: {PIPELINE[systems[0]]}", file=sys.stderr)
+            print(f"checkpoint: {PIPELINE[name]}", file=sys.stderr)
         return path
-    if given is None and find(SHIPPED / systems[0]) is not None:
-        print(f"checkpoint: hrm/weights/{systems[0]}, which came with the package", file=sys.stderr)
-        return SHIPPED / systems[0]
+    if given is None and find(SHIPPED / name) is not None:
+        print(f"checkpoint: hrm/weights/{name}, which came with the package", file=sys.stderr)
+        return SHIPPED / name
     if tuple(systems) == ("text",) or "text" in systems and any(path.glob("[0-9]*/life.json")):
         from hrm.text.life import newest
 
@@ -87,10 +92,11 @@ class Opened:
 def open_checkpoint(
     given: Path | None,  # what was named, if anything
     systems: Sequence[str],  # whose checkpoints would do; the first one's stands in where nothing was named
+    kind: str | None = None,  # as in `find_checkpoint`
     **options: Any,  # of the system's `load`, such as `config`
 ) -> Opened:
     "Find a checkpoint and load it. Raises `ConfigError` or `CheckpointError` that names it."
-    path = find_checkpoint(given, systems)
+    path = find_checkpoint(given, systems, kind=kind)
     system = system_of(path) or systems[0]
     if system not in systems:
         raise ConfigError(f"{path}: found a checkpoint of {system}; allowed: {', '.join(systems)}")

@@ -7,6 +7,7 @@ __all__ = ['app', 'Checkpoint', 'data_command', 'train_command', 'evaluate_comma
 
 # %% ../../../nbs/tools/commands/03_sudoku.ipynb #0d4a8d6a
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -25,31 +26,11 @@ from hrm.tools.commands.common import (
     plain,
     table_text,
 )
-from .opening import PIPELINE, open_checkpoint
+from .opening import PIPELINE, Opened, open_checkpoint
 from .training import building, trains
 
 # %% ../../../nbs/tools/commands/03_sudoku.ipynb #0b755a5a
 app = group("HRM on Sudoku: 4x4, 6x6 and 9x9.")
-_KIND = {"size": 9, "clues": "22-40", "difficulty": "any"}  # of a set of one's own, where nothing else is said
-
-
-def _own(count: int | None, **kind: Any) -> dict | None:
-    "The one set that was asked for, if one was. Raises `ConfigError` for a kind without a count."
-    from hrm.core.config import validate
-    from hrm.sudoku.data import SetConfig
-
-    said = {key: value for key, value in kind.items() if value is not None}
-    if count is None:
-        if said:
-            raise ConfigError(f"found --{next(iter(said))} without --count; allowed: with it, for a set of your own")
-        return None
-    values = _KIND | said
-    ends = values["clues"].split("-")
-    if not (1 <= len(ends) <= 2 and all(end.strip().isdigit() for end in ends)):
-        raise ConfigError(f"--clues: found {values['clues']!r}; allowed: a number, or fewest and most, such as 22-40")
-    values["clues"] = int(ends[0]), int(ends[-1])
-    held_out = max(1, count // 10)
-    return {"own": validate(values | {"train": count - held_out, "held_out": held_out}, SetConfig, ("own",))}
 
 
 @app.command("data")
@@ -63,9 +44,9 @@ def data_command(
     difficulty: optional(str, "singles, guesses (needs some) or any", "any") = None,
 ):
     "Generate (or read and check) the puzzles of a profile, and write them as an official HRM dataset folder."
-    from hrm.sudoku.data import build
+    from hrm.sudoku.data import build, own_set
 
-    own = _own(count, size=size, clues=clues, difficulty=difficulty)
+    own = own_set(count, size=size, clues=clues, difficulty=difficulty)
     with building("sudoku", profile, out, seed=seed, sets=own) as (config, folder):
         made = build(config, folder, progress=sys.stderr.isatty())
     for name, facts in made.items():
@@ -96,6 +77,14 @@ _TRIES = (
 _HALT = "let each puzzle stop by the halting rule  [default: run all segments]"
 
 
+def _opened(given: Path | None, config: Path | None, puzzles: Callable[[], Any]) -> tuple[Any, Opened]:
+    "The puzzles, and the checkpoint that was named, or else the one for boards of their size."
+    opened = open_checkpoint(given, ("sudoku",), config=config) if given else None
+    size = (data := puzzles()).size
+    kind = "sudoku" if size == 9 else f"sudoku_{size}x{size}"
+    return data, opened or open_checkpoint(None, ("sudoku",), kind, config=config)
+
+
 @app.command("evaluate")
 def evaluate_command(
     files: Annotated[Optional[list[Path]], typer.Argument(help=_MORE, show_default=False)] = None,
@@ -111,23 +100,21 @@ def evaluate_command(
 ):
     "Evaluate a checkpoint on files of puzzles: accuracy by level, shares with 95 % intervals, mean segments."
     from hrm.core.report import dump
-    from hrm.sudoku.evaluate import evaluate_files
+    from hrm.sudoku.evaluate import evaluate_puzzles
+    from hrm.sudoku.files import read
 
     if as_json:
         only_like(as_json, r'\{\s*"checkpoint": .*\n\s*"data"', "a table of `hrm evaluate`")
-    paths, opened = [*(data or []), *(files or [])], open_checkpoint(checkpoint, ("sudoku",), config=config)
+    paths = [*(data or []), *(files or [])]
+    puzzles, opened = _opened(checkpoint, config, lambda: read(*paths, strict=strict)[0])
     model, meta = opened.loaded
     bar, threshold = sys.stderr.isatty(), meta.get("halting_threshold")
-    found = evaluate_files(paths, model, opened.path, strict, segments, halt, seed, bar, tries, threshold)
+    name = ", ".join(map(str, paths))
+    found = evaluate_puzzles(puzzles, name, model, opened.path, segments, halt, seed, bar, tries, threshold)
     print(table_text(found, floats="{:.2f}"))
     if as_json:
-        told = {
-            "checkpoint": str(opened.path),
-            "data": list(map(str, paths)),
-            "halt": halt,
-            "seed": seed,
-            "tries": tries,
-        }
+        told = {"checkpoint": str(opened.path), "data": list(map(str, paths))}
+        told |= {"halt": halt, "seed": seed, "tries": tries}
         whole = found.iloc[-1]
         told |= {name: whole[name].value for name in ("exact_accuracy", "solved_within_tries") if name in whole}
         write_atomic(as_json, dump(told | {"levels": [plain(row) for row in found.to_dict("records")]}))
@@ -166,8 +153,9 @@ def solve_command(
     seed: Seed = 0,
 ):
     "Solve a puzzle and print the grid after each segment. Exit code 0 if it is solved, 1 if not, 2 for wrong input."
-    from hrm.sudoku.evaluate import solve_text
+    from hrm.sudoku.evaluate import puzzles_of, solve_puzzles
 
-    (text, name), opened = _puzzle(puzzle, file), open_checkpoint(checkpoint, ("sudoku",), config=config)
-    solved = solve_text(text, name, opened.loaded[0], opened.path, segments, sys.stdout, tries, unique, seed)
+    text, name = _puzzle(puzzle, file)
+    data, opened = _opened(checkpoint, config, lambda: puzzles_of(text, name, unique))
+    solved = solve_puzzles(data, name, opened.loaded[0], opened.path, segments, sys.stdout, tries, seed)
     raise typer.Exit(0 if solved else 1)
