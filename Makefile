@@ -8,10 +8,13 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 5000
 .DEFAULT_GOAL := help
-.PHONY: help repro smoke test lab docs docs-serve books plots notebooks clean
+.PHONY: help try repro smoke test lab docs docs-serve books plots notebooks clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-11s %s\n", $$1, $$2}'
+
+try: $(READY)  ## one puzzle, solved while you watch by the model that comes with the package
+	hrm try
 
 repro: $(READY)  ## fresh clone to finished report: the whole pipeline at the laptop profile
 	python -m hrm.tools.stage dvc repro book

@@ -323,12 +323,12 @@ def test_a_checkpoint_that_is_not_there(refused, project, tmp_path):
 
 def test_what_the_pipeline_has_made_is_taken_where_nothing_is_named_and_that_is_said(hrm, best, tmp_path, monkeypatch):
     project = tiny.project(tmp_path / "project")
-    shutil.copytree(best, project / PIPELINE["sudoku"])
+    shutil.copytree(best, project / PIPELINE["sudoku_4x4"])
     monkeypatch.setenv("HRM_ROOT", str(project))
     assert hrm("solve", KNOWN) == (
         0,
         hrm("solve", KNOWN, "--checkpoint", best)[1],
-        f"checkpoint: {PIPELINE['sudoku']}\n",
+        f"checkpoint: {PIPELINE['sudoku_4x4']}\n",
     )
 
 

@@ -4,13 +4,10 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'PATIENCE', 'digits', 'score', 'accuracy_by_segment', 'passes', 'try_again', 'baselines', 'EvaluateConfig',
-           'ThinkConfig', 'evaluate_puzzles', 'show_board', 'puzzles_of', 'solve_puzzles']
+           'ThinkConfig', 'check_size', 'evaluate_puzzles']
 
 # %% ../../nbs/sudoku/09_evaluate.ipynb #42d8df3a
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import pandas as pd
@@ -23,11 +20,10 @@ from ..core.hrm import HRM
 from ..core.stats import Estimate, bootstrap
 from ..puzzles.evaluate import Rollout, at_segment, marks, rollout, stopping_segment, summarise
 from ..puzzles.restarts import Accept, Tried, restarts
-from .data import Puzzles, read
-from .files import read_text
+from .data import Puzzles
 from .generate import solve_all
 from .model import board_size
-from .rules import BLANK, extends, turn, valid
+from .rules import BLANK, extends, valid
 from .symmetry import disguises
 from .techniques import TECHNIQUES, by_techniques
 
@@ -134,7 +130,7 @@ class ThinkConfig(Section):
         return self
 
 
-def _of_one_size(data: Puzzles, model: HRM, name: str, checkpoint: Path | str) -> None:
+def check_size(data: Puzzles, model: HRM, name: str, checkpoint: Path | str) -> None:
     "Raises DataError where a model solves boards of another size."
     n = board_size(model)
     if data.size != n:
@@ -154,7 +150,7 @@ def evaluate_puzzles(
     threshold: float | None = None,  # halting probability that is enough, with `halt`
 ) -> pd.DataFrame:  # one row per level: puzzles, METRICS as Estimates, mean segments; solved_within_tries with tries
     "Evaluate a model on anybody's puzzles. Raises DataError before any work if it is for boards of another size."
-    _of_one_size(data, model, name, checkpoint)
+    check_size(data, model, name, checkpoint)
     result = rollout(model, data.tokens()[0], segments, progress=progress)
     stops = stopping_segment(result, threshold) if halt else np.full(len(data), result.tokens.shape[1])
     scores = score(at_segment(result, stops), data)
@@ -167,81 +163,3 @@ def evaluate_puzzles(
         stops[levels == level].mean() if level != "all" else stops.mean() for level in summary["level"]
     ]
     return summary
-
-# %% ../../nbs/sudoku/09_evaluate.ipynb #fe51e2c6
-def show_board(
-    puzzle: np.ndarray,  # [S] digits, 0 for blank
-    answer: np.ndarray,  # [S]
-    before: np.ndarray | None = None,  # [S] the answer of the segment before
-) -> str:
-    "A grid as text: clues plain, answers in brackets if they changed."
-    size = int(len(puzzle) ** 0.5)
-    changed = np.zeros(len(puzzle), bool) if before is None else (answer != before)
-    cells = [f"[{a}]" if new else f" {a} " for a, new in zip(answer, changed)]
-    return "\n".join("".join(cells[row * size : (row + 1) * size]) for row in range(size)).replace("0", ".")
-
-
-def _told(puzzle: np.ndarray, answer: np.ndarray) -> str:
-    "What can be said of an answer without knowing the solution."
-    if not extends(puzzle, answer):
-        return "changes a clue"
-    return "solved" if valid(answer[None])[0] else "breaks a rule"
-
-
-def _narrate(data: Puzzles, row: int, result: Rollout, found: Tried, out: TextIO) -> bool:
-    "Print what happened to one puzzle; whether it was solved."
-    look = turn if data.turned else lambda grid: grid
-    puzzle = before = data.puzzles[row]
-    for segment, (answer, q) in enumerate(zip(digits(result.tokens[row]), result.q_halt[row]), 1):
-        changed, sure, told = int((answer != before).sum()), 1 / (1 + np.exp(-float(q))), _told(puzzle, answer)
-        print(f"segment {segment}: {changed} cells changed, halting probability {sure:.3f}, {told}", file=out)
-        print(show_board(look(puzzle), look(answer), look(before)), end="\n\n", file=out)
-        before = answer
-        if told == "solved":
-            return True
-    used, most = found.tries[row], found.passed.shape[1]
-    if used:
-        answer, segments = digits(found.answers[row]), found.passed[row, used - 1]
-        disguised = ", under a disguise" if used > 1 else ""
-        print(f"try {used} of {most}{disguised}: solved after {segments} segments", file=out)
-        print(show_board(look(puzzle), look(answer)), end="\n\n", file=out)
-    elif most > 1:
-        print(f"none of {most} tries keeps the clues and breaks no rule\n", file=out)
-    return bool(used)
-
-
-def puzzles_of(
-    text: bytes,  # one puzzle or several, in any of the layouts
-    name: str,  # where it is from, for messages
-    unique: bool = False,  # refuse puzzles with several solutions
-) -> Puzzles:
-    "Puzzles to be solved. Raises DataError for any that is none."
-    data, report = read_text(text, name, several=not unique)
-    if report or data is None or not len(data):
-        raise DataError(
-            "\n".join(map(str, report))
-            or f"{name}: no puzzle in it; allowed is one of 16, 36 or 81 characters per line"
-        )
-    return data
-
-
-def solve_puzzles(
-    data: Puzzles,
-    name: str,  # where they are from, for messages
-    model: HRM,
-    checkpoint: Path | str,  # where it is from, for messages
-    segments: int | None = None,  # the most for an attempt; by default as in `try_again`
-    out: TextIO = sys.stdout,
-    tries: int = 1,  # attempts, under disguises from the second on
-    seed: int = 0,  # of the disguises
-) -> bool:  # whether every puzzle was solved
-    "Print each board after every segment of the first attempt, until it is solved, and say how many more it took."
-    _of_one_size(data, model, name, checkpoint)
-    result = rollout(model, data.tokens()[0], segments)  # what is shown of the first attempt
-    found = try_again(model, data, tries, segments, seed)
-    choice, solved = solve_all(data.puzzles).count > 1, []
-    for row in range(len(data)):
-        solved.append(_narrate(data, row, result, found, out))
-        if choice[row]:
-            print("the clues leave a choice: there are other solutions as well\n", file=out)
-    return all(solved)

@@ -10,7 +10,7 @@ import os
 import sys
 
 from .commands import books, learning, studies  # noqa: F401  they add verbs to text and routing
-from .commands import checkpoints, dialogue, machine, memory, routing, sudoku, sweep, text
+from .commands import checkpoints, dialogue, first, machine, memory, routing, sudoku, sweep, text
 from .commands.chat import chat_command
 from .commands.common import group
 
@@ -31,6 +31,7 @@ SHORT = {
     "train": sudoku.train_command,
     "evaluate": sudoku.evaluate_command,
     "solve": sudoku.solve_command,
+    "try": first.try_command,
     "chat": chat_command,
     "inspect": checkpoints.inspect_command,
 }

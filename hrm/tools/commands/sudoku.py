@@ -6,6 +6,7 @@
 __all__ = ['app', 'Checkpoint', 'data_command', 'train_command', 'evaluate_command', 'solve_command']
 
 # %% ../../../nbs/tools/commands/03_sudoku.ipynb #0d4a8d6a
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -153,9 +154,10 @@ def solve_command(
     seed: Seed = 0,
 ):
     "Solve a puzzle and print the grid after each segment. Exit code 0 if it is solved, 1 if not, 2 for wrong input."
-    from hrm.sudoku.evaluate import puzzles_of, solve_puzzles
+    from hrm.sudoku.solve import puzzles_of, solve_puzzles
 
     text, name = _puzzle(puzzle, file)
     data, opened = _opened(checkpoint, config, lambda: puzzles_of(text, name, unique))
-    solved = solve_puzzles(data, name, opened.loaded[0], opened.path, segments, sys.stdout, tries, seed)
+    model, colors = opened.loaded[0], sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    solved = solve_puzzles(data, name, model, opened.path, segments, sys.stdout, tries, seed, colors)
     raise typer.Exit(0 if solved else 1)
