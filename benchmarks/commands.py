@@ -2,8 +2,8 @@
 
     python benchmarks/commands.py [--test] [--repro] [--keep FOLDER] [--out reports/benchmarks/commands.json]
 
-Always set-up, `make smoke`, and `make smoke` again, which has nothing to do; on demand `make test`, and `make repro` with its second
-call. Each is one process from start to end, in the order of a user, in an environment without this one's Python; downloads are part of
+Always set-up, `make try`, `make smoke`, and `make smoke` again, which has nothing to do; on demand `make test`, and `make repro` with its
+second call. Each is one process from start to end, in the order of a user, in an environment without this one's Python; downloads are part of
 set-up, and a cache of packages that the user has is used. Before each the best rate of a float32 product is measured, since a busy
 machine is what most differences come from. The record is written after each command, so a failure loses only what follows.
 """
@@ -27,6 +27,7 @@ from hrm.core.files import write_atomic
 
 STEPS = {  # name -> target of the Makefile, unit
     "setup": (".venv/.ready", "seconds"),
+    "try": ("try", "seconds"),
     "smoke": ("smoke", "minutes"),
     "smoke_again": ("smoke", "seconds"),
     "test": ("test", "minutes"),
@@ -91,7 +92,7 @@ def main(
 ):
     "Time the Makefile's commands in a fresh clone."
     project = (project or root()).resolve()
-    wanted = ["setup", "smoke", "smoke_again", *["test"] * test, *["repro", "repro_again"] * repro]
+    wanted = ["setup", "try", "smoke", "smoke_again", *["test"] * test, *["repro", "repro_again"] * repro]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=True)
     rows = {}
     with clone(project, keep and keep.resolve()) as folder, tempfile.TemporaryDirectory() as logs:

@@ -502,8 +502,10 @@ def test_commands_are_timed_in_a_fresh_clone(tmp_path):
     project = tmp_path / "project"
     project.mkdir()
     says = '\t@echo $@ >> order; test -z "$$VIRTUAL_ENV$$HRM_ROOT"; test ! -e uncommitted\n'
-    targets = "".join(f"{one}:\n{says}" for one in (".venv/.ready", "smoke")) + "repro:\n\t@echo it broke; exit 3\n"
-    (project / "Makefile").write_text(f".PHONY: .venv/.ready smoke repro\n{targets}")
+    targets = (
+        "".join(f"{one}:\n{says}" for one in (".venv/.ready", "try", "smoke")) + "repro:\n\t@echo it broke; exit 3\n"
+    )
+    (project / "Makefile").write_text(f".PHONY: .venv/.ready try smoke repro\n{targets}")
     shell("git", "init", "-q", "-b", "main", ".", cwd=project)
     commit(project, "A project")
     (project / "uncommitted").touch()
@@ -511,11 +513,12 @@ def test_commands_are_timed_in_a_fresh_clone(tmp_path):
     line = (sys.executable, FOLDER / "commands.py", "--repro", "--project", project, "--keep", clone, "--out", out)
     done = shell(*line, cwd=ROOT, ok=False, VIRTUAL_ENV="elsewhere")
     assert done.returncode == 1 and "it broke\n" in done.stderr and "make repro: exit code" in done.stderr, done.stderr
-    assert (clone / "order").read_text().split() == [".venv/.ready", "smoke", "smoke"]
+    assert (clone / "order").read_text().split() == [".venv/.ready", "try", "smoke", "smoke"]
     found = json.loads(out.read_text())
-    assert set(found["commands"]) == {"setup", "smoke", "smoke_again"}
+    assert set(found["commands"]) == {"setup", "try", "smoke", "smoke_again"}
     assert {name: row["unit"] for name, row in found["figures"].items()} == {
         "commands.setup": "seconds",
+        "commands.try": "seconds",
         "commands.smoke": "minutes",
         "commands.smoke_again": "seconds",
         "commands.gemm": "GFLOP/s",

@@ -11,7 +11,7 @@ from copies import ROOT
 from nbdev.doclinks import nbglob
 from test_rules import CHAPTERS, NOTEBOOKS, name
 
-LIBRARY = [path for path in NOTEBOOKS if path not in CHAPTERS]
+LIBRARY = [path for path in NOTEBOOKS if path not in CHAPTERS and path.parent.name != "guides"]
 RUNNER = """
 import io, json, sys
 from pathlib import Path
@@ -55,8 +55,8 @@ def test_library_notebook_runs(notebook, apart):
 
 
 def test_these_are_the_notebooks_that_nbdev_tests(monkeypatch):
-    "Its own list, without the folders that say `.notest`: the chapters."
+    "Its own list, without the folders that say `.notest`: the chapters, and the guides, which the site runs."
     monkeypatch.chdir(ROOT)
     listed = [path.resolve() for path in nbglob(as_path=True) if not path.with_name(".notest").exists()]
     assert sorted(listed) == sorted(LIBRARY)
-    assert not [path for path in listed if path.parent.name == "chapters"]
+    assert not [path for path in listed if path.parent.name in ("chapters", "guides")]

@@ -162,13 +162,20 @@ def test_the_best_checkpoint_is_by_a_metric_of_the_system():
 # ----------------------------------------------------- the model that travels
 
 
-def test_the_shipped_model_repeats_its_recorded_answers():
-    folder = SHIPPED / "sudoku"
+@pytest.mark.parametrize("name", ["sudoku", "sudoku_4x4", "sudoku_6x6"])
+def test_the_shipped_models_repeat_their_recorded_answers(name):
+    folder = SHIPPED / name
     model, meta = load(folder, placement=pick("cpu", "float32"))
     puzzles, answers = (np.stack([from_text(text) for text in part]) for part in zip(*meta["answers"].items()))
     result = rollout(model, torch.from_numpy(puzzles.astype(np.int64)) + 1)
     assert len(puzzles) == 8 and (digits(at_segment(result)) == answers).all()
     assert valid(answers).all() and extends(puzzles, answers).all()
-    assert sum(parameter.numel() for parameter in model.parameters()) == 132_674
-    assert 0.5 <= meta["halting_threshold"] < 1 and meta["licence"] == "Apache-2.0"
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 1_000_000
+    assert meta["licence"] == "Apache-2.0" and meta["stored"] in ("float16", "float32") and 0 < meta["figure"] <= 1
+    if name == "sudoku":
+        assert sum(parameter.numel() for parameter in model.parameters()) == 132_674
+        assert 0.5 <= meta["halting_threshold"] < 1
+
+
+def test_the_shipped_models_are_small():
+    assert {folder.name for folder in SHIPPED.iterdir()} >= {"sudoku", "dialogue", "text", "memory"}
+    assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) < 4_000_000

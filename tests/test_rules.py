@@ -31,7 +31,8 @@ NOTEBOOKS = sorted(
     for path in (ROOT / "nbs").rglob("*.ipynb")
     if not any(part.startswith((".", "_")) for part in path.relative_to(ROOT).parts)
 )
-LIBRARY = [path for path in NOTEBOOKS if path.parent not in (ROOT / "nbs", ROOT / "nbs" / "chapters")]
+GUIDES = [path for path in NOTEBOOKS if path.parent.name == "guides"]
+LIBRARY = [path for path in NOTEBOOKS if path.parent.name not in ("nbs", "chapters", "guides")]
 CHAPTERS = [path for path in NOTEBOOKS if path.parent.name == "chapters"]
 MODULES = sorted(path for path in (ROOT / "hrm").rglob("*.py") if "__pycache__" not in path.parts)
 
@@ -167,7 +168,7 @@ def test_cells_have_ids(path):
     assert all(ids) and len(set(ids)) == len(ids)
 
 
-@pytest.mark.parametrize("path", LIBRARY + CHAPTERS, ids=name)
+@pytest.mark.parametrize("path", LIBRARY + CHAPTERS + GUIDES, ids=name)
 def test_title_and_subtitle(path):
     prose = cells(path, "markdown")
     assert prose and re.match(r"# \S.*\n+> \S", prose[0]["source"]), "the first prose is `# Title` and `> one sentence`"
@@ -272,7 +273,15 @@ def test_chapters_export_nothing_and_import_no_tools():
         for cell in cells(path, "code"):
             source = "\n".join(line for line in cell["source"].splitlines() if not line.lstrip().startswith(("%", "!")))
             assert not [t for t in imported(source, "") if t.startswith("hrm.tools")], name(path)
-    assert (ROOT / "nbs" / "chapters" / ".notest").exists()
+    assert all((path.parent / ".notest").exists() for path in CHAPTERS + GUIDES)
+
+
+def test_guides_show_commands_and_no_code():
+    "What they run is in cells that are not shown; what they print is."
+    for path in GUIDES:
+        code = [cell["source"] for cell in cells(path, "code")]
+        assert code and all(source.startswith("#| echo: false") for source in code), name(path)
+        assert any("console(" in source for source in code[1:]), name(path)
 
 
 # The pipeline

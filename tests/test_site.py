@@ -160,6 +160,18 @@ def test_readme_is_what_the_front_page_says(site):
     )
 
 
+def test_readme_can_be_read_in_a_minute():
+    "A picture and two commands at once, eight rows, and everything else in guides."
+    text = (ROOT / "README.md").read_text()
+    words = lambda part: len(part.split())
+    assert words(text) <= 700
+    assert words(text[: text.index("![")]) <= 60 and words(text[: text.index("```sh")]) <= 150
+    what_came = text[text.index("## What came of it") : text.index("## Where to go")]
+    assert 2 < sum(line.startswith("| ") for line in what_came.splitlines()) <= 8 + 1, "and the head of the table"
+    guides = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "nbs" / "guides").glob("*.ipynb"))
+    assert len(guides) >= 10 and [guide for guide in guides if guide not in text] == []
+
+
 def test_readme_links_lead_to_files():
     for target in re.findall(r"\]\(([^)\s#]+)", (ROOT / "README.md").read_text()):
         if not urlsplit(target).scheme:
