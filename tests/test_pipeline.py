@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from copies import commit, copy_project, shell
 
-from hrm.tools.lock import stage_groups
+from hrm.tools.dvc import stage_groups
 
 DVC = (sys.executable, "-m", "dvc")
 SMOKE = (sys.executable, "-m", "hrm.tools.stage", "dvc", "--profile", "smoke")  # as in `make smoke`
