@@ -303,7 +303,7 @@ def test_one_name_all_the_way():
         assert {report: {"cache": False}} in block["outs"], stage
         data = data_path(stage, where).relative_to(root()).as_posix() if where else None
         assert outs - {report, data} <= (
-            set() if where else {"reports/figures.json", "reports/claims.json", "hrm/weights"}
+            set() if where else {"reports/figures.json", "reports/claims.json", "reports/README.md", "hrm/weights"}
         ), stage
 
 
