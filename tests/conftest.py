@@ -14,7 +14,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("HRM_SHARED", ROOT.parent / "shared"))
 
-LONGEST = ("container", "pipeline", "notebooks", "site", "sweep", "stale", "train", "benchmarks")  # these start first
+# these start first
+LONGEST = ("container", "pipeline", "notebooks", "site", "sweep", "stale", "train", "benchmarks", "page")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -32,6 +32,7 @@ PROGRAMS = (
     "kills",
     "precision",
     "commands",
+    "page",
 )
 
 

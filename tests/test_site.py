@@ -388,6 +388,18 @@ def test_nothing_is_wider_than_the_page(visits, browser, address):
     tab.close()
 
 
+def test_the_front_page_solves_a_sudoku(site, browser, address):
+    "Below its first sentence, on the site alone; `test_page.py` looks at it closely."
+    tab = browser.new_page(viewport={"width": 360, "height": 780})
+    tab.goto(address)
+    tab.wait_for_selector(".lead ~ #sudoku .told.good", timeout=60_000)
+    assert "Solved" in tab.inner_text("#sudoku .told")
+    assert tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+    assert tab.evaluate("document.querySelector('article p:not(.lead, #sudoku p)').innerText").startswith("HRM thinks")
+    tab.close()
+    assert "sudoku.html" not in (site.project / "README.md").read_text()
+
+
 def test_search_finds_a_function(browser, address):
     tab = browser.new_page()
     tab.goto(address)

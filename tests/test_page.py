@@ -1,0 +1,471 @@
+"The Sudoku of the front page, in a real browser: the same model as in Python, and a page that everybody can use."
+
+import importlib.util
+import json
+import re
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import save_file
+
+from hrm.core.device import pick
+from hrm.puzzles.evaluate import think
+from hrm.sudoku.data import from_arrays
+from hrm.sudoku.generate import generate, solve_all
+from hrm.sudoku.model import load
+from hrm.sudoku.rules import check, extends, from_text, to_text, valid
+from hrm.sudoku.techniques import TECHNIQUES, by_techniques
+
+SPHINX, WEIGHTS = ROOT / "nbs" / "_sphinx", ROOT / "hrm" / "weights" / "sudoku"
+SCRIPTS = sorted((SPHINX / "_static").glob("*.js"))
+MADE = {  # level -> what `generate` was asked for, and the techniques that the puzzles need
+    "easy": (dict(clues=(30, 38), difficulty="singles", rng=5), {"naked singles"}),
+    "medium": (dict(clues=(24, 30), difficulty="singles", rng=4), {"hidden singles"}),
+    "hard": (dict(clues=(23, 30), difficulty="any", rng=2), {"locked candidates", "pairs"}),
+    "diabolical": (dict(clues=(22, 26), difficulty="guesses", rng=7), {"guesses"}),
+}
+SEGMENTS = 6  # of the comparison with PyTorch
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<link rel="stylesheet" href="furo.css"></head><body data-theme="auto"><article style="padding: 1rem">{}</article></body></html>"""
+
+spec = importlib.util.spec_from_file_location("page", ROOT / "benchmarks" / "page.py")
+page = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(page)
+
+
+def place(folder: Path, **arch) -> Path:
+    "A site of the widget alone, in the theme's own style; `arch` changes what the model says of itself."
+    shutil.copytree(SPHINX / "_static", folder / "_static")
+    shutil.copytree(WEIGHTS, folder / "_static" / "weights" / "sudoku")
+    (folder / "index.html").write_text(PAGE.format((SPHINX / "sudoku.html").read_text()))
+    (folder / "furo.css").write_text((files("furo") / "theme/furo/static/styles/furo.css").read_text())
+    about = folder / "_static" / "weights" / "sudoku" / "meta.json"
+    meta = json.loads(about.read_text())
+    meta["config"]["arch"] |= arch
+    about.write_text(json.dumps(meta))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = next(filter(None, map(shutil.which, page.BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no browser: none of {', '.join(page.BROWSERS)} is installed (Debian: apt-get install chromium)")
+    pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    with page.chromium(program) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    with page.served(place(tmp_path_factory.mktemp("site"))) as (address, sent):
+        yield SimpleNamespace(address=address, sent=sent)
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory):
+    "The address of the same, with a model that says it was trained for one segment, so that its looks are short."
+    with page.served(place(tmp_path_factory.mktemp("impatient"), halt_max_steps=1)) as (address, _):
+        yield address
+
+
+@pytest.fixture
+def tab(browser, site):
+    "The page, after its first puzzle; complaints of the browser are the test's failure."
+    opened, complaints = browser.new_page(viewport={"width": 1280, "height": 900}), []
+    opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.goto(site.address)
+    ends(opened)
+    yield opened
+    opened.close()
+    assert complaints == []
+
+
+def ends(tab) -> str:
+    "What the page says when it has stopped thinking."
+    tab.wait_for_selector("#sudoku .told.good, #sudoku .told.bad", timeout=120_000)
+    return told(tab)
+
+
+def told(tab) -> str:
+    return tab.inner_text("#sudoku .told")
+
+
+def board(tab) -> np.ndarray:  # [81] digits, 0 for a blank
+    "What the board shows."
+    return np.array(tab.eval_on_selector_all("#sudoku .board input", "all => all.map(one => Number(one.value))"))
+
+
+def options() -> dict[str, list[str]]:  # level -> puzzles
+    "The puzzles of the list, from its HTML."
+    text = (SPHINX / "sudoku.html").read_text()
+    groups = re.findall(r'<optgroup label="(\w+)">(.*?)</optgroup>', text, re.S)
+    return {level: re.findall(r'value="([\d.]{81})"', inside) for level, inside in groups}
+
+
+# The same model
+
+
+@pytest.fixture(scope="module")
+def boards():
+    "Fifty boards, from the easiest to those that need guesses."
+    some = [generate(10, progress=False, **asked | dict(rng=seed)) for seed, (asked, _) in enumerate(MADE.values(), 90)]
+    some.append(generate(10, clues=(40, 55), rng=99, progress=False))
+    return from_arrays(*(np.concatenate([getattr(one, name) for one in some]) for name in ("puzzles", "solutions")))
+
+
+@pytest.fixture(scope="module")
+def theirs(browser, site, boards):
+    "Logits [N, T, S, V] and q_halt [N, T] of the page's own functions."
+    tab = browser.new_page()
+    tab.goto(site.address)
+    found = tab.evaluate(
+        """async ([puzzles, segments]) => {
+        const { read, start, forward } = await import("./_static/hrm.js");
+        const { coordinates, from_text, tokens } = await import("./_static/board.js");
+        const model = await read("_static/weights/sudoku");
+        return puzzles.map((text) => {
+            let carry = start(model, tokens(from_text(text)), coordinates());
+            return Array.from({ length: segments }, () => {
+                const result = forward(model, carry);
+                carry = result.carry;
+                return [[...result.logits], result.q_halt];
+            });
+        }); }""",
+        [[to_text(puzzle) for puzzle in boards.puzzles], SEGMENTS],
+    )
+    tab.close()
+    logits = np.array([[logits for logits, _ in segments] for segments in found])
+    return logits.reshape(len(boards), SEGMENTS, 81, -1), np.array([[q for _, q in segments] for segments in found])
+
+
+@pytest.fixture(scope="module")
+def ours(boards):
+    "The same of PyTorch, in float32."
+    model = load(WEIGHTS, placement=pick("cpu", "float32"))[0]
+    rows = {"inputs": boards.tokens()[0], "puzzle_identifiers": torch.zeros(len(boards), dtype=torch.long)}
+    with torch.no_grad():
+        seen = [outputs for _, outputs, _ in think(model, rows, SEGMENTS)]
+    return tuple(torch.stack([outputs[name] for outputs in seen], 1).numpy() for name in ("logits", "q_halt"))
+
+
+def test_logits_are_those_of_pytorch(theirs, ours):
+    assert theirs[0].shape == ours[0].shape == (50, SEGMENTS, 81, 11)
+    assert np.abs(theirs[0] - ours[0]).max() < 1e-3
+    assert (theirs[0].argmax(-1) == ours[0].argmax(-1)).all()
+
+
+def test_halting_values_are_those_of_pytorch(theirs, ours):
+    assert np.abs(theirs[1] - ours[1]).max() < 1e-3
+    assert np.ptp(ours[1]) > 5, "the boards are so alike that this compares nothing"
+
+
+def test_files_of_each_precision_are_read(browser, site, tmp_path):
+    values = torch.tensor([0.0, -0.0, 1.0, -2.5, 65504.0, 6e-8, 1e-5, 0.1, 3.14159])
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        save_file({"a.0.b": values.to(dtype).reshape(3, 3)}, tmp_path / str(dtype))
+    read = """async (bytes) => { const { load_file } = await import("./_static/hrm.js");
+        const { shape, values } = load_file(Uint8Array.from(bytes).buffer).a[0].b; return [shape, [...values]]; }"""
+    tab = browser.new_page()
+    tab.goto(site.address)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        shape, found = tab.evaluate(read, list((tmp_path / str(dtype)).read_bytes()))
+        assert shape == [3, 3] and found == values.to(dtype).double().tolist(), dtype
+    with pytest.raises(Exception, match=r"a\.0\.b is F64; allowed are F32, F16, BF16"):
+        tab.evaluate(read, list((tmp_path / "torch.float64").read_bytes()))
+    tab.close()
+
+
+def test_a_disguise_comes_off_and_keeps_the_rules(tab, boards):
+    found = tab.evaluate(
+        """async ([puzzle, answer]) => {
+        const { apply_symmetry, draw_symmetry, from_text, generator, identity, inverse, to_text } = await import("./_static/board.js");
+        const grids = [puzzle, answer].map(from_text), text = (symmetry) => grids.map((grid) => to_text(apply_symmetry(grid, symmetry)));
+        const many = (seed) => { const random = generator(seed); return Array.from({ length: 200 }, () => draw_symmetry(random)); };
+        return { same: text(identity()), again: JSON.stringify(many(7)) === JSON.stringify(many(7)),
+            disguised: many(7).map(text),
+            back: many(7).map((symmetry) => grids.map((grid) => to_text(apply_symmetry(apply_symmetry(grid, symmetry), inverse(symmetry))))) };
+        }""",
+        [to_text(boards.puzzles[0]), to_text(boards.solutions[0])],
+    )
+    plain = [to_text(boards.puzzles[0]), to_text(boards.solutions[0])]
+    assert found["again"] and found["same"] == plain and found["back"] == [plain] * 200
+    puzzles, answers = (np.array([from_text(pair[at]) for pair in found["disguised"]]) for at in (0, 1))
+    assert valid(answers).all() and extends(puzzles, answers).all() and len({one.tobytes() for one in answers}) == 200
+
+
+def test_nothing_is_left_to_chance():
+    assert not [script.name for script in SCRIPTS if "Math.random" in script.read_text()]
+
+
+def test_the_scripts_stay_short():
+    lines = {script.name: len(script.read_text().splitlines()) for script in SCRIPTS}
+    assert {"hrm.js", "board.js", "worker.js", "sudoku.js"} <= set(lines) and sum(lines.values()) <= 500, lines
+    long = [f"{s.name}: {line.strip()[:60]}" for s in SCRIPTS for line in s.read_text().splitlines() if len(line) > 120]
+    assert long == []
+
+
+def test_counterparts_have_their_names():
+    "A comment above a function names what it is the counterpart of."
+    import importlib
+
+    named = {name for script in SCRIPTS for name in re.findall(r"\bhrm(?!\.js)(?:\.\w+)+", script.read_text())}
+    assert len(named) > 20
+    for name in named:
+        parts = name.split(".")
+        module = importlib.import_module(".".join(parts[:3]))
+        for part in parts[3:]:
+            module = getattr(module, part)
+
+
+# The puzzles of the list
+
+
+def test_the_list_is_what_the_generator_made():
+    for level, (asked, techniques) in MADE.items():
+        made = generate(200, progress=False, **asked).puzzles
+        wanted = np.isin([TECHNIQUES[at] for at in by_techniques(made).level], list(techniques))
+        assert options()[level] == [to_text(puzzle) for puzzle in made[wanted][:5]], level
+
+
+def test_each_has_one_solution_and_none_is_another_in_part():
+    puzzles = np.array([from_text(text) for level in options().values() for text in level])
+    found = solve_all(puzzles)
+    assert (found.count == 1).all() and len({grid.tobytes() for grid in found.grid}) == 20
+
+
+# What a visitor sees
+
+
+def test_the_first_board_is_solved_at_once(browser, site):
+    seen = page.visit(browser, site.address, site.sent)
+    assert seen["told"].startswith("Solved"), seen["told"]
+    assert seen["kilobytes"] <= 1500 and "/_static/weights/sudoku/model.safetensors" in seen["sent"]
+    assert f"{site.address}/_static/weights/sudoku/meta.json" in seen["asked"], "requests of the worker are not seen"
+    assert [url for url in seen["asked"] if not url.startswith((site.address, "data:", "blob:"))] == []
+    figures = page.record([seen])["figures"]
+    assert json.loads(json.dumps(figures, allow_nan=False)).keys() == {"page.seconds", "page.kilobytes"}
+
+
+def test_a_visit_without_an_answer_is_no_figure():
+    with pytest.raises(SystemExit, match="page: Not solved"):
+        page.record([{"told": "Not solved: in 16 looks", "seconds": 1.0, "kilobytes": 1.0, "sent": {}}])
+
+
+def test_the_answer_is_right_and_every_segment_can_be_seen(tab):
+    puzzle, answer = from_text(options()["hard"][0]), board(tab)
+    assert check(puzzle, answer) == [] and tab.locator("#sudoku .board.solved").count() == 1
+    assert tab.locator("#sudoku .cell.clue").count() == (puzzle > 0).sum()
+    last = int(re.match(r"Segment (\d+) of \1: 0 changed, none wrong", tab.inner_text("#sudoku .detail"))[1])
+    tab.focus("#sudoku .slider")
+    tab.keyboard.press("Home")
+    assert tab.inner_text("#sudoku .detail").startswith(f"Segment 1 of {last}: {(puzzle == 0).sum()} filled, ")
+    assert check(puzzle, board(tab)) and tab.locator("#sudoku .cell.wrong").count()
+    assert tab.locator("#sudoku .board.solved").count() == 0
+    sure = "all => all.map(one => Number(one.style.getPropertyValue('--sure')))"
+    unsure = np.mean(tab.eval_on_selector_all("#sudoku .cell.answer", sure))
+    tab.keyboard.press("ArrowRight")
+    changed = tab.locator("#sudoku .cell.changed").count()
+    assert f"Segment 2 of {last}: {changed} changed" in tab.inner_text("#sudoku .detail") and changed
+    tab.keyboard.press("End")
+    assert np.mean(tab.eval_on_selector_all("#sudoku .cell.answer", sure)) > unsure
+    assert (board(tab) == answer).all()
+    points = re.findall(r"[ML]", tab.get_attribute("#sudoku .curve .line", "d"))
+    assert len(points) == last and points.count("M") == 1
+    axes = tab.locator("#sudoku .curve text").all_text_contents()
+    assert {"halting probability", "segment", "0", "1", str(last - last % 2)} <= set(axes)
+
+
+def test_disguises_are_counted(browser, impatient):
+    "Four segments are too few for some puzzles as they are, and enough in one disguise or another."
+    tab = browser.new_page()
+    tab.goto(impatient)
+    for puzzle in options()["easy"] + options()["medium"]:
+        tab.select_option("#sudoku .choice", puzzle)
+        if found := re.match(r"Solved in disguise (\d+), after (\d) segments\. Checked", ends(tab)):
+            break
+    else:
+        pytest.fail("no puzzle is solved in disguise: this looks at nothing")
+    assert check(from_text(puzzle), board(tab)) == []
+    line = tab.get_attribute("#sudoku .curve .line", "d")
+    looks = [len(re.findall("[ML]", f"M{part}")) for part in line.split("M")[1:]]
+    disguise, segments = map(int, found.groups())
+    assert looks[:-1] == [4] * disguise and looks[-1] == min(segments + 1, 4)
+    assert f"in disguise {disguise}:" in tab.inner_text("#sudoku .detail")
+    tab.close()
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("53", "A puzzle has 81 characters; here are 2."),
+        ("." * 82, "A puzzle has 81 characters; here are 82."),
+        ("." * 40 + "x" + "." * 40, "Character 41 is x; allowed are 1 to 9, or . 0 _ * for a blank."),
+        (
+            "5...5" + "." * 76,
+            "No answer can exist: row 1 has 2 times the digit 5, at row 1 column 1 and row 1 column 5.",
+        ),
+        ("7" + "." * 80 + "\n", None),
+        ("." * 81, "An empty board: type digits into it, or paste a puzzle."),
+    ],
+)
+def test_bad_input_gets_a_sentence(browser, impatient, text, says):
+    tab = browser.new_page()
+    tab.goto(impatient)
+    tab.fill("#sudoku .text", text)
+    if says is None:  # a single clue is few, but not wrong
+        assert told(tab) == "Thinking." and tab.get_attribute("#sudoku .text", "aria-invalid") == "false"
+    else:
+        assert told(tab) == says
+        tab.click("#sudoku .solve")
+        assert told(tab) == says and tab.locator("#sudoku .board.solved").count() == 0
+    tab.close()
+
+
+@pytest.mark.parametrize("ends_of_lines", ["\n", "\r\n"])
+def test_a_board_of_several_lines_is_read(tab, ends_of_lines):
+    puzzle = options()["easy"][1]
+    rows = [" ".join(row[at : at + 3] for at in (0, 3, 6)).replace(" ", " | ") for row in re.findall(".{9}", puzzle)]
+    rows[6:6], rows[3:3] = ["----+-----+----"], ["----+-----+----"]
+    tab.fill("#sudoku .text", ends_of_lines.join(rows).replace(".", "0"))
+    assert ends(tab).startswith("Solved") and tab.input_value("#sudoku .choice") == puzzle
+
+
+def test_what_has_no_solution_is_never_called_solved(browser, impatient):
+    "No two clues clash, and yet the last cell of the first row has no digit left."
+    tab = browser.new_page()
+    tab.goto(impatient)
+    puzzle = "12345678." + "." * 17 + "9" + "." * 54
+    assert solve_all(from_text(puzzle)[None]).count[0] == 0
+    heard = """() => { const told = document.querySelector("#sudoku .told"); window.heard = [];
+        new MutationObserver(() => window.heard.push(told.textContent)).observe(told, { childList: true }); }"""
+    tab.evaluate(heard)
+    tab.fill("#sudoku .text", puzzle)
+    assert ends(tab) == "Not solved: in 16 looks no answer kept the clues and broke no rule."
+    assert tab.locator("#sudoku .board.solved").count() == 0 and tab.locator("#sudoku .cell.wrong").count() > 1
+    said = tab.evaluate("window.heard")
+    assert "disguise 15 of 15" in said[-2] and not any(words.startswith("Solved") for words in said)
+    tab.close()
+
+
+def test_a_new_puzzle_ends_what_is_thought_of_the_old(tab):
+    hard, easy = options()["diabolical"][1], options()["easy"][0]
+    tab.fill("#sudoku .text", hard)
+    assert told(tab) == "Thinking." and tab.inner_text("#sudoku .solve") == "Stop"
+    tab.fill("#sudoku .text", easy)
+    assert ends(tab).startswith("Solved") and check(from_text(easy), board(tab)) == []
+    tab.fill("#sudoku .text", hard)
+    tab.click("#sudoku .solve")
+    assert told(tab) == "Stopped." and tab.inner_text("#sudoku .solve") == "Solve"
+
+
+# For everybody
+
+
+def test_it_can_be_used_by_keyboard(tab):
+    cells, focused = tab.locator("#sudoku .board input"), "document.activeElement.ariaLabel"
+    tab.click("#sudoku .clear")
+    assert board(tab).sum() == 0 and told(tab).startswith("An empty board")
+    tab.focus("#sudoku .clear")
+    tab.keyboard.press("Tab")
+    assert tab.evaluate(focused) == "row 1 column 1: blank "
+    for key in (
+        "ArrowLeft",
+        "ArrowUp",
+        "9",
+        "ArrowRight",
+        "ArrowDown",
+        "4",
+        "End",
+        "ArrowRight",
+        "7",
+        "Home",
+        "ArrowDown",
+        "x",
+    ):
+        tab.keyboard.press(key)
+    assert tab.evaluate(focused) == "row 3 column 1: blank "
+    assert {cell: int(digit) for cell, digit in enumerate(board(tab)) if digit} == {0: 9, 10: 4, 17: 7}
+    assert cells.nth(10).get_attribute("aria-label") == "row 2 column 2: clue 4"
+    tab.keyboard.press("9")
+    assert told(tab).startswith(
+        "No answer can exist: column 1 has 2 times the digit 9, at row 1 column 1 and row 3 column 1"
+    )
+    assert cells.nth(0).get_attribute("aria-label") == "row 1 column 1: clue, wrong 9"
+    tab.keyboard.press("Backspace")
+    assert told(tab) == "3 clues." and board(tab)[18] == 0
+    tab.fill("#sudoku .text", options()["easy"][0])
+    ends(tab)
+    cells.nth(0).focus()
+    tab.keyboard.press("Enter")
+    assert told(tab) == "Thinking."
+    assert ends(tab).startswith("Solved") and tab.evaluate(focused).startswith("row 1 column 1")
+
+
+def test_every_control_has_a_name(tab):
+    unnamed = """() => [...document.querySelectorAll("#sudoku :is(input, button, select, textarea)")].filter(
+        (one) => !one.ariaLabel && !one.labels?.length && !one.textContent.trim()).length"""
+    assert tab.evaluate(unnamed) == 0 and tab.locator("#sudoku [role=row] > [role=gridcell]").count() == 81
+    assert tab.get_attribute("#sudoku .told", "aria-live") == "polite"
+    assert re.search(
+        r": answer \d, \d+ % sure$", tab.locator("#sudoku .cell.answer input").first.get_attribute("aria-label")
+    )
+    assert tab.locator("#sudoku .slider").evaluate("one => one.ariaValueText") == tab.inner_text("#sudoku .detail")
+
+
+def test_calm_where_motion_is_not_wanted(browser, site):
+    context = browser.new_context(reduced_motion="reduce")
+    tab = context.new_page()
+    tab.add_init_script(
+        """window.drawn = []; addEventListener("DOMContentLoaded", () => { const detail = document.querySelector("#sudoku .detail");
+        new MutationObserver(() => window.drawn.push(detail.textContent)).observe(detail, { childList: true }); });"""
+    )
+    tab.goto(site.address)
+    ends(tab)
+    last = tab.inner_text("#sudoku .detail")
+    assert set(tab.evaluate("window.drawn")) <= {"", last} and int(re.search(r"of (\d+)", last)[1]) > 3
+    context.close()
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_nothing_is_wider_than_the_page(browser, site, width):
+    tab = browser.new_page(viewport={"width": width, "height": 800})
+    tab.goto(site.address)
+    ends(tab)
+    assert tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+    cell = tab.locator("#sudoku .board input").first.bounding_box()
+    assert cell["width"] >= 32 and abs(cell["width"] - cell["height"]) < 1
+    tab.close()
+
+
+CONTRAST = """(selector) => {
+    const numbers = (text) => text.match(/[\\d.]+(e-\\d+)?/g).map(Number).map((v, at) => text.startsWith("color(") && at < 3 ? 255 * v : v);
+    const behind = (node) => { for (; node; node = node.parentElement) {
+        const c = numbers(getComputedStyle(node).backgroundColor); if (c.length < 4 || c[3] > 0) return c; } return [255, 255, 255]; };
+    const light = (c) => { const [r, g, b] = c.slice(0, 3).map((v) => v / 255).map((v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+        return .2126 * r + .7152 * g + .0722 * b; };
+    const contrast = (node) => { const [a, b] = [light(numbers(getComputedStyle(node).color)), light(behind(node))].sort((x, y) => y - x);
+        return (a + .05) / (b + .05); };
+    return Math.min(...[...document.querySelectorAll(selector)].map(contrast)); }"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_reads_well_in_light_and_in_dark(browser, site, scheme):
+    tab = browser.new_page(color_scheme=scheme)
+    tab.goto(site.address)
+    ends(tab)
+    parts = (".told", ".detail", ".note", ".legend li", "button", "select", "textarea", ".clue input", ".answer input")
+    assert {part: tab.evaluate(CONTRAST, f"#sudoku {part}") >= 4.5 for part in parts} == dict.fromkeys(parts, True)
+    tab.focus("#sudoku .slider")
+    tab.keyboard.press("Home")
+    assert tab.evaluate(CONTRAST, "#sudoku .cell.wrong input") >= 4.5
+    dark = tab.evaluate("getComputedStyle(document.querySelector('#sudoku .cell.clue')).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", dark)[:3])) < 150) == (scheme == "dark")
+    tab.close()
