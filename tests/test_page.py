@@ -362,6 +362,10 @@ def test_a_new_puzzle_ends_what_is_thought_of_the_old(tab):
     tab.fill("#sudoku .text", easy)
     assert ends(tab).startswith("Solved") and check(from_text(easy), board(tab)) == []
     tab.fill("#sudoku .text", hard)
+    tab.fill("#sudoku .text", "12")
+    tab.wait_for_timeout(500)
+    assert told(tab) == "A puzzle has 81 characters; here are 2."
+    tab.fill("#sudoku .text", hard)
     tab.click("#sudoku .solve")
     assert told(tab) == "Stopped." and tab.inner_text("#sudoku .solve") == "Solve"
 

@@ -9,7 +9,7 @@ const STILL = matchMedia("(prefers-reduced-motion: reduce)"); // then only the l
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 const ask = (question, given) => new Promise((resolve, reject) => {
   const { port1, port2 } = new MessageChannel();
-  port1.onmessage = ({ data: { found, error } }) => (error ? reject(new Error(error)) : resolve(found));
+  port1.onmessage = ({ data }) => ("error" in data ? reject(new Error(data.error)) : resolve(data.found));
   worker.onerror = () => reject(new Error("the browser refuses the worker"));
   worker.postMessage([question, given], [port2]);
 });
@@ -87,6 +87,7 @@ async function solve(text) {
   try {
     if (!put(board.from_text(text))) return;
   } catch (error) {
+    turn++;
     part("text").ariaInvalid = true;
     return say(error.message, "bad");
   }
@@ -97,9 +98,9 @@ async function solve(text) {
     for (let look = 0; look < TRIES && turn === mine; look++) {
       say(look ? `The answer breaks a rule. Looking again, in disguise ${look} of ${TRIES - 1}.` : "Thinking.", "busy");
       const passed = await think(look, look ? board.draw_symmetry(random) : board.identity(), mine);
-      const [before, behind] = look ? [`in disguise ${look}, `, ""] : ["", ", no disguise needed"];
-      if (passed) return say(`Solved ${before}after ${passed} segments${behind}. ` +
-        "Checked: every clue is kept, and no rule is broken.", "good");
+      const how = look ? `in disguise ${look}, after ${passed} segments`
+        : `after ${passed} segments, no disguise needed`;
+      if (passed) return say(`Solved ${how}. Checked: every clue is kept, and no rule is broken.`, "good");
     }
     if (turn === mine) say(`Not solved: in ${TRIES} looks no answer kept the clues and broke no rule.`, "bad");
   } catch (error) {
