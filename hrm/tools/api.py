@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['short_type', 'short_value', 'signature_text', 'installed', 'field_comments', 'parameter_rows', 'parameter_table',
-           'public_methods', 'method_entry', 'api_markdown', 'TableRenderer']
+           'own_doc', 'public_methods', 'method_entry', 'api_markdown', 'TableRenderer']
 
 # %% ../../nbs/tools/05_api.ipynb #651717d6
 import ast
@@ -135,6 +135,13 @@ def parameter_table(
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 # %% ../../nbs/tools/05_api.ipynb #0eb7cf9e
+def own_doc(
+    symbol: object,  # function, property or class
+) -> str:
+    "Its docstring, and never one of a class above it: what torch says of every `forward` says nothing of this one."
+    return inspect.cleandoc(getattr(symbol, "__doc__", None) or "")
+
+
 def public_methods(
     symbol: type,  # a class
 ) -> list[tuple[str, object]]:  # name and function, in the order of their definition
@@ -146,7 +153,7 @@ def public_methods(
     found = []
     for name, member in vars(symbol).items():
         function = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
-        if inspect.isfunction(function) and not name.startswith("_") and inspect.getdoc(function):
+        if inspect.isfunction(function) and not name.startswith("_") and own_doc(function):
             if (
                 first <= inspect.unwrap(function).__code__.co_firstlineno < first + len(lines)
             ):  # not the decorator's line
@@ -160,7 +167,7 @@ def method_entry(
     member: object,  # the method as the class stores it
 ) -> str:
     "Markdown for one method: its name, its call, its docstring and its table."
-    heading, doc = f"**`{owner.__name__}.{name}`**", inspect.getdoc(member) or ""
+    heading, doc = f"**`{owner.__name__}.{name}`**", own_doc(member)
     if isinstance(member, property):
         return f"{heading}\n\n{doc}"
     function = getattr(member, "__func__", member)
@@ -175,12 +182,7 @@ def api_markdown(
 ) -> str:  # Markdown
     "A documented name as heading, call, docstring and table, and for a class its methods."
     call = signature_text(symbol, name)
-    parts = [
-        f"{'#' * level} {name}",
-        call and f"```python\n{call}\n```",
-        inspect.getdoc(symbol) or "",
-        parameter_table(symbol),
-    ]
+    parts = [f"{'#' * level} {name}", call and f"```python\n{call}\n```", own_doc(symbol), parameter_table(symbol)]
     if inspect.isclass(symbol):
         parts += [method_entry(symbol, method, member) for method, member in public_methods(symbol)]
     return "\n\n".join(part for part in parts if part) + "\n"

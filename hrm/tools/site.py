@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WIDGET', 'has_outputs', 'code_key', 'execute', 'execute_jobs', 'execute_all', 'outputs_by_id', 'executed_chapter',
-           'machine_text', 'chapter_note', 'run_of_chapter', 'chapter_page', 'readme_text', 'plain_output', 'process',
-           'documenter', 'front_page', 'write_readme', 'sidebar', 'collect_pages', 'add_widget', 'write_source',
-           'build', 'serve', 'main']
+           'machine_text', 'chapter_note', 'run_of_chapter', 'chapter_page', 'chapter_picture', 'readme_text',
+           'plain_output', 'process', 'documenter', 'front_page', 'write_readme', 'collect_pages', 'add_widget',
+           'write_source', 'build', 'serve', 'main']
 
 # %% ../../nbs/tools/08_site.ipynb #c0a9ebbb
 import argparse
@@ -23,6 +23,7 @@ from importlib import import_module
 from pathlib import Path
 
 from .api import TableRenderer, api_markdown
+from .contents import contents, gallery, picture_of
 from hrm.tools.pages import (
     Page,
     SiteLinks,
@@ -46,11 +47,15 @@ def code_key(
     notebook: Path,
     root: Path,  # top of the repository
 ) -> str:  # 16 hexadecimal digits
-    "A hash of all that decides a notebook's outputs: its code and the modules it imports, but not its prose."
+    """A hash of all that decides a notebook's outputs: its code and the modules it imports, but not its prose; of a guide,
+    whose commands may reach anything, the whole package.
+    """
     from hrm.core.closure import closure
+    from hrm.core.config import tree_hash
     from hrm.core.pipeline import code_cells
 
-    return hashlib.sha256(closure(*code_cells(notebook), folder=root).encode()).hexdigest()[:16]
+    whole = tree_hash(root / "hrm") if notebook.parent.name == "guides" else ""
+    return hashlib.sha256((closure(*code_cells(notebook), folder=root) + whole).encode()).hexdigest()[:16]
 
 # %% ../../nbs/tools/08_site.ipynb #5aa8c990
 def execute(
@@ -215,6 +220,15 @@ def chapter_page(
     page.cells.insert(1, markdown_cell(chapter_note(profile, copy, current)))
     return page
 
+
+def chapter_picture(
+    root: Path,  # top of the repository
+    page: Page,  # of a chapter
+) -> Path | None:
+    "The picture that stands for a chapter, below the root."
+    picture = picture_of(page.source, executed_chapter(root, page.name.rpartition("/")[2])[1])
+    return picture.relative_to(root) if picture else None
+
 # %% ../../nbs/tools/08_site.ipynb #f7f29afa
 def readme_text(page: Page) -> str:
     "A page as plain Markdown for GitHub."
@@ -294,21 +308,6 @@ def write_readme(
     resolve_links(page, readme_link)
     write_atomic(root / "README.md", readme_text(page))
 
-# %% ../../nbs/tools/08_site.ipynb #fc698262
-def sidebar(
-    pages: list[Page],  # in the order of their notebooks
-) -> list[tuple[str, list[str]]]:  # caption, entries
-    "Captions and entries of the sidebar."
-    folders = sorted({page.folder for page in pages if page.folder})
-    rank = {"chapters": 0, "core": 1, "tools": 3}
-    groups = []
-    for folder in sorted(folders, key=lambda name: (rank.get(name.split("/")[0], 2), name)):
-        inside = [page for page in pages if page.folder == folder]
-        intro = next((page for page in inside if page.name == f"{folder}/{folder}"), None)
-        caption = "Book" if folder == "chapters" else intro.title if intro else folder.split("/")[-1].capitalize()
-        groups.append((caption, [f"Overview </{p.name}>" if p is intro else f"/{p.name}" for p in inside]))
-    return groups
-
 # %% ../../nbs/tools/08_site.ipynb #509f1666
 def collect_pages(
     root: Path,  # top of the repository
@@ -354,10 +353,13 @@ def write_source(
     shutil.copytree(root / "nbs" / "_sphinx", folder)
     shutil.copytree(root / "hrm" / "weights" / "sudoku", folder / "_static" / "weights" / "sudoku")
     add_widget(pages[0])
-    for caption, entries in sidebar(pages):
+    pictures = {page.name: chapter_picture(root, page) for page in pages if page.folder == "chapters"}
+    pages[0].cells.append(markdown_cell(gallery(pages, lambda page: pictures[page.name])))
+    groups, more = contents(pages)
+    for caption, entries in groups:
         tree = "\n".join([f"```{{toctree}}\n:hidden:\n:caption: {caption}\n", *entries, "```"])
         pages[0].cells.append(markdown_cell(tree))
-    for page in pages:
+    for page in [*pages, *more]:
         for number, cell in enumerate(page.cells):
             cell["id"] = f"cell-{number}"
         metadata = {"kernelspec": {"name": "python3", "display_name": "python3"}, "language_info": {"name": "python"}}
@@ -365,7 +367,7 @@ def write_source(
         target = folder / f"{page.name}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(notebook, indent=1), encoding="utf-8")
-    for image in images:
+    for image in images | set(filter(None, pictures.values())):
         (folder / image).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / image, folder / image)
 
