@@ -160,8 +160,9 @@ def choose_threshold(
     right = ((result.tokens == labels[:, None]) | (labels == PAD)[:, None]).all(-1)
     thresholds = 1 / (1 + np.exp(-np.arange(0, 10.25, 0.25)))  # from a half on
     stops = np.stack([stopping_segment(result, threshold) for threshold in thresholds])
-    kept = right[np.arange(len(right)), stops - 1].sum(1)
-    enough = np.flatnonzero(kept >= keep * right[:, -1].sum())
+    whole = right[:, -1]  # a board that is right at its stop and not at the end makes up for no other
+    kept = right[np.arange(len(right)), stops - 1][:, whole].sum(1)
+    enough = np.flatnonzero(kept >= keep * whole.sum())
     return float(thresholds[enough[0] if len(enough) else -1])
 
 # %% ../../nbs/puzzles/01_evaluate.ipynb #318e1c81
