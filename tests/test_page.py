@@ -324,7 +324,7 @@ def test_bad_input_gets_a_sentence(browser, impatient, text, says):
         assert told(tab) == "Thinking." and tab.get_attribute("#sudoku .text", "aria-invalid") == "false"
     else:
         assert told(tab) == says
-        tab.click("#sudoku .solve")
+        tab.click("#sudoku .go")
         assert told(tab) == says and tab.locator("#sudoku .board.solved").count() == 0
     tab.close()
 
@@ -358,7 +358,7 @@ def test_what_has_no_solution_is_never_called_solved(browser, impatient):
 def test_a_new_puzzle_ends_what_is_thought_of_the_old(tab):
     hard, easy = options()["diabolical"][1], options()["easy"][0]
     tab.fill("#sudoku .text", hard)
-    assert told(tab) == "Thinking." and tab.inner_text("#sudoku .solve") == "Stop"
+    assert told(tab) == "Thinking." and tab.inner_text("#sudoku .go") == "Stop"
     tab.fill("#sudoku .text", easy)
     assert ends(tab).startswith("Solved") and check(from_text(easy), board(tab)) == []
     tab.fill("#sudoku .text", hard)
@@ -366,8 +366,8 @@ def test_a_new_puzzle_ends_what_is_thought_of_the_old(tab):
     tab.wait_for_timeout(500)
     assert told(tab) == "A puzzle has 81 characters; here are 2."
     tab.fill("#sudoku .text", hard)
-    tab.click("#sudoku .solve")
-    assert told(tab) == "Stopped." and tab.inner_text("#sudoku .solve") == "Solve"
+    tab.click("#sudoku .go")
+    assert told(tab) == "Stopped." and tab.inner_text("#sudoku .go") == "Solve"
 
 
 # For everybody
