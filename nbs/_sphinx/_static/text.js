@@ -11,8 +11,9 @@ export function tokenizer_from({ kind, specials, tokens, unknown = "unk" }) {
   if (!words && kind !== "character" || unknown !== "unk") throw new Error("its tokens are no words or characters");
   const pieces = (text) => (words ? text.match(WORD) ?? [] : [...text]);
   return { kind, names, specials: specials.length, encode: (text) => pieces(text).map((piece) => ids.get(piece)),
-    missing: (text) => [...new Set(pieces(text).filter((piece) => !ids.has(piece)))],
-    gap: (before, name) => (!words || !before || OPENING.includes(before) || CLOSING.includes(name) ? "" : " ") };
+    missing: (text) => [...new Set(pieces(text).filter((piece) => !ids.has(piece)))].map((piece) => `“${piece}”`),
+    gap: (text, name) => (!words || !text || OPENING.includes(text.at(-1)) || CLOSING.includes(name) ? "" : " "),
+    ends: (id) => id < specials.length && names[id] !== "<unk>" }; // of a turn
 }
 
 // hrm.core.tokens.encode_chat

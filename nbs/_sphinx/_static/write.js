@@ -2,24 +2,22 @@
 import { ask, part, read, say, wait } from "./page.js";
 import { encode_chat, tokenizer_from } from "./text.js";
 
-const MOST = 600, SHOWN = 6; // tokens of one go, and those on view of the likeliest at a place
-const PACE = 25; // least milliseconds of a token, so that the writing can be followed
+const MOST = 400, PACE = 25, SHOWN = 6; // tokens of one go, least milliseconds of each, likeliest ones on view
 const NAMES = { " ": "space", "\n": "line break", "<eos>": "end of turn" }; // of what cannot be seen
 
 let meta, tokenizer, chat; // of the model, and whether it takes turns
 let turns = []; // what it has not forgotten of a conversation: { role, content }
-let seen; // the token on view
-let going = 0; // a new one makes whatever is being written pointless
+let seen, going = 0; // the token on view; a number, of which a new one makes whatever is being written pointless
 
 const make = (tag, values) => Object.assign(document.createElement(tag), values);
 const name = (id) => NAMES[tokenizer.names[id]] ?? tokenizer.names[id];
-const percent = (share) => (share < 0.001 ? "< 0.1\u00a0%" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}\u00a0%`);
+const percent = (share) => (share < 0.001 ? "<\u00a00.1" : (100 * share).toFixed(share < 0.0995 ? 1 : 0)) + "\u00a0%";
 
 function clear() {
   going++;
   [turns, part("text").value, part("choice").value, part("place").hidden] = [[], "", "", true];
   part("said").replaceChildren();
-  say("");
+  say("An empty page.");
 }
 
 // What a model knows, and the longest of the beginnings that are recorded with it
@@ -34,12 +32,13 @@ function meet(found) {
 
 // What the model reads first: the end of a text, or the newest turns of a conversation. An Error says why it cannot.
 function prompt(text) {
-  const P = meta.config.seq_len, missing = tokenizer.missing(text).map((piece) => `“${piece}”`).join(", ");
+  const system = chat && part("system").value.trim() ? [{ role: "system", content: part("system").value }] : [];
+  const missing = [...system.map(({ content }) => content), text].flatMap(tokenizer.missing), P = meta.config.seq_len;
   if (!text.trim()) throw new Error("Type a beginning, or take one of the list.");
-  if (missing) throw new Error(`The model has never met ${missing}. All that it knows is listed below.`);
+  if (missing.length) throw new Error(`The model has never met ${missing.join(", ")}. What it knows is listed below.`);
   if (!chat) return tokenizer.encode(text).slice(-Math.max(1, Math.floor(0.75 * P)));
   let heard = [...turns, { role: "user", content: text }], ids;
-  while ((ids = encode_chat(tokenizer, heard, "assistant")).length >= P) {
+  while ((ids = encode_chat(tokenizer, [...system, ...heard], "assistant")).length >= P) {
     if (heard.length < 3) throw new Error(`Too long: the model has ${P} places for turn and reply, not ${ids.length}.`);
     heard = heard.slice(2);
   }
@@ -63,7 +62,7 @@ async function write() {
     part("said").append(make("p", { className: "given", textContent: text }), page);
     say("Writing.", "busy");
     turns.push(turn);
-    for (let step; page.childElementCount < MOST && !(step?.id < tokenizer.specials);) {
+    for (let step; page.childElementCount < MOST && !(step && tokenizer.ends(step.id));) {
       [step] = await Promise.all([ask("write", step ? null : given), wait(PACE)]);
       if (going !== mine) return;
       if (!step) break;
@@ -83,9 +82,7 @@ function put(page, turn, step) {
   token.style.setProperty("--sure", step.share);
   turn.content += gap + word;
   page.append(gap, token);
-  if (part("said").matches(":hover, :focus-within")) return;
-  part("said").scrollTop = part("said").scrollHeight;
-  show(token);
+  if (!part("said").matches(":hover, :focus-within")) show(token);
 }
 
 // What else might stand at the place of a token: the likeliest, and the one that was drawn
