@@ -1,4 +1,4 @@
-"The Sudoku of the front page, in a real browser: the same model as in Python, and a page that everybody can use."
+"What runs in the pages of the site, in a real browser: the same models as in Python, and pages that everybody can use."
 
 import importlib.util
 import json
@@ -14,15 +14,28 @@ import torch
 from conftest import ROOT
 from safetensors.torch import save_file
 
-from hrm.core.device import pick
+from hrm.core import checkpoint
+from hrm.core.device import pick, seeded
+from hrm.core.generate import ChatSession, HRMDecoder, Sampling, probabilities
+from hrm.core.tokens import SPECIALS, WordTokenizer, encode_chat, tokenizer_from
+from hrm.dialogue import model as dialogue_model
 from hrm.puzzles.evaluate import think
 from hrm.sudoku.data import from_arrays
 from hrm.sudoku.generate import generate, solve_all
 from hrm.sudoku.model import load
 from hrm.sudoku.rules import check, extends, from_text, to_text, valid
 from hrm.sudoku.techniques import TECHNIQUES, by_techniques
+from hrm.text import model as text_model
+from hrm.text.chat import Settings, TextChat, mode_of
+from hrm.tools.site import MODELS
 
-SPHINX, WEIGHTS = ROOT / "nbs" / "_sphinx", ROOT / "hrm" / "weights" / "sudoku"
+SPHINX, WEIGHTS = ROOT / "nbs" / "_sphinx", ROOT / "hrm" / "weights"
+WRITERS = [  # those that are there: a model that the pipeline has not made yet cannot be asked
+    pytest.param(
+        name, marks=pytest.mark.skipif(not (WEIGHTS / name).is_dir(), reason=f"there is no hrm/weights/{name}")
+    )
+    for name in ("text", "dialogue")
+]
 SCRIPTS = sorted((SPHINX / "_static").glob("*.js"))
 MADE = {  # level -> what `generate` was asked for, and the techniques that the puzzles need
     "easy": (dict(clues=(30, 38), difficulty="singles", rng=5), {"naked singles"}),
@@ -40,10 +53,13 @@ spec.loader.exec_module(page)
 
 
 def place(folder: Path, **arch) -> Path:
-    "A site of the widget alone, in the theme's own style; `arch` changes what the model says of itself."
+    "A site of the widgets alone, in the theme's own style; `arch` changes what the Sudoku's model says of itself."
     shutil.copytree(SPHINX / "_static", folder / "_static")
-    shutil.copytree(WEIGHTS, folder / "_static" / "weights" / "sudoku")
-    (folder / "index.html").write_text(PAGE.format((SPHINX / "sudoku.html").read_text()))
+    for model in MODELS:
+        if (WEIGHTS / model).is_dir():
+            shutil.copytree(WEIGHTS / model, folder / "_static" / "weights" / model)
+    for page_file, widget in {"index.html": "sudoku.html", "write.html": "write.html"}.items():
+        (folder / page_file).write_text(PAGE.format((SPHINX / widget).read_text()))
     (folder / "furo.css").write_text((files("furo") / "theme/furo/static/styles/furo.css").read_text())
     about = folder / "_static" / "weights" / "sudoku" / "meta.json"
     meta = json.loads(about.read_text())
@@ -149,7 +165,7 @@ def theirs(browser, site, boards):
 @pytest.fixture(scope="module")
 def ours(boards):
     "The same of PyTorch, in float32."
-    model = load(WEIGHTS, placement=pick("cpu", "float32"))[0]
+    model = load(WEIGHTS / "sudoku", placement=pick("cpu", "float32"))[0]
     rows = {"inputs": boards.tokens()[0], "puzzle_identifiers": torch.zeros(len(boards), dtype=torch.long)}
     with torch.no_grad():
         seen = [outputs for _, outputs, _ in think(model, rows, SEGMENTS)]
@@ -165,6 +181,93 @@ def test_logits_are_those_of_pytorch(theirs, ours):
 def test_halting_values_are_those_of_pytorch(theirs, ours):
     assert np.abs(theirs[1] - ours[1]).max() < 1e-3
     assert np.ptp(ours[1]) > 5, "the boards are so alike that this compares nothing"
+
+
+# The models that write
+
+
+def writer(name):
+    "A model of text in float32, its tokenizer, and what is recorded of it."
+    return {"dialogue": dialogue_model, "text": text_model}[name].load(WEIGHTS / name, placement=pick("cpu", "float32"))
+
+
+def beginnings(name, tokenizer, meta) -> list[list[int]]:
+    "What the model reads of each recorded beginning."
+    if name == "text":
+        return [tokenizer.encode(text) for text in meta["answers"]]
+    return [encode_chat(tokenizer, [{"role": "user", "content": text}], "assistant") for text in meta["answers"]]
+
+
+FEED = """async ([name, prompts]) => {
+    const { Cache, feed, read } = await import("./_static/hrm.js"), model = await read(`_static/weights/${name}`);
+    const whole = (ids) => [...feed(model, new Cache(model.config.seq_len), ids)];
+    const onwards = (ids) => { const cache = new Cache(model.config.seq_len); return ids.flatMap((id) => [...feed(model, cache, [id])]); };
+    const halves = (ids) => { const cache = new Cache(model.config.seq_len), half = ids.length >> 1;
+        return [...feed(model, cache, ids.slice(0, half)), ...feed(model, cache, ids.slice(half))]; };
+    return prompts.map((ids) => [whole(ids), onwards(ids), halves(ids)]); }"""
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_logits_of_text_are_those_of_pytorch(browser, site, name):
+    "The first 20 positions, read at once, one after the other, and in two parts."
+    model, tokenizer, meta = writer(name)
+    rng, length = np.random.default_rng(0), min(20, model.config.seq_len)
+    prompts = [ids[:length] for ids in beginnings(name, tokenizer, meta)][:4]
+    prompts += rng.integers(model.config.vocab_size, size=(4, length)).tolist()
+    tab = browser.new_page()
+    tab.goto(site.address)
+    found = tab.evaluate(FEED, [name, prompts])
+    tab.close()
+    for ids, ways in zip(prompts, found):
+        decoder = HRMDecoder(model)
+        ours = torch.cat([decoder.feed(torch.tensor([[one]])) for one in ids]).numpy()
+        whole, onwards, halves = (np.array(way).reshape(ours.shape) for way in ways)
+        assert np.ptp(ours) > 0.1, "the logits are so alike that this compares nothing"
+        assert max(np.abs(way - ours).max() for way in (whole, onwards, halves)) < 1e-3
+        assert max(np.abs(way - whole).max() for way in (onwards, halves)) < 1e-4
+
+
+def test_the_chances_are_those_that_python_draws_from(tab):
+    logits = torch.randn(5, 40, generator=seeded(0)) * 3
+    logits[0, :3] = logits[0].max()  # equals stay in their order
+    how = [(0.0, 1.0), (0.3, 0.9), (1.0, 1.0), (1.0, 0.05), (1.5, 0.7)]
+    found = tab.evaluate(
+        """async ([rows, how]) => { const { probabilities } = await import("./_static/text.js");
+        return how.map(([temperature, top_p]) => rows.map((row) => [...probabilities(Float32Array.from(row), { temperature, top_p })])); }""",
+        [logits.tolist(), how],
+    )
+    for (temperature, top_p), theirs in zip(how, found):
+        ours = probabilities(logits, Sampling(temperature=temperature, top_p=top_p)).numpy()
+        assert np.abs(ours - np.array(theirs)).max() < 1e-6, (temperature, top_p)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_text_becomes_the_same_ids(tab, name):
+    stored = checkpoint.read(WEIGHTS / name).meta["config"]["tokenizer"]
+    ours, texts = tokenizer_from(stored), ["", "Ünknown ωords_2, (a b) [c]!", "x\ny\tz  -- é\u0301 \U0001f600 ٣"]
+    texts += list(checkpoint.read(WEIGHTS / name).meta["answers"]) + [" ".join(stored["tokens"])]
+    found = tab.evaluate(
+        """async ([stored, texts]) => { const { encode_chat, tokenizer_from } = await import("./_static/text.js");
+        const tokenizer = tokenizer_from(stored), turns = texts.map((content, at) => ({ role: at % 2 ? "assistant" : "user", content }));
+        return [texts.map(tokenizer.encode), encode_chat(tokenizer, turns, "assistant")]; }""",
+        [stored, texts],
+    )
+    known = lambda ids: [ours.unk if one is None else one for one in ids]
+    turns = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
+    assert [known(ids) for ids in found[0]] == [ours.encode(text) for text in texts]
+    assert known(found[1]) == encode_chat(ours, turns, "assistant")
+
+
+def test_words_are_joined_as_python_joins_them(tab):
+    words = WordTokenizer(("say", "(", ")", "[", "]", ",", ".", "'", "a", "§"))
+    rows = np.random.default_rng(0).integers(len(SPECIALS), words.size, size=(50, 12)).tolist()
+    found = tab.evaluate(
+        """async ([stored, rows]) => { const { tokenizer_from } = await import("./_static/text.js");
+        const { gap, names } = tokenizer_from(stored);
+        return rows.map((ids) => ids.reduce((text, id) => text + gap(text, names[id]) + names[id], "")); }""",
+        [words.to_dict(), rows],
+    )
+    assert found == [words.decode(ids) for ids in rows]
 
 
 def test_files_of_each_precision_are_read(browser, site, tmp_path):
@@ -205,9 +308,16 @@ def test_nothing_is_left_to_chance():
     assert not [script.name for script in SCRIPTS if "Math.random" in script.read_text()]
 
 
-def test_the_scripts_stay_short():
+def test_the_scripts_of_a_page_stay_short():
+    "What a page runs can be read in one sitting: 500 lines, comments among them."
     lines = {script.name: len(script.read_text().splitlines()) for script in SCRIPTS}
-    assert {"hrm.js", "board.js", "worker.js", "sudoku.js"} <= set(lines) and sum(lines.values()) <= 500, lines
+    for script in ("sudoku.js", "write.js"):
+        reached, todo = set(), [script, "worker.js"]
+        while todo:
+            reached.add(name := todo.pop())
+            imported = re.findall(r'^import .* from "\./(.*)";$', (SPHINX / "_static" / name).read_text(), re.M)
+            todo += set(imported) - reached
+        assert {"hrm.js", "board.js", "page.js"} <= reached and sum(lines[name] for name in reached) <= 500, reached
     long = [f"{s.name}: {line.strip()[:60]}" for s in SCRIPTS for line in s.read_text().splitlines() if len(line) > 120]
     assert long == []
 
@@ -248,6 +358,7 @@ def test_the_first_board_is_solved_at_once(browser, site):
     seen = page.visit(browser, site.address, site.sent)
     assert seen["told"].startswith("Solved"), seen["told"]
     assert seen["kilobytes"] <= 1500 and "/_static/weights/sudoku/model.safetensors" in seen["sent"]
+    assert not [path for path in seen["sent"] if re.search(r"/(dialogue|text)/|(text|write)\.js", path)]
     assert f"{site.address}/_static/weights/sudoku/meta.json" in seen["asked"], "requests of the worker are not seen"
     assert [url for url in seen["asked"] if not url.startswith((site.address, "data:", "blob:"))] == []
     figures = page.record([seen])["figures"]
@@ -324,7 +435,7 @@ def test_bad_input_gets_a_sentence(browser, impatient, text, says):
         assert told(tab) == "Thinking." and tab.get_attribute("#sudoku .text", "aria-invalid") == "false"
     else:
         assert told(tab) == says
-        tab.click("#sudoku .solve")
+        tab.click("#sudoku .go")
         assert told(tab) == says and tab.locator("#sudoku .board.solved").count() == 0
     tab.close()
 
@@ -358,7 +469,7 @@ def test_what_has_no_solution_is_never_called_solved(browser, impatient):
 def test_a_new_puzzle_ends_what_is_thought_of_the_old(tab):
     hard, easy = options()["diabolical"][1], options()["easy"][0]
     tab.fill("#sudoku .text", hard)
-    assert told(tab) == "Thinking." and tab.inner_text("#sudoku .solve") == "Stop"
+    assert told(tab) == "Thinking." and tab.inner_text("#sudoku .go") == "Stop"
     tab.fill("#sudoku .text", easy)
     assert ends(tab).startswith("Solved") and check(from_text(easy), board(tab)) == []
     tab.fill("#sudoku .text", hard)
@@ -366,8 +477,8 @@ def test_a_new_puzzle_ends_what_is_thought_of_the_old(tab):
     tab.wait_for_timeout(500)
     assert told(tab) == "A puzzle has 81 characters; here are 2."
     tab.fill("#sudoku .text", hard)
-    tab.click("#sudoku .solve")
-    assert told(tab) == "Stopped." and tab.inner_text("#sudoku .solve") == "Solve"
+    tab.click("#sudoku .go")
+    assert told(tab) == "Stopped." and tab.inner_text("#sudoku .go") == "Solve"
 
 
 # For everybody
@@ -473,3 +584,261 @@ def test_it_reads_well_in_light_and_in_dark(browser, site, scheme):
     dark = tab.evaluate("getComputedStyle(document.querySelector('#sudoku .cell.clue')).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", dark)[:3])) < 150) == (scheme == "dark")
     tab.close()
+
+
+# The page that writes
+
+
+@pytest.fixture(scope="module")
+def calm(browser):
+    "Where nothing is slowed down so that it can be followed."
+    context = browser.new_context(reduced_motion="reduce", viewport={"width": 1280, "height": 900})
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def desk(request, calm, site):
+    "The page that writes, after its first text; complaints of the browser are the test's failure."
+    opened, complaints = calm.new_page(), []
+    opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.goto(f"{site.address}/write.html")
+    yield opened
+    opened.close()
+    assert complaints == []
+
+
+def wrote(tab) -> str:
+    "What the page says when it has stopped writing."
+    tab.wait_for_selector("#write .told.good, #write .told.bad", timeout=120_000)
+    return tab.inner_text("#write .told")
+
+
+def begin(tab, name, system="", **sliders) -> None:
+    "A model without a word of it written, and how it is to write."
+    tab.select_option("#write .model", name)
+    wrote(tab)
+    for part, value in sliders.items():
+        tab.locator(f"#write .{part}").fill(str(value))
+    if name == "dialogue":
+        tab.fill("#write .system", system)
+    tab.click("#write .clear")
+
+
+def replies(tab) -> list[str]:
+    return tab.eval_on_selector_all("#write [role=listbox]", "all => all.map(one => one.textContent)")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_it_writes_what_python_writes(desk, name):
+    "The likeliest of each place, for every recorded beginning: two windows of a text and more, replies to their ends."
+    model, tokenizer, meta = writer(name)
+    begin(desk, name, temperature=0)
+    for text in meta["answers"]:
+        desk.click("#write .clear")
+        desk.select_option("#write .choice", text)
+        wrote(desk)
+        if name == "text":
+            plain = Settings(mode=mode_of(model), temperature=0, limit=200)
+            expected = "".join(TextChat(model, tokenizer, seeded(0), plain).say(text))
+            assert replies(desk)[0].startswith(expected) and len(replies(desk)[0]) == 400
+        else:
+            expected = "".join(ChatSession(model, tokenizer, Sampling(temperature=0.0), seeded(0)).say(text))
+            assert replies(desk) == [expected]
+        assert desk.inner_text("#write .given").strip() == text.strip()
+
+
+@pytest.mark.parametrize("name", WRITERS[1:])
+@pytest.mark.parametrize("told_first", [False, True])
+def test_a_conversation_goes_on_and_forgets_its_oldest_turns(desk, name, told_first):
+    "What it is told first stays, and every word of what the page says there is known."
+    model, tokenizer, meta = writer(name)
+    system = desk.input_value("#write .system") if told_first else ""
+    session = ChatSession(model, tokenizer, Sampling(temperature=0.0), seeded(0), system)
+    begin(desk, name, system, temperature=0)
+    said = list(meta["answers"]) * (1 + model.config.seq_len // 100)
+    for at, text in enumerate(said):
+        desk.fill("#write .text", text)
+        desk.press("#write .text", "Enter")
+        assert wrote(desk).endswith("see what else might stand there.")
+        assert replies(desk)[at] == "".join(session.say(text)), at
+    assert len(session.turns) < 2 * len(said), "nothing was forgotten"
+    assert desk.locator("#write .given").count() == len(said)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_same_seed_writes_the_same(desk, name):
+    begin(desk, name, temperature=1.5, top_p=1, seed=7)
+    text, found = desk.locator("#write .choice option").nth(1).get_attribute("value"), []
+    for seed in (7, 7, 8):
+        desk.click("#write .clear")
+        desk.fill("#write .seed", str(seed))
+        desk.select_option("#write .choice", text)
+        wrote(desk)
+        found += replies(desk)
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_token_can_be_asked_what_else_might_stand_there(desk, name):
+    model, tokenizer, meta = writer(name)
+    begin(desk, name, temperature=0)
+    desk.select_option("#write .choice", next(iter(meta["answers"])))
+    wrote(desk)
+    decoder, asked = HRMDecoder(model), torch.tensor([beginnings(name, tokenizer, meta)[0]])
+    logits = decoder.feed(asked[:, -(3 * model.config.seq_len // 4) :] if name == "text" else asked)[0]
+    if name == "text":
+        logits[: len(SPECIALS)] = -torch.inf
+    shares, token = logits.softmax(-1), desk.locator("#write [role=option]").first
+    token.hover()
+    rows = desk.locator("#write .likeliest li").all_inner_texts()
+    named = {" ": "space", "\n": "line break", "<eos>": "end of turn"}
+    for row, share, one in zip(rows, *shares.topk(6)):
+        shown, percent = re.fullmatch(r"(.*?)\s*(?:<\s)?([\d.]+)\s%", row, re.S).groups()
+        word = tokenizer.token(int(one))
+        assert shown == named.get(word, word) and abs(float(percent) / 100 - float(share)) < 0.0055
+    assert desk.locator("#write .likeliest .drawn").count() == 1
+    assert float(token.evaluate("one => one.style.getPropertyValue('--sure')")) == pytest.approx(
+        float(shares.max()), abs=1e-4
+    )
+    assert desk.locator("#write [role=option][aria-selected=true]").count() == 1
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_it_cannot_read_gets_a_sentence(desk, name):
+    begin(desk, name)
+    tokenizer = tokenizer_from(checkpoint.read(WEIGHTS / name).meta["config"]["tokenizer"])
+    known, places = tokenizer.tokens[10], checkpoint.read(WEIGHTS / name).meta["config"]["seq_len"]
+    cases = {"": "Type a beginning, or take one of the list.", "  \n": "Type a beginning, or take one of the list."}
+    cases[f"{known} ☃ ☂ ☃"] = "The model has never met “☃”, “☂”. What it knows is listed below."
+    if name == "dialogue":
+        cases[f"{known} zebra"] = "The model has never met “zebra”. What it knows is listed below."
+        cases[f"{known} " * places] = f"Too long: the model has {places} places for turn and reply, not {places + 4}."
+    for text, says in cases.items():
+        text = text.replace(" ☃ ☂", "☃☂") if name == "text" and " " not in tokenizer.tokens else text
+        desk.fill("#write .text", text)
+        desk.click("#write .go")
+        assert wrote(desk) == says and replies(desk) == [] and desk.inner_text("#write .go") == "Write"
+    assert known in desk.locator("#write .known").text_content()
+
+
+@pytest.mark.parametrize("name", WRITERS[:1])
+def test_of_a_long_text_it_reads_the_end(desk, name):
+    model, tokenizer, meta = writer(name)
+    begin(desk, name, temperature=0)
+    text = "".join(meta["answers"]) * 3
+    desk.fill("#write .text", text)
+    desk.click("#write .go")
+    wrote(desk)
+    plain = Settings(mode=mode_of(model), temperature=0, limit=40)
+    assert replies(desk)[0].startswith("".join(TextChat(model, tokenizer, seeded(0), plain).say(text)))
+
+
+@pytest.mark.parametrize("name", WRITERS[:1])
+def test_writing_can_be_stopped_and_begun_again(browser, site, name):
+    tab = browser.new_page()
+    tab.goto(f"{site.address}/write.html")
+    tab.select_option("#write .model", name)
+    tab.wait_for_function("document.querySelectorAll('#write [role=option]').length > 5")
+    tab.click("#write .go")
+    assert tab.inner_text("#write .told") == "Stopped." and tab.inner_text("#write .go") == "Write"
+    tab.wait_for_timeout(200)
+    many = len(replies(tab)[0])
+    tab.wait_for_timeout(200)
+    assert len(replies(tab)[0]) == many < 400
+    tab.click("#write .go")
+    tab.wait_for_function("document.querySelectorAll('#write [role=option]').length > 5")
+    assert tab.inner_text("#write .told") == "Writing." and len(replies(tab)) == 1
+    tab.close()
+
+
+def test_a_model_that_is_not_one_of_those_is_refused(tab):
+    "What the page has not learned of `hrm` is said, and not computed wrongly."
+    meta = checkpoint.read(WEIGHTS / "sudoku").meta
+    text = {"pos_encodings": "rope", "causal": True}
+    read = """async () => { const { read } = await import("./_static/hrm.js");
+        try { await read("_static/weights/sudoku"); return "read"; } catch (error) { return error.message; } }"""
+    refused = "allowed are plain models of boards and of text"
+    cases = [({}, "read"), ({"causal": True}, refused), (text, refused), (text | {"puzzle_emb_ndim": 0}, "read")]
+    cases += [
+        (text | {"puzzle_emb_ndim": 0} | more, refused)
+        for more in ({"window": 8}, {"halting": "graves"}, {"causal": "L"})
+    ]
+    for arch, says in cases:
+        told = json.dumps(meta | {"config": meta["config"] | {"arch": meta["config"]["arch"] | arch}})
+        tab.route("**/sudoku/meta.json", lambda route, _request, told=told: route.fulfill(body=told))
+        assert tab.evaluate(read) == says, arch
+        tab.unroute("**/sudoku/meta.json")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_tokens_can_be_walked_by_keyboard(desk, name):
+    begin(desk, name, temperature=0)
+    longest = max(checkpoint.read(WEIGHTS / name).meta["answers"].items(), key=lambda pair: len(pair[1]))[0]
+    desk.fill("#write .text", longest)
+    desk.press("#write .text", "Enter")
+    wrote(desk)
+    tokens, at = (
+        desk.locator("#write [role=option]"),
+        "[...document.querySelectorAll('#write [role=option]')].indexOf(document.activeElement)",
+    )
+    last = tokens.count() - 1
+    assert desk.locator("#write [role=option][tabindex='0']").count() == 1 and last > 1
+    desk.focus("#write .seed")
+    desk.keyboard.press("Tab")
+    walked = [desk.evaluate(at)]
+    for key in ("ArrowRight", "Home", "ArrowLeft", "ArrowRight", "End"):
+        desk.keyboard.press(key)
+        walked.append(desk.evaluate(at))
+        label = desk.evaluate("document.activeElement.ariaLabel")
+        assert re.fullmatch(r".+, (<\s)?[\d.]+\s%", label, re.S)
+        assert f"“{label.rpartition(', ')[0]}” stands here." in desk.inner_text("#write .asked").replace("\xa0", " ")
+    assert walked == [last, last, 0, 0, 1, last]
+    assert desk.locator("#write .likeliest li").count() == 6
+
+
+def test_every_control_of_the_writing_page_has_a_name(calm, site):
+    tab = calm.new_page()
+    tab.goto(f"{site.address}/write.html")
+    unnamed = """() => [...document.querySelectorAll("#write :is(input, button, select, textarea)")].filter(
+        (one) => !one.ariaLabel && !one.labels?.length && !one.textContent.trim()).length"""
+    assert tab.evaluate(unnamed) == 0 and tab.get_attribute("#write .told", "aria-live") == "polite"
+    assert tab.locator("#write option").first.get_attribute("value") in MODELS
+    tab.close()
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_writing_page_fits_and_reads_well(browser, site, name, scheme, width):
+    tab = browser.new_page(color_scheme=scheme, reduced_motion="reduce", viewport={"width": width, "height": 800})
+    tab.goto(f"{site.address}/write.html")
+    tab.select_option("#write .model", name)
+    wrote(tab)
+    assert tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+    parts = (
+        ".told",
+        ".note",
+        ".legend li",
+        "button",
+        "select",
+        "textarea",
+        ".how label",
+        ".given",
+        "[role=option]",
+        ".asked",
+    )
+    assert {part: tab.evaluate(CONTRAST, f"#write {part}") >= 4.5 for part in parts} == dict.fromkeys(parts, True)
+    tab.close()
+
+
+def test_the_writing_page_asks_nobody_else(browser, site):
+    context, asked = browser.new_context(), []
+    context.on("request", lambda request: asked.append(request.url))
+    tab = context.new_page()
+    tab.goto(f"{site.address}/write.html")
+    tab.wait_for_selector("#write .told:not(.busy), #write [role=option]")
+    assert any("/weights/" in url for url in asked) and not [url for url in asked if "/sudoku" in url]
+    assert [url for url in asked if not url.startswith((site.address, "data:", "blob:"))] == []
+    context.close()

@@ -52,11 +52,14 @@ def library_page(
 def contents(
     pages: list[Page],  # in the order of their notebooks, the front page first
 ) -> tuple[list[tuple[str, list[str]]], list[Page]]:  # captions and entries of the sidebar; the pages it needs besides
-    "Guides, the book by systems, each with its library, and what belongs to no system."
+    "What can be tried, guides, the book by systems, each with its library, and what belongs to no system."
     inside = lambda folder: [page for page in pages if page.folder.split("/")[0] == folder]
     folders = list(dict.fromkeys(page.folder.split("/")[0] for page in pages if page.folder))
     library = {one: library_page(one, inside(one)) for one in folders if one not in ("chapters", "guides")}
-    groups: dict[str, list[str]] = {"Guides": [f"/{page.name}" for page in inside("guides")]}
+    groups: dict[str, list[str]] = {
+        "Try it": [f"/{page.name}" for page in inside("") if page.name != "index"],
+        "Guides": [f"/{page.name}" for page in inside("guides")],
+    }
     for page in inside("chapters"):
         groups.setdefault(caption_of(page), []).append(f"/{page.name}")
     for folder, page in library.items():

@@ -1,5 +1,6 @@
 // The Hierarchical Reasoning Model in a browser: what a trained model needs of hrm.core, under the same names.
 // A tensor is a Float32Array, row after row; S positions, D width, H heads of K = D / H, I and O in and out, V tokens.
+const add = (a, b) => a.map((value, at) => value + b[at]);
 
 // hrm.core.checkpoint.read: the weights and the metadata of a folder, from the same two files
 export async function read(folder) {
@@ -8,9 +9,12 @@ export async function read(folder) {
     if (!reply.ok) throw new Error(`${name}: ${reply.status} ${reply.statusText}`);
     return name.endsWith(".json") ? reply.json() : load_file(await reply.arrayBuffer());
   }));
-  const { pos_encodings, causal } = meta.config.arch;
-  if (pos_encodings !== "relations" || causal) throw new Error("allowed are models of boards, by 'relations'");
-  return { meta, config: meta.config.arch, inner: weights.inner };
+  const { arch } = meta.config, more = ["convolution", "window", "norm_weights", "H_grown", "L_grown"];
+  if (arch.causal) more.push("puzzle_emb_ndim");
+  if ({ true: "rope", false: "relations" }[arch.causal] !== arch.pos_encodings || more.some((name) => arch[name]) ||
+    arch.halting === "graves" || arch.cross_entropy === "stablemax")
+    throw new Error("allowed are plain models of boards and of text");
+  return { meta, config: { ...meta.config, ...arch }, inner: weights.inner };
 }
 
 // safetensors.torch.load_file: { inner: { H_init: { shape, values }, ... } }, a level for each dot in a name
@@ -36,8 +40,6 @@ function half(bits) { // a sign, five bits of exponent, ten of fraction
   return (bits >> 15 ? -1 : 1) * (exponent ? 2 ** (exponent - 15) * (1 + fraction) : 2 ** -14 * fraction);
 }
 
-const add = (a, b) => a.map((value, at) => value + b[at]);
-
 // hrm.core.layers.CastedLinear: x [S, I] times the transposed weight [O, I]. A tile of two rows and four columns keeps
 // its eight sums in registers, and each number read serves several; what overhangs an edge is computed twice.
 export function linear(x, { weight: { shape: [O, I], values: w }, bias }) {
@@ -62,18 +64,15 @@ export function linear(x, { weight: { shape: [O, I], values: w }, bias }) {
 // hrm.core.layers.rms_norm: rows of width D, in place
 export function rms_norm(x, D, eps) {
   for (let from = 0; from < x.length; from += D) {
-    let sum = 0;
-    for (let i = from; i < from + D; i++) sum += x[i] * x[i];
-    const scale = 1 / Math.sqrt(sum / D + eps);
-    for (let i = from; i < from + D; i++) x[i] *= scale;
+    const row = x.subarray(from, from + D), scale = 1 / Math.sqrt(row.reduce((sum, y) => sum + y * y, 0) / D + eps);
+    for (let i = 0; i < D; i++) row[i] *= scale;
   }
   return x;
 }
 
 // torch.softmax of one row, in place
 export function softmax(row) {
-  let most = -Infinity, sum = 0;
-  for (let i = 0; i < row.length; i++) most = Math.max(most, row[i]);
+  let most = row.reduce((a, b) => Math.max(a, b)), sum = 0;
   for (let i = 0; i < row.length; i++) sum += row[i] = Math.exp(row[i] - most);
   for (let i = 0; i < row.length; i++) row[i] /= sum;
   return row;
@@ -88,19 +87,45 @@ export function relation_classes(coordinates, prefix) {
   return Uint8Array.from(pattern, (kind) => kinds.indexOf(kind));
 }
 
-// hrm.core.layers.Attention: how much one position takes from another depends on query, key and the relation of the two
-export function attention({ qkv_proj, o_proj, relation_bias }, x, { num_heads: H, relations }) {
-  const D = o_proj.weight.shape[0], K = D / H, S = x.length / D, C = relation_bias.shape[1];
+// hrm.core.layers.Rotary: rows of width K, those of the places from `start` on, each pair turned by an angle; in place
+export function rotary(x, K, start, theta) {
+  for (let from = 0; from < x.length; from += K)
+    for (let k = 0, a = from, b = from + K / 2; k < K / 2; k++, a++, b++) {
+      const angle = (start + from / K) / theta ** (2 * k / K), cos = Math.cos(angle), sin = Math.sin(angle);
+      [x[a], x[b]] = [x[a] * cos - x[b] * sin, x[b] * cos + x[a] * sin];
+    }
+  return x;
+}
+
+// hrm.core.layers.Cache: what the places so far leave behind, an array for each `extend` of a pass, in that order
+export class Cache {
+  constructor(positions) { Object.assign(this, { positions, length: 0, place: 0, kept: [] }); }
+  advance(places) { Object.assign(this, { length: this.length + places, place: 0 }); }
+  extend(rows, K) { // [s, K] of the next places; [length + s, K] of all so far
+    const all = (this.kept[this.place++] ??= new Float32Array(this.positions * K)), from = this.length * K;
+    all.set(rows, from);
+    return all.subarray(0, from + rows.length);
+  }
+}
+
+// hrm.core.layers.Attention: how much one position takes from another depends on query, key and their relation;
+// with a cache on their places instead, and it sees those before itself: T positions, of which the last S are new
+export function attention({ qkv_proj, o_proj, relation_bias }, x, { num_heads: H, relations, cache, rope_theta }) {
+  const D = o_proj.weight.shape[0], K = D / H, S = x.length / D, start = cache?.length ?? 0, T = start + S;
   const out = new Float32Array(S * D), matrix = (values, I) => ({ weight: { shape: [values.length / I, I], values } });
   for (let h = 0; h < H; h++) {
-    const [query_proj, key_proj, value_proj] = [0, D, 2 * D].map((row) =>
-      qkv_proj.weight.values.subarray((row + h * K) * D, (row + h * K + K) * D));
-    const scores = linear(linear(x, matrix(query_proj, D)), matrix(linear(x, matrix(key_proj, D)), K)); // [S, S]
-    for (let at = 0; at < S * S; at++)
-      scores[at] = scores[at] / Math.sqrt(K) + relation_bias.values[h * C + relations[at]];
-    for (let s = 0; s < S; s++) softmax(scores.subarray(s * S, s * S + S));
-    const mixed = linear(scores, matrix(linear(value_proj, matrix(x, D)), S)); // [S, K], by values [K, S]
-    for (let s = 0; s < S; s++) out.set(mixed.subarray(s * K, s * K + K), s * D + h * K);
+    const bias = relation_bias?.values.subarray(h * relation_bias.shape[1]), from = (row) => (row * D + h * K) * D;
+    let [query, key, value] = [0, 1, 2].map((row) =>
+      linear(x, matrix(qkv_proj.weight.values.subarray(from(row), from(row) + K * D), D))); // [S, K]
+    if (cache) [query, key] = [query, key].map((rows) => rotary(rows, K, start, rope_theta));
+    if (cache) [key, value] = [key, value].map((rows) => cache.extend(rows, K)); // [T, K]
+    const scores = linear(query, matrix(key, K)); // [S, T]
+    for (let s = 0; s < S; s++) {
+      const row = scores.subarray(s * T, s * T + (cache ? start + s + 1 : T)), mixed = out.subarray(s * D + h * K);
+      for (let t = 0; t < row.length; t++) row[t] = row[t] / Math.sqrt(K) + (bias ? bias[relations[s * T + t]] : 0);
+      softmax(row);
+      for (let t = 0; t < row.length; t++) for (let k = 0; k < K; k++) mixed[k] += row[t] * value[t * K + k];
+    }
   }
   return linear(out, o_proj);
 }
@@ -109,8 +134,8 @@ export function attention({ qkv_proj, o_proj, relation_bias }, x, { num_heads: H
 export function swiglu({ gate_up_proj, down_proj }, x) {
   const I = down_proj.weight.shape[1], both = linear(x, gate_up_proj), inner = new Float32Array(both.length / 2);
   for (let at = 0; at < inner.length; at++) {
-    const from = at - at % I, gate = both[from + at], up = both[from + at + I];
-    inner[at] = gate / (1 + Math.exp(-gate)) * up;
+    const gate = 2 * at - at % I; // where it stands: whole rows before it are twice as long
+    inner[at] = both[gate] / (1 + Math.exp(-both[gate])) * both[gate + I];
   }
   return linear(inner, down_proj);
 }
@@ -144,18 +169,26 @@ export function embed({ embed_tokens: { embedding_weight: table }, puzzle_emb },
   return x.map((value) => value * Math.sqrt(D));
 }
 
-// hrm.core.hrm.HRM.start: the carry of a new puzzle: its input, and the states that every puzzle begins with
-export function start({ inner, config }, tokens, coordinates) {
+// hrm.core.hrm.HRM.start: the carry of a new board, or of the next places of a text: its input, and the initial states
+export function start({ inner, config }, tokens, coordinates, cache) {
   const D = config.hidden_size, prefix = Math.ceil(config.puzzle_emb_ndim / D), x = embed(inner, tokens, prefix, D);
-  const context = { ...config, prefix, relations: relation_classes(coordinates, prefix) };
+  const context = { ...config, prefix, cache, relations: coordinates && relation_classes(coordinates, prefix) };
   const [z_H, z_L] = [inner.H_init, inner.L_init].map(({ values }) => x.map((_, at) => values[at % D]));
   return { z_H, z_L, x, context };
 }
 
 // hrm.core.hrm.HRM.forward: one segment; the next carry, logits [S, V] and q_halt
 export function forward({ inner }, { z_H, z_L, x, context }) {
-  const D = context.hidden_size;
+  const D = context.hidden_size, read = context.causal ? z_H.length - D : 0; // whose state the halting head sees
   [z_H, z_L] = recur(inner, z_H, z_L, x, context);
   const logits = linear(z_H.subarray(context.prefix * D), inner.lm_head);
-  return { carry: { z_H, z_L, x, context }, logits, q_halt: linear(z_H.subarray(0, D), inner.q_head)[0] };
+  return { carry: { z_H, z_L, x, context }, logits, q_halt: linear(z_H.subarray(read, read + D), inner.q_head)[0] };
+}
+
+// hrm.core.generate.HRMDecoder.feed: the next tokens of a text; logits [S, V] of what follows each of them
+export function feed(model, cache, tokens) {
+  let carry = start(model, tokens, null, cache), logits;
+  for (let at = 0; at < model.config.halt_max_steps; at++) ({ carry, logits } = forward(model, carry));
+  cache.advance(tokens.length);
+  return logits;
 }

@@ -1,21 +1,12 @@
 // The front page's Sudoku: a board to type into, and what the model makes of it, segment by segment.
 import * as board from "./board.js";
+import { ask, part, read, say, STILL, wait } from "./page.js";
 
 const TRIES = 16; // looks at a puzzle, the first as it is, the others in disguise; as many as in the book's figures
 const PATIENCE = 4; // hrm.sudoku.evaluate.PATIENCE: times the trained segments that a look may take
 const PACE = 60; // least milliseconds of a segment of the first look, so that it can be seen
-const STILL = matchMedia("(prefers-reduced-motion: reduce)"); // then only the last segment of a look comes on view
 
-const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
-const ask = (question, given) => new Promise((resolve, reject) => {
-  const { port1, port2 } = new MessageChannel();
-  port1.onmessage = ({ data }) => ("error" in data ? reject(new Error(data.error)) : resolve(data.found));
-  worker.onerror = () => reject(new Error("the browser refuses the worker"));
-  worker.postMessage([question, given], [port2]);
-});
-const reading = ask("read", new URL("weights/sudoku", import.meta.url).href);
-
-const part = (name) => document.querySelector(`#sudoku .${name}`);
+const reading = read("sudoku");
 const cell = '<div role="gridcell"><input inputmode="numeric" autocomplete="off" tabindex="-1"></div>';
 part("board").innerHTML = `<div class="row" role="row">${cell.repeat(9)}</div>`.repeat(9);
 const inputs = [...part("board").querySelectorAll("input")];
@@ -60,12 +51,6 @@ function curve() {
   return ticks.map((at) => `<text x="${x(at)}" y="150">${at + 1}</text>`).join("") +
     `<path class="enough" d="M44 ${y(enough)}H328"/><path class="line" d="${line.join("")}"/>` +
     (point ? `<path class="here" d="M${x(seen)} 10V134"/><circle cx="${x(seen)}" cy="${y(point.halt)}" r="5"/>` : "");
-}
-
-function say(words, kind = "") {
-  part("told").textContent = words;
-  part("told").className = `told ${kind}`;
-  part("solve").textContent = kind === "busy" ? "Stop" : "Solve";
 }
 
 // A puzzle onto the board, in place of any other and of what was thought about it; whether it can be thought about
@@ -115,9 +100,8 @@ async function think(look, disguise, mine) {
   const tokens = board.tokens(board.apply_symmetry(clues, disguise));
   let passed;
   for (let at = 0; at < PATIENCE * trained && !(passed < at); at++) {
-    const least = look || at >= trained || STILL.matches ? 0 : PACE;
-    const [{ answer, sure, halt }] = await Promise.all([
-      ask("think", at ? null : tokens), new Promise((resolve) => setTimeout(resolve, least))]);
+    const asked = ask("think", at ? null : tokens), least = look || at >= trained ? 0 : PACE;
+    const [{ answer, sure, halt }] = await Promise.all([asked, wait(least)]);
     if (turn !== mine) return;
     const found = board.apply_symmetry(answer, back), wrong = board.check(clues, found);
     frames.push({ look, answer: found, sure: back.cells.map((cell) => sure[cell]), halt, wrong });
@@ -159,7 +143,7 @@ part("slider").addEventListener("input", ({ target }) => {
   draw();
 });
 part("clear").addEventListener("click", () => put(clues.map(() => 0)));
-part("solve").addEventListener("click", () => {
+part("go").addEventListener("click", () => {
   if (!part("told").matches(".busy")) return solve(part("text").value);
   turn++;
   say("Stopped.");

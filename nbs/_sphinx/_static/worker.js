@@ -1,8 +1,8 @@
-// Runs the model beside the page, a segment for each question, so that the page never waits and can change its mind.
+// Runs a model beside the page, a step for each question, so that the page never waits and can change its mind.
 import { coordinates, digits } from "./board.js";
 import { forward, read, softmax, start } from "./hrm.js";
 
-let model, carry;
+let model, carry, next;
 const answers = {
   read: async (folder) => (model = await read(folder)).meta,
 
@@ -15,12 +15,16 @@ const answers = {
     carry = next;
     return { answer: digits(answer), sure, halt: 1 / (1 + Math.exp(-q_halt)) };
   },
+
+  // One more token of a new text, or of the one before
+  async write(beginning) {
+    if (beginning) next = (await import("./text.js")).write_on(model, beginning); // a board needs none of it
+    return next();
+  },
 };
 
-onmessage = async ({ data: [question, given], ports: [port] }) => {
-  try {
-    port.postMessage({ found: await answers[question](given) });
-  } catch (error) {
-    port.postMessage({ error: error.message });
-  }
+let last = Promise.resolve(); // one after the other, so that no question meets a model that is being replaced
+onmessage = ({ data: [question, given] }) => {
+  last = last.then(() => answers[question](given))
+    .then((found) => postMessage(["resolve", found]), (error) => postMessage(["reject", error]));
 };
