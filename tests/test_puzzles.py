@@ -10,13 +10,19 @@ from hypothesis import given, settings, strategies as st
 from hrm.core.config import ConfigError, validate
 from hrm.core.device import pick, seeded
 from hrm.core.errors import DataError
+from hrm.core.generate import ChatSession, Sampling
 from hrm.core.hrm import HRM, HRMConfig
+from hrm.dialogue import model as dialogue_model
+from hrm.memory.evaluate import ask, load_model
+from hrm.memory.tasks import Question
 from hrm.puzzles.data import Examples, Kind, as_batch, read_part, write_part
 from hrm.puzzles.evaluate import METRICS, at_segment, calibration, marks, rollout, stopping_segment, think
 from hrm.puzzles.train import PuzzleRunConfig
 from hrm.sudoku.evaluate import digits
 from hrm.sudoku.model import load
 from hrm.sudoku.rules import extends, from_text, valid
+from hrm.text import model as text_model
+from hrm.text.chat import Settings, TextChat, mode_of
 from hrm.tools.commands.opening import SHIPPED
 
 KINDS = {"shared": Kind("squares", {4: 6}, "4", 1), "own": Kind("squares", {4: 6}, "4", 0, identified=True)}
@@ -174,6 +180,23 @@ def test_the_shipped_models_repeat_their_recorded_answers(name):
     if name == "sudoku":
         assert sum(parameter.numel() for parameter in model.parameters()) == 132_674
         assert 0.5 <= meta["halting_threshold"] < 1
+
+
+def test_the_shipped_models_of_language_repeat_their_recorded_answers():
+    exact = pick("cpu", "float32")
+    model, tokenizer, meta = dialogue_model.load(SHIPPED / "dialogue", placement=exact)
+    assert meta["answers"] and all(meta["answers"].values())
+    for text, reply in meta["answers"].items():
+        session = ChatSession(model, tokenizer, Sampling(temperature=0.0), seeded(0), meta["system"])
+        assert "".join(session.say(text)) == reply
+    model, tokenizer, meta = text_model.load(SHIPPED / "text", placement=exact)
+    for text, more in meta["answers"].items():
+        chat = TextChat(model, tokenizer, seeded(0), Settings(mode=mode_of(model), temperature=0, limit=200))
+        assert "".join(chat.say(text)) == more and len(more) == 200
+    loaded = load_model(SHIPPED / "memory")
+    questions = [Question(text, "") for text in loaded.meta["answers"]]
+    said = [answer.text for answer in ask(loaded.model, loaded.tokenizer, questions)]
+    assert said == list(loaded.meta["answers"].values()) and len(said) == 8
 
 
 def test_the_shipped_models_are_small():
