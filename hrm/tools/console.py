@@ -42,6 +42,6 @@ def console(
         )
         told = clean_text(done.stdout, str(folder)).replace(str(root()), ".").rstrip().splitlines()
         cut = [] if len(told) <= most else [f"... {len(told) - most} lines more"]
-        print("\n".join([f"$ {line}", *told[:most], *cut]), end="\n\n")
+        print("\n".join([f"$ {line}".replace(str(root()), "."), *told[:most], *cut]), end="\n\n")
         if done.returncode not in ok:
             raise RuntimeError(f"{line}: exit code {done.returncode}\n{done.stdout[-2000:]}")
