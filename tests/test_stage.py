@@ -19,7 +19,7 @@ from copies import ROOT, commit, environment, shell
 from ruamel.yaml import YAML
 
 from hrm.core.config import ConfigError
-from hrm.tools import lock
+from hrm.tools import dvc as caller, lock
 from hrm.tools.stage import main
 
 CHAPTER = """
@@ -210,21 +210,21 @@ def test_a_system_that_fails_does_not_stop_another(two_systems):
 
 @side_by_side
 def test_each_group_of_stages_goes_to_a_dvc_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "stage_groups", lambda number: [["a", "b"], ["c"]])
+    monkeypatch.setattr(caller, "stage_groups", lambda number: [["a", "b"], ["c"]])
 
     def dvc(line):
         (tmp_path / str(time.time_ns())).write_text(" ".join(line))
         return 3 if line[-1] == "c@smoke" else 0
 
-    assert lock.side_by_side(dvc, "smoke") == 3
+    assert caller.side_by_side(dvc, "smoke") == 3
     first, *others = [file.read_text() for file in sorted(tmp_path.iterdir())]
     assert first == "repro code"
     one = "--wait-for-lock repro --single-item"
     assert sorted(others) == [f"{one} a@smoke b@smoke", f"{one} c@smoke"]
-    assert lock.side_by_side(lambda line: 7, "smoke") == 7, "without the closures nothing begins"
+    assert caller.side_by_side(lambda line: 7, "smoke") == 7, "without the closures nothing begins"
     done = []
     with pytest.raises(ConfigError, match="no profile 'lapdog' among those of `run`; allowed: smoke, laptop"):
-        lock.side_by_side(done.append, "lapdog")
+        caller.side_by_side(done.append, "lapdog")
     assert done == []
     with pytest.raises(SystemExit):
         main(["dvc", "--profile", "smoke", "repro", "--dry"])
@@ -546,13 +546,13 @@ def test_make_looks_at_the_lock_file_before_and_after(monkeypatch, code):
         assert not [line for line in lines if line[0] == "dvc"], "no other way to DVC"
     done = []
     for name in ("put_back", "keep_lock", "mend_rwlock"):
-        monkeypatch.setattr(lock, name, lambda name=name: done.append(name))
+        monkeypatch.setattr(caller, name, lambda name=name: done.append(name))
     monkeypatch.setattr("dvc.cli.main", lambda arguments: done.append(arguments) or code)
-    monkeypatch.setattr(lock, "side_by_side", lambda dvc, profile: done.append(profile) or code)
-    assert lock.with_dvc([], "smoke") == code
+    monkeypatch.setattr(caller, "side_by_side", lambda dvc, profile: done.append(profile) or code)
+    assert caller.with_dvc([], "smoke") == code
     assert done == ["put_back", "keep_lock", "mend_rwlock", "smoke"] + ["keep_lock"] * (code == 0)
     done.clear()
-    assert lock.with_dvc(["repro", "book"]) == code
+    assert caller.with_dvc(["repro", "book"]) == code
     looks = ["put_back", "keep_lock", "mend_rwlock", ["repro", "book"]]
     assert done == looks + ["keep_lock"] * (code == 0), "a copy of what a failure has left would be no good"
 

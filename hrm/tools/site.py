@@ -47,8 +47,8 @@ def code_key(
     notebook: Path,
     root: Path,  # top of the repository
 ) -> str:  # 16 hexadecimal digits
-    """A hash of all that decides a notebook's outputs: its code and the modules it imports, but not its prose; of a guide,
-    whose commands may reach anything, the whole package.
+    """A hash of all that decides a notebook's outputs: its code and the modules it imports, but not its prose. The
+    commands of a guide may reach anything: the whole package.
     """
     from hrm.core.closure import closure
     from hrm.core.config import tree_hash
