@@ -315,8 +315,9 @@ def test_evaluate_refuses_files(refused, best, tmp_path):
 # --- checkpoints ------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_that_is_not_there(refused, project, tmp_path):
-    refused("routing", "evaluate", says=("data/laptop/routing/train/hrm-0/final", "make repro", "--checkpoint"))
+def test_a_checkpoint_that_is_not_there(refused, project, tmp_path, monkeypatch):
+    monkeypatch.setattr("hrm.tools.commands.opening.SHIPPED", tmp_path / "shipped")  # and nothing came with the package
+    refused("chat", says=("data/laptop/dialogue/train/phase4/final", "make repro", "--checkpoint"))
     refused("solve", KNOWN, "--checkpoint", tmp_path / "none", says=(f"{tmp_path}/none", "no checkpoint there"))
     refused("evaluate", "--data", "-", "--checkpoint", tmp_path, says=(str(tmp_path), "no checkpoint there"))
 
