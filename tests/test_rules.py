@@ -636,7 +636,8 @@ def test_line_ends_are_those_of_unix():
 
 
 def test_no_large_files():
-    assert [name(path) for path in tracked() if path.stat().st_size > 2_500_000] == []
+    others = [path for path in tracked() if not path.is_relative_to(ROOT / "hrm" / "weights")]  # those: 4 MB in all
+    assert [name(path) for path in others if path.stat().st_size > 2_000_000] == []
 
 
 def calls(tree: ast.AST) -> list[tuple[str, ast.Call]]:

@@ -162,7 +162,7 @@ def foresee(
     for _ in range(c.L_cycles):
         z_L = self.L_level(z_L, z_H + x, **context)
     first = None if c.causal else 1
-    return self.q_head(self._read(self.H_level(z_H, z_L, first=first, **context), valid)).float()
+    return self.q_head(self.read(self.H_level(z_H, z_L, first=first, **context), valid)).float()
 
 # %% ../../nbs/core/12_hrm.ipynb #0109d50d
 @patch
@@ -190,8 +190,12 @@ def _context(self: HRMInner, valid: Tensor | None) -> dict:
 
 
 @patch
-def _read(self: HRMInner, z_H: Tensor, valid: Tensor | None) -> Tensor:
-    "[B, D] the state that the halting head reads."
+def read(
+    self: HRMInner,
+    z_H: Tensor,  # [B, prefix + S, D]
+    valid: Tensor | None = None,  # [B, S] True where a token stands
+) -> Tensor:  # [B, D]
+    "The state that the halting head reads."
     if not self.config.causal:
         return z_H[:, 0]
     if valid is None:
@@ -224,7 +228,7 @@ def forward(
         trace,
         **self._context(valid),
     )
-    return z_H, z_L, self.lm_head(z_H[:, self.prefix :]), self.q_head(self._read(z_H, valid)).float()
+    return z_H, z_L, self.lm_head(z_H[:, self.prefix :]), self.q_head(self.read(z_H, valid)).float()
 
 # %% ../../nbs/core/12_hrm.ipynb #9731d54e
 class HRM(nn.Module):

@@ -13,7 +13,7 @@ from pathlib import Path
 from .pages import Page, markdown_cell
 
 # %% ../../nbs/tools/07_contents.ipynb #a2c0ec48
-CAPTIONS = {  # system -> caption, in the order of the chapters; others are called by their folder
+CAPTIONS = {  # system -> caption; others are called by their folder
     "environment": "This machine",
     "machine": "This machine",
     "dialogue": "Conversations",
@@ -86,22 +86,11 @@ def gallery(
     picture: Callable[[Page], Path | None],  # of a chapter, below the root
 ) -> str:  # Markdown
     "One card for each chapter, system by system."
-    parts, before = ["## The book"], ""
-    for page in pages:
-        if page.folder != "chapters":
-            continue
-        if (caption := caption_of(page)) != before:
-            parts += ["::::"] * bool(before) + [f"### {caption}", "::::{grid} 1 2 2 3", ":gutter: 3"]
-            before = caption
+    cards: dict[str, list[str]] = {}
+    for page in (page for page in pages if page.folder == "chapters"):
         image = picture(page)
-        shown = [f":img-top: {'/' + image.as_posix()}"] if image else []
-        parts += [
-            f":::{{grid-item-card}} {page.title}",
-            f":link: /{page.name}",
-            ":link-type: doc",
-            *shown,
-            "",
-            lead_of(page),
-            ":::",
-        ]
-    return "\n".join([*parts, "::::"] if before else [])
+        shown = [f":img-top: /{image.as_posix()}"] if image else []
+        head = [f":::{{grid-item-card}} {page.title}", f":link: /{page.name}", ":link-type: doc"]
+        cards.setdefault(caption_of(page), []).extend([*head, *shown, "", lead_of(page), ":::"])
+    grids = [[f"### {caption}", "::::{grid} 1 2 2 3", ":gutter: 3", *lines, "::::"] for caption, lines in cards.items()]
+    return "\n".join(["## The book", *sum(grids, [])]) if grids else ""
