@@ -93,13 +93,13 @@ class Plain(nn.Module):
         self.to(model.inner.H_init.device)
 
     def start(self, rows: int) -> tuple[Tensor, Tensor]:
-        shape = (rows, self.config.seq_len + self.config.puzzle_emb_len, self.config.hidden_size)
+        shape = (rows, self.config.seq_len + self.config.prefix, self.config.hidden_size)
         return self.H_init.to(self.dtype).expand(shape).clone(), self.L_init.to(self.dtype).expand(shape).clone()
 
     def forward(
         self, z_H: Tensor, z_L: Tensor, inputs: Tensor, puzzles: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        c, prefix = self.config, self.config.puzzle_emb_len
+        c, prefix = self.config, self.config.prefix
         front = F.pad(puzzles, (0, prefix * c.hidden_size - c.puzzle_emb_ndim)).view(len(inputs), prefix, c.hidden_size)
         x = math.sqrt(c.hidden_size) * torch.cat((front, self.embed_tokens(inputs)), dim=1).to(self.dtype)
         with torch.no_grad():

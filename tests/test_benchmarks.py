@@ -14,10 +14,12 @@ import torch
 from conftest import ROOT
 from copies import commit, copy_project, shell
 
-from hrm.core.config import ConfigError
-from hrm.core.device import pick
+from hrm.core.config import ConfigError, section
+from hrm.core.device import pick, seeded
 from hrm.core.hrm import HRM, ArchConfig
 from hrm.core.run import StepRun
+from hrm.sudoku.model import build as build_board
+from hrm.sudoku.train import TrainConfig
 
 FOLDER = ROOT / "benchmarks"
 PROGRAMS = (
@@ -29,10 +31,12 @@ PROGRAMS = (
     "container",
     "shakespeare",
     "grokking",
+    "hierarchy",
     "kills",
     "precision",
     "commands",
     "page",
+    "speedrun",
 )
 
 
@@ -426,6 +430,80 @@ def test_precision_pairs_by_seed(program, tmp_path, monkeypatch):
     assert set(figures) == {f"precision.sudoku.{kind}" for kind in ("float32", "bfloat16", "control", "difference")}
     coarse = row["control"]["difference"]
     assert coarse["high"] - coarse["low"] > 5 * (found["high"] - found["low"]) and 0 < row["bfloat16"]["welch_p"] <= 1
+
+
+def test_the_models_of_the_hierarchy_call_as_many_blocks(program):
+    "All but the plain one, in a run as long as that of the training; the shares of a step that carry a gradient differ."
+    hierarchy, calls = program("hierarchy"), {}
+    for name in hierarchy.BOARDS["6x6"].models:
+        model = build_board(hierarchy.recipe(name, hierarchy.BOARDS["6x6"], 1e-3, 1).arch, 4, seeded(0), pick("cpu"))
+        seen = []
+        for block in [module for module in model.modules() if type(module).__name__ == "Block"]:
+            block.register_forward_hook(lambda *_: seen.append(1))
+        ids = torch.ones(2, 16, dtype=torch.long)
+        carry = model.eval().start({"inputs": ids, "puzzle_identifiers": torch.zeros(2, dtype=torch.long)})
+        with torch.no_grad():
+            for _ in range(model.config.halt_max_steps):
+                carry, _ = model(carry)
+        calls[name] = len(seen)
+    assert calls.pop("plain") == 2
+    assert set(calls.values()) == {24}
+
+
+def test_hierarchy_compares_at_equal_arithmetic(program, tmp_path, monkeypatch, capsys):
+    hierarchy, models = program("hierarchy"), ("hrm", "single", "one_step", "deep")
+    (tmp_path / "params.yaml").write_text("profiles: {}\n")
+    monkeypatch.setenv("HRM_ROOT", str(tmp_path))
+    monkeypatch.setattr(hierarchy, "CHOSEN_ON", 8)
+    monkeypatch.setattr(hierarchy, "RATES", (1e-3, 6e-3))
+    small = hierarchy.Boards(4, (6, 9), "singles", 2, 2e-3, models, 64, 24)
+    monkeypatch.setattr(hierarchy, "BOARDS", {"6x6": small})
+    hierarchy.main(seeds=2, share=1.0, boards=None, out="record.json")
+    record = json.loads((tmp_path / "record.json").read_text())
+    rows = record["boards"]["6x6"]["models"]
+    assert set(rows) == set(models)
+    for row in rows.values():
+        assert abs(row["steps"] * row["flop_a_step"] - 2e9) <= row["flop_a_step"] / 2, "equal but for half a step"
+        assert row["rate"] in (1e-3, 6e-3) and len(row["exact"]) == 2 and {len(runs) for runs in row["exact"]} == {4}
+        assert row["tflop"] == pytest.approx([row["steps"] * row["flop_a_step"] / 1e12] * 2, rel=0.02)
+    assert rows["one_step"]["steps"] > rows["hrm"]["steps"] and rows["single"]["parameters"] < rows["hrm"]["parameters"]
+    assert set(record["figures"]) == {f"sudoku.hierarchy.{name}.exact" for name in models}
+    before = capsys.readouterr().out
+    hierarchy.main(seeds=2, share=1.0, boards=None, out="again.json")  # everything is there
+    assert capsys.readouterr().out.replace("again", "record") == before
+    assert json.loads((tmp_path / "again.json").read_text())["boards"] == record["boards"]
+
+
+def test_every_recipe_of_the_speedrun_can_be_run(program):
+    speedrun = program("speedrun")
+    for goal in speedrun.GOALS.values():
+        base = section("laptop", "sudoku.train", TrainConfig).runs[goal["run"]]
+        made = {}
+        for name, (_, changes) in speedrun.ROWS.items():
+            made[name] = base
+            for change in changes:
+                made[name] = made[name].varied(change)
+            build_board(made[name].arch, 9, seeded(0), pick("cpu"))
+        assert made.pop("without float32 Newton-Schulz") == made.pop("ours") == base
+        assert len({one.model_dump_json() for one in made.values()}) == len(made)
+        official = made["official HRM"]
+        assert (official.arch.gradient, official.arch.halting, official.optim.lr) == ("one_step", "q", 1e-4)
+        assert made["official TRM, ten times the rate"].arch.model == "trm"
+
+
+def test_speedrun_says_when_a_recipe_arrives(program, tmp_path):
+    speedrun, name = program("speedrun"), "held_out.exact_accuracy"
+    rows = [{"step": 5, "loss": 1.0}, {"step": 10, name: 0.2}, {"step": 20, name: 0.9}, {"step": 30, name: 0.8}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert speedrun.arrival(tmp_path / "log.jsonl", 0.9) == (20, [(10, 0.2), (20, 0.9), (30, 0.8)])
+    assert speedrun.arrival(tmp_path / "log.jsonl", 0.95)[0] is None
+    ours = {"arrived": 20, "minutes_until": 2.0, "minutes": 3.0}
+    never, late = {"arrived": None, "minutes": 50.0}, {"arrived": 9, "minutes_until": 30.0, "minutes": 50.0}
+    found = lambda *official: speedrun.figures(
+        {"easy9": {"rows": {"ours": ours} | {f"official HRM {i}": row for i, row in enumerate(official)}}}
+    )["sudoku.speedrun.ratio"]
+    assert (found(never)["value"], found(never, late)["value"]) == (25.0, 15.0)
+    assert "at least" in found(never)["unit"] and "at least" not in found(never, late)["unit"]
 
 
 def test_precision_says_what_is_missing(program, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from hrm.core.hrm import HRM, HRMConfig
 from hrm.sudoku.dataset import load_official
 from hrm.sudoku.rules import extends, from_text, to_text, valid
 from hrm.sudoku.generate import solve_all
+from hrm.sudoku.model import load
 from hrm.tools.cli import app, main
 from hrm.tools.commands.opening import PIPELINE
 
@@ -119,7 +120,22 @@ def test_train_on_a_data_set_of_ones_own(hrm, project, tmp_path):
     assert json.loads((tmp_path / "runs" / "other" / "best" / "meta.json").read_text())["config"]["size"] == 6
 
 
+def test_train_a_trm_of_the_same_sizes(hrm, project, tmp_path):
+    where = ("--out", tmp_path / "runs", "--resume", tmp_path / "resume")
+    code, out, err = hrm("train", "--profile", "tiny", "--run", "memory", "--model", "trm", *where)
+    assert (code, err) == (0, "") and "memory_trm: 80 steps" in out
+    best = tmp_path / "runs" / "memory_trm" / "best"
+    arch = json.loads((best / "meta.json").read_text())["config"]["arch"]
+    assert (arch["model"], arch["H_layers"], arch["hidden_size"]) == ("trm", 0, tiny.ARCH["hidden_size"])
+    model, _ = load(best)
+    assert type(model).__name__ == "TRM" and [name for name in model.state_dict() if "H_level" in name] == []
+    test = project / "data" / "tiny" / "sudoku" / "data" / "toy"
+    code, out, _ = hrm("evaluate", "--checkpoint", best, "--data", test)
+    assert code == 0 and "exact_accuracy" in out
+
+
 def test_train_refuses(refused, project, tmp_path):
+    refused("train", "--profile", "tiny", "--model", "rnn", says=("--model", "'rnn'", "hrm, trm"))
     refused("train", "--profile", "tinny", says=("params.yaml", "no profile 'tinny'", "tiny"))
     refused("train", "--profile", "tiny", "--run", "memories", says=("--run", "'memories'", "memory, other"))
     refused(
@@ -152,6 +168,20 @@ def test_train_names_the_key_that_is_wrong(tmp_path, monkeypatch, capsys):
     assert main(["train", "--profile", "tiny"]) == 2
     err = capsys.readouterr().err
     assert "profiles.tiny.sudoku.train.runs.wrong.batch_sise: unknown key" in err and "did you mean batch_size?" in err
+
+
+def test_train_names_the_key_of_a_trm_that_is_wrong(tmp_path, monkeypatch, capsys):
+    arch = {name: value for name, value in tiny.ARCH.items() if name != "H_layers"}
+    for change, says in (
+        ({"model": "trm", "mlpt": True}, "runs.wrong.arch.mlpt: unknown key"),
+        ({"model": "trm", "latents": 3}, "runs.wrong.arch.latents: "),
+        ({"model": "rnn"}, "runs.wrong.arch: "),
+    ):
+        wrong = MEMORY | {"arch": arch | change}
+        folder = tmp_path / str(len(says))
+        monkeypatch.setenv("HRM_ROOT", str(tiny.project(folder, wrong=wrong)))
+        assert main(["train", "--profile", "tiny"]) == 2
+        assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", ["..", "../../escape", ".", "a/b", "{tmp}/abs", ""])

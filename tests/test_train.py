@@ -923,7 +923,7 @@ def segment_flops(c: HRMConfig, rows: int, relations: int = 0) -> int:
     is not fused, and has two and four. Every product of the blocks sees an input with a gradient, because the embedded
     tokens enter at every step. The relation bias is a product of its own, whose other factor has no gradient.
     """
-    S, D, I = c.seq_len + c.puzzle_emb_len, c.hidden_size, inner_width(c.hidden_size, c.expansion)
+    S, D, I = c.seq_len + c.prefix, c.hidden_size, inner_width(c.hidden_size, c.expansion)
     linear = 2 * rows * S * (3 * D * D + D * D + 2 * I * D + I * D)
     attention = 2 * 2 * rows * S * S * D
     bias = 2 * c.num_heads * relations * S * S
@@ -940,7 +940,7 @@ def segment_flops(c: HRMConfig, rows: int, relations: int = 0) -> int:
 
 def foresight_flops(c: HRMConfig, rows: int, relations: int = 0) -> int:
     "FLOPs of the look ahead: a segment forward, of whose last block only the first position is wanted, and the halting head."
-    S, D, I = c.seq_len + c.puzzle_emb_len, c.hidden_size, inner_width(c.hidden_size, c.expansion)
+    S, D, I = c.seq_len + c.prefix, c.hidden_size, inner_width(c.hidden_size, c.expansion)
 
     def block(positions: int) -> int:
         "One block of which some positions are wanted: keys and values are those of all."

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from ..core import checkpoint
+from ..core import checkpoint, trm
 from ..core.config import Section
 from ..core.device import Placement, pick
 from ..core.hrm import HRM, ArchConfig, HRMConfig
@@ -25,7 +25,7 @@ def model_config(
     identifiers: int,  # rows of the puzzle embedding
 ) -> HRMConfig:
     "The architecture on a canvas: adds vocabulary, sequence length and table."
-    return HRMConfig(**arch.model_dump(), vocab_size=VOCAB, seq_len=canvas * canvas, num_puzzle_identifiers=identifiers)
+    return trm.configured(arch, vocab_size=VOCAB, seq_len=canvas * canvas, num_puzzle_identifiers=identifiers)
 
 
 def build(
@@ -36,13 +36,14 @@ def build(
     "A fresh model, on its device."
     cells = torch.arange(config.seq_len)
     side = int(config.seq_len**0.5)
-    return HRM(config, torch.stack((cells // side, cells % side), dim=1), generator).to((placement or pick()).device)
+    where = torch.stack((cells // side, cells % side), dim=1)
+    return trm.build(config, where, generator).to((placement or pick()).device)
 
 # %% ../../nbs/arc/03_model.ipynb #9a739f5c
 class Told(Section):
     "What the checkpoint of an ARC model says of it."
 
-    arch: ArchConfig
+    arch: trm.Arch
     vocab_size: int = Field(gt=0)
     seq_len: int = Field(gt=0)
     num_puzzle_identifiers: int = Field(gt=0)
@@ -54,7 +55,7 @@ def load(
 ) -> tuple[HRM, dict[str, Any]]:  # in evaluation mode, and what the checkpoint says of itself
     "The model of a checkpoint, see `checkpoint.rebuild`. Raises CheckpointError or ConfigError that names the folder."
     made = lambda told, placement: build(
-        HRMConfig(**told.arch.model_dump() | told.model_dump(exclude={"arch"})), placement=placement
+        trm.configured(told.arch, **told.model_dump(exclude={"arch"})), placement=placement
     )
     model, _, meta = checkpoint.rebuild(path, "arc", Told, made, placement)
     return model, meta

@@ -17,7 +17,7 @@ from .evaluate import METRICS, measure
 from .model import build, model_config
 from ..core.config import ConfigError, Name, Section, tree_hash
 from ..core.device import seeded
-from ..core.hrm import HRM, ArchConfig
+from ..core.hrm import HRM
 from ..core.parallel import share, world
 from ..core.run import start, start_each
 from ..core.task import Options
@@ -78,10 +78,11 @@ def run(
     share(config.batch_size, *world())
     generator, shape = seeded(seed), config.shape(Path(data))
     placement = config.placement(shape)
-    model = build(model_config(config.arch.on(placement), train.size, len(train.names)), generator, placement)
+    arch = config.arch.on(placement)
+    model = build(model_config(arch, train.size, len(train.names)), generator, placement)
     task = ArcPuzzleTask(model, train, held_out, config, generator)
-    about = model.config.model_dump()
-    facts = {"system": "arc", "arch": {key: about.pop(key) for key in ArchConfig.model_fields}} | about
+    about = model.config.model_dump(exclude=set(type(arch).model_fields))
+    facts = {"system": "arc", "arch": arch.model_dump()} | about
     return start(name, task, config, seed, tree_hash(data), out, options, facts, shape=shape)
 
 

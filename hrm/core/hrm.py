@@ -77,7 +77,7 @@ class ArchConfig(Section):
         return self.model_copy(update={"forward_dtype": "bfloat16" if placement.dtype == torch.bfloat16 else "float32"})
 
     @property
-    def puzzle_emb_len(self) -> int:
+    def prefix(self) -> int:
         "Positions that a puzzle embedding takes in front of the tokens."
         return -(-self.puzzle_emb_ndim // self.hidden_size)
 
@@ -113,6 +113,12 @@ class HRMInner(nn.Module):
         "A block of the H- or L-module; a system with blocks of its own overrides it."
         return Block(**shape)
 
+    def levels(self, **shape) -> None:
+        "Make the modules; a model that shares them overrides it."
+        c = self.config
+        self.H_level = Level([self.block("H", causal=c.causal in (True, "H"), **shape) for _ in range(c.H_layers)])
+        self.L_level = Level([self.block("L", causal=c.causal in (True, "L"), **shape) for _ in range(c.L_layers)])
+
     def __init__(
         self,
         config: HRMConfig,
@@ -122,7 +128,7 @@ class HRMInner(nn.Module):
         super().__init__()
         c = self.config = config
         self.dtype = torch.bfloat16 if c.forward_dtype == "bfloat16" else torch.float32
-        self.prefix, self.embed_scale = c.puzzle_emb_len, math.sqrt(c.hidden_size)
+        self.prefix, self.embed_scale = c.prefix, math.sqrt(c.hidden_size)
         positions = c.seq_len + self.prefix
         self.embed_tokens = CastedEmbedding(c.vocab_size, c.hidden_size, 1 / self.embed_scale, self.dtype, generator)
         self.lm_head = CastedLinear(c.hidden_size, c.vocab_size, generator=generator)
@@ -132,7 +138,7 @@ class HRMInner(nn.Module):
             self.q_head.bias.fill_(-5)
         if c.puzzle_emb_ndim:
             self.puzzle_emb = SparseEmbedding(c.num_puzzle_identifiers, c.puzzle_emb_ndim, self.dtype)
-        shape = dict(
+        self.levels(
             hidden_size=c.hidden_size,
             num_heads=c.num_heads,
             expansion=c.expansion,
@@ -140,8 +146,6 @@ class HRMInner(nn.Module):
             relations=_positions(self, coordinates, positions, generator),
             generator=generator,
         )
-        self.H_level = Level([self.block("H", causal=c.causal in (True, "H"), **shape) for _ in range(c.H_layers)])
-        self.L_level = Level([self.block("L", causal=c.causal in (True, "L"), **shape) for _ in range(c.L_layers)])
         for name in ("H_init", "L_init"):  # where every row starts; never trained
             self.register_buffer(name, trunc_normal_(torch.empty(c.hidden_size), 1.0, generator))
 
@@ -158,7 +162,7 @@ def foresee(
     "The halting values after a segment, without the rest of the segment's results. Call it without gradients."
     c, x, context = self.config, self.embed(inputs, puzzles), self._context(valid)
     if c.H_cycles > 1:
-        z_H, z_L = recur(self.H_level, self.L_level, z_H, z_L, x, c.H_cycles - 1, c.L_cycles, **context)
+        z_H, z_L = self.cycles(z_H, z_L, x, c.H_cycles - 1, **context)
     for _ in range(c.L_cycles):
         z_L = self.L_level(z_L, z_H + x, **context)
     first = None if c.causal else 1
@@ -205,6 +209,22 @@ def read(
 
 # %% ../../nbs/core/12_hrm.ipynb #d4dc495a
 @patch
+def cycles(
+    self: HRMInner,
+    z_H: Tensor,  # [B, prefix + S, D]
+    z_L: Tensor,  # [B, prefix + S, D]
+    x: Tensor,  # [B, prefix + S, D] from `embed`
+    H_cycles: int,
+    gradient: Gradient = "one_step",
+    trace: list | None = None,
+    **context,  # of every block
+) -> tuple[Tensor, Tensor]:  # z_H, z_L
+    "Some cycles of the two modules, see `recur`; a model that thinks in another order overrides it."
+    L_cycles = self.config.L_cycles
+    return recur(self.H_level, self.L_level, z_H, z_L, x, H_cycles, L_cycles, gradient, trace, **context)
+
+
+@patch
 def forward(
     self: HRMInner,
     z_H: Tensor,  # [B, prefix + S, D]
@@ -215,19 +235,8 @@ def forward(
     trace: list | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # z_H, z_L (both with gradient), logits [B, S, V], q [B, 2] float32
     "One segment. The gradient reaches as far as `config.gradient` says."
-    c = self.config
-    z_H, z_L = recur(
-        self.H_level,
-        self.L_level,
-        z_H,
-        z_L,
-        self.embed(inputs, puzzles),
-        c.H_cycles,
-        c.L_cycles,
-        c.gradient,
-        trace,
-        **self._context(valid),
-    )
+    c, x = self.config, self.embed(inputs, puzzles)
+    z_H, z_L = self.cycles(z_H, z_L, x, c.H_cycles, c.gradient, trace, **self._context(valid))
     return z_H, z_L, self.lm_head(z_H[:, self.prefix :]), self.q_head(self.read(z_H, valid)).float()
 
 # %% ../../nbs/core/12_hrm.ipynb #9731d54e

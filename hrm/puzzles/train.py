@@ -15,17 +15,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core.beside import Shape
-from ..core.hrm import HRM, ArchConfig
+from ..core.hrm import HRM
 from ..core.parallel import gather_rows
 from ..core.run import StepRun
 from ..core.task import CarryTask
+from ..core.trm import Arch
 from .data import Examples, as_batch, read_json
 
 # %% ../../nbs/puzzles/03_train.ipynb #63a528a6
 class PuzzleRunConfig(StepRun):
     "What every training on grid puzzles has to be told."
 
-    arch: ArchConfig
+    arch: Arch  # of either family
     cross_entropy: str = Field(pattern="^(stablemax|softmax)$")
     evaluate_puzzles: int = Field(gt=0)  # held-out puzzles looked at during training
 

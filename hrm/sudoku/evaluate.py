@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'PATIENCE', 'digits', 'score', 'accuracy_by_segment', 'passes', 'try_again', 'baselines', 'EvaluateConfig',
-           'ThinkConfig', 'check_size', 'evaluate_puzzles']
+           'ThinkConfig', 'AttractorsConfig', 'check_size', 'evaluate_puzzles']
 
 # %% ../../nbs/sudoku/09_evaluate.ipynb #42d8df3a
 from pathlib import Path
@@ -128,6 +128,18 @@ class ThinkConfig(Section):
         if self.depth > self.deeper:
             raise ValueError(f"depth {self.depth}; allowed: at most deeper, {self.deeper}")
         return self
+
+
+class AttractorsConfig(Section):
+    "The section `sudoku.attractors`."
+
+    run: Name  # of sudoku.train
+    boards: int = Field(ge=2)  # half of them right at the depth of the training
+    deeper: int = Field(ge=2)  # how long every board runs, times the trained segments
+    noise: tuple[float, ...] = Field(min_length=1)  # sizes of the push, root mean square
+    draws: int = Field(ge=1)  # pushes of each size
+    resamples: int = Field(ge=100)  # of the bootstrap
+    seed: int = Field(ge=0)
 
 
 def check_size(data: Puzzles, model: HRM, name: str, checkpoint: Path | str) -> None:

@@ -16,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..core import checkpoint
+from ..core import checkpoint, trm
 from ..core.config import ConfigError, Section
 from ..core.device import Placement, pick
 from ..core.hrm import HRM, ArchConfig, HRMConfig
@@ -34,7 +34,7 @@ def coordinates(
 
 def board_config(arch: ArchConfig, size: int) -> HRMConfig:
     "The architecture on a board: adds vocabulary and sequence length."
-    return HRMConfig(**arch.model_dump(), vocab_size=size + 2, seq_len=size * size)
+    return trm.configured(arch, vocab_size=size + 2, seq_len=size * size)
 
 
 def build(
@@ -45,7 +45,7 @@ def build(
 ) -> HRM:
     "A fresh model for a board, on its device and in its precision."
     placement = placement or pick()
-    return HRM(board_config(arch.on(placement), size), coordinates(size), generator).to(placement.device)
+    return trm.build(board_config(arch.on(placement), size), coordinates(size), generator).to(placement.device)
 
 # %% ../../nbs/sudoku/08_model.ipynb #714b0958
 PAPER = ArchConfig(
@@ -108,7 +108,7 @@ def _yaml(file: Path) -> dict:
 class Told(Section):
     "What the checkpoint of a Sudoku model says of it."
 
-    arch: ArchConfig
+    arch: trm.Arch
     size: int
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.config import ConfigError, Name, Section, tree_hash
 from ..core.device import seeded
-from ..core.hrm import HRM, ArchConfig
+from ..core.hrm import HRM
 from ..core.parallel import share, world
 from ..core.run import start, start_each
 from ..core.task import Options
@@ -99,9 +99,11 @@ def run(
         raise ConfigError(f"{folder}: train has puzzles of size {train.size}, test of size {held_out.size}")
     share(config.batch_size, *world())
     generator, shape = seeded(seed), config.shape(folder)
-    model = build(config.arch, train.size, generator, config.placement(shape))
+    placement = config.placement(shape)
+    arch = config.arch.on(placement)
+    model = build(arch, train.size, generator, placement)
     task = SudokuTask(model, train, held_out, config, generator)
-    facts = {"arch": model.config.model_dump(include=set(ArchConfig.model_fields)), "size": train.size}
+    facts = {"arch": arch.model_dump(), "size": train.size}
     return start(name, task, config, seed, tree_hash(folder), out, options, facts, shape=shape)
 
 

@@ -63,9 +63,22 @@ _PARTS = ("train/dataset.json", "test/dataset.json")
 
 @app.command("train")
 @trains("sudoku", "data set, a folder in the official layout", "data/<profile>/sudoku/data/<set>", _PARTS)
-def train_command(runs: dict):
-    "Train HRM on a data set. Ctrl-C or SIGTERM saves the state (exit code 130); the same command goes on from there."
-    return runs
+def train_command(
+    runs: dict,
+    model: optional(str, "hrm, or trm: the same sizes with one network, as run <run>_trm", "as it says") = None,
+):
+    "Train a model. Ctrl-C or SIGTERM saves the state (exit code 130); the same command goes on from there."
+    from hrm.core.trm import TRMArch, as_trm
+
+    if model not in (None, "hrm", "trm"):
+        raise ConfigError(f"--model: found {model!r}; allowed: hrm, trm")
+    other = [name for name, one in runs.items() if isinstance(one.arch, TRMArch)]
+    if model == "hrm" and other:
+        raise ConfigError(f"--model: found hrm, but run {other[0]} is a TRM; allowed: trm, or another run")
+    if model != "trm":
+        return runs
+    named = lambda name: name if name in other else f"{name}_trm"
+    return {named(name): one.model_copy(update={"arch": as_trm(one.arch)}) for name, one in runs.items()}
 
 # %% ../../../nbs/tools/commands/03_sudoku.ipynb #9bc2df1f
 Checkpoint = optional(Path, "folder of a checkpoint, or a file of the original", PIPELINE["sudoku"])
