@@ -374,10 +374,10 @@ def test_the_form_starts_pauses_and_goes_on(tmp_path, monkeypatch):
     assert "found no text" in form.says.value and form.process is None
     form.picker.list.value = tmp_path.resolve() / "book.txt"
     form.picker.take.click()
-    form.epochs.value = 2
-    assert form.command()[form.command().index("--epochs") + 1] == "2" and form.command()[-4:] == [
+    form.epochs.value = 8  # long enough to be paused
+    assert form.command()[form.command().index("--epochs") + 1] == "8" and form.command()[-4:] == [
         "--evaluations",
-        "2",
+        "8",
         "--save-seconds",
         "60",
     ]
@@ -385,7 +385,7 @@ def test_the_form_starts_pauses_and_goes_on(tmp_path, monkeypatch):
     deadline = time.monotonic() + 90
     while not any("steps of" in line for line in form.lines) and time.monotonic() < deadline:
         time.sleep(0.1)
-    time.sleep(1.5)
+    time.sleep(0.5)
     form.pause.click()
     assert form.says.value == "paused: start goes on from there", form.lines
     assert (tmp_path / "model" / "next.json").is_file()

@@ -75,8 +75,7 @@ def train_command(
     other = [name for name, one in runs.items() if isinstance(one.arch, TRMArch)]
     if model == "hrm" and other:
         raise ConfigError(f"--model: found hrm, but run {other[0]} is a TRM; allowed: trm, or another run")
-    named = lambda name: name if name in other else f"{name}_trm"
-    turned = {named(name): one.model_copy(update={"arch": as_trm(one.arch)}) for name, one in runs.items()}
+    turned = {f"{name}_trm": one.model_copy(update={"arch": as_trm(one.arch)}) for name, one in runs.items()}
     return turned if model == "trm" else runs
 
 # %% ../../../nbs/tools/commands/03_sudoku.ipynb #9bc2df1f
