@@ -52,5 +52,12 @@ def _copy_mathjax(app, error):
         shutil.copy(_package / "static" / "mathjax" / "tex-svg.js", Path(app.outdir) / "_static" / "tex-svg.js")
 
 
+def _when_seen(app, pagename, templatename, context, doctree):
+    "Pictures of the gallery are loaded when a reader comes near them."
+    if body := context.get("body"):
+        context["body"] = body.replace('class="sd-card-img-top"', 'class="sd-card-img-top" loading="lazy"')
+
+
 def setup(app):
     app.connect("build-finished", _copy_mathjax)
+    app.connect("html-page-context", _when_seen)
