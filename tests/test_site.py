@@ -333,6 +333,8 @@ def visits(site, browser, address):
             "window.MathJax === undefined || (window.MathJax.startup && window.MathJax.startup.promise"
             " && window.MathJax.startup.promise.then(() => true))"
         )
+        tab.evaluate("for (const picture of document.images) picture.loading = 'eager'")  # those that wait to be seen
+        tab.wait_for_function("[...document.images].every(picture => picture.complete)")
         seen[name] = SimpleNamespace(
             requests=list(requests),
             complaints=list(complaints),
