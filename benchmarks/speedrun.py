@@ -18,19 +18,17 @@ from typing import Annotated, Any
 
 import hrm.core  # noqa: F401  sets what must be set before torch is imported
 import typer
+from hierarchy import cost  # beside this file
 
 import hrm.core.optim
 from hrm.core.config import hash_of, root, section
-from hrm.core.device import machine, machine_name, seeded
+from hrm.core.device import machine, machine_name
 from hrm.core.files import write_atomic
-from hrm.core.flops import count_flops
-from hrm.core.layers import parameters
 from hrm.core.pipeline import data_path
 from hrm.core.task import Options
 from hrm.sudoku.dataset import load_official, save_official
 from hrm.sudoku.files import read
-from hrm.sudoku.model import build
-from hrm.sudoku.train import RunConfig, SudokuTask, TrainConfig, run
+from hrm.sudoku.train import RunConfig, TrainConfig, run
 
 GOALS = {  # name -> the run of params.yaml that is ours, its length in steps, what is measured, the share to reach
     "easy9": {"run": "easy9", "steps": 800, "measured": None, "share": 0.9},
@@ -113,15 +111,6 @@ def boards(goal: dict[str, Any], home: Path) -> Path:
         save_official(load_official(ours / "train"), made, "train")
         save_official(read(file)[0].take(slice(MEASURED)), made, "test")
     return made
-
-
-def cost(config: RunConfig, data) -> tuple[int, int]:
-    "Floating-point operations of a step, and parameters."
-    generator = seeded(0)
-    model = build(config.arch, data.size, generator, config.placement()).train()
-    task = SudokuTask(model, data, data, config, generator)
-    task.loss(model)  # the carry is made
-    return count_flops(lambda: task.loss(model)[0].backward()), parameters(model)
 
 
 def arrival(log: Path, share: float) -> tuple[int | None, list[tuple[int, float]]]:

@@ -17,6 +17,7 @@ from numba import njit
 from torch import Tensor
 from tqdm import tqdm
 
+from ..puzzles.split import split as apart
 from .rules import BOXES, size_of, valid
 
 # %% ../../nbs/sudoku/04_symmetry.ipynb #70210e6c
@@ -229,15 +230,4 @@ def split(
     progress: bool = False,  # show a progress bar
 ) -> tuple[np.ndarray, np.ndarray]:  # row numbers of the training part and of the held-out part, ascending
     "Split so that no symmetry leads from one part to the other; ValueError where that leaves too few."
-    keys = np.unique(canonical(puzzles, solutions, progress), axis=0, return_inverse=True)[1].reshape(-1)
-    sizes, rest, chosen = np.bincount(keys), held_out, np.zeros(keys.max(initial=-1) + 1, bool)
-    for key in np.random.default_rng(rng).permutation(len(sizes)):
-        if sizes[key] <= rest:
-            chosen[key] = True
-            rest -= sizes[key]
-    if rest:
-        raise ValueError(
-            f"held_out {held_out} of {len(puzzles)} puzzles; "
-            f"the groups that are equal up to symmetry allow {held_out - rest}"
-        )
-    return np.flatnonzero(~chosen[keys]), np.flatnonzero(chosen[keys])
+    return apart(canonical(puzzles, solutions, progress), held_out, rng)
