@@ -30,7 +30,7 @@ from hrm.core.config import ConfigError, load_params, merged, section
 from hrm.core.device import compiler, seeded
 from hrm.core.flops import count_flops
 from hrm.core.hrm import HRM, HRMConfig
-from hrm.core.layers import inner_width
+from hrm.core.layers import agreement, inner_width
 from hrm.core.optim import OptimConfig
 from hrm.core.parallel import share
 from hrm.core.resume import RECORD, Stopped
@@ -964,9 +964,9 @@ def foresight_flops(c: HRMConfig, rows: int, relations: int = 0) -> int:
     ids=str,
 )
 def test_flops_are_those_of_the_closed_form(changes):
-    rows, coordinates = 3, torch.tensor([[i // 4, i % 4] for i in range(16)])
+    rows, kinds = 3, agreement(torch.tensor([[i // 4, i % 4] for i in range(16)]))
     c = HRMConfig(**(tiny.ARCH | dict(pos_encodings="rope", puzzle_emb_ndim=0, vocab_size=6, seq_len=16) | changes))
-    model = HRM(c, coordinates, seeded(0)).train()
+    model = HRM(c, kinds, seeded(0)).train()
     batch = {
         "inputs": torch.ones(rows, 16, dtype=torch.long),
         "labels": torch.ones(rows, 16, dtype=torch.long),
@@ -1086,11 +1086,11 @@ def rows_of(model: HRM, rows: int = 2, seed: int = 0) -> dict[str, torch.Tensor]
 
 @pytest.mark.parametrize("positions", ["rope", "learned", "relations"])
 def test_a_causal_model_does_not_see_what_comes_later(positions):
-    coordinates = torch.tensor([[i // 4, i % 4] for i in range(16)])
+    kinds = agreement(torch.tensor([[i // 4, i % 4] for i in range(16)]))
     c = HRMConfig(
         **(tiny.ARCH | dict(pos_encodings=positions, causal=True, L_cycles=2, H_cycles=2, vocab_size=9, seq_len=16))
     )
-    model = HRM(c, coordinates, seeded(0)).eval()
+    model = HRM(c, kinds, seeded(0)).eval()
 
     def logits(batch):
         carry, found = model.start(batch), []
@@ -1133,11 +1133,9 @@ def test_one_cycle_is_a_plain_pass_through_the_blocks():
     "changes", [dict(H_cycles=2, L_cycles=2, H_layers=2), dict(pos_encodings="relations", L_layers=2)], ids=str
 )
 def test_looking_ahead_gives_the_values_of_the_whole_segment(changes):
-    coordinates = torch.tensor([[i // 4, i % 4] for i in range(16)])
+    kinds = agreement(torch.tensor([[i // 4, i % 4] for i in range(16)]))
     model = HRM(
-        HRMConfig(**(tiny.ARCH | dict(pos_encodings="rope", vocab_size=6, seq_len=16) | changes)),
-        coordinates,
-        seeded(0),
+        HRMConfig(**(tiny.ARCH | dict(pos_encodings="rope", vocab_size=6, seq_len=16) | changes)), kinds, seeded(0)
     )
     nn.init.normal_(model.inner.q_head.weight, generator=seeded(1))
     carry, _ = model.eval()(model.start(rows_of(model)))

@@ -367,11 +367,11 @@ def draw(
 def rebuild(
     found: Found,
     config: HRMConfig,
-    coordinates: Tensor | None = None,  # [S, F], for pos_encodings 'relations'
+    kinds: Tensor | None = None,  # [S, S], for pos_encodings 'relations'
 ) -> HRM:  # in evaluation mode
     "The model of a checkpoint, strictly. Raises CheckpointError that names what is missing, unexpected or misshapen."
     try:
-        model = HRM(config.model_copy(update={"num_puzzle_identifiers": 1}), coordinates)
+        model = HRM(config.model_copy(update={"num_puzzle_identifiers": 1}), kinds)
     except ValueError as error:
         raise CheckpointError(f"{found.path}: {error}") from None
     if config.puzzle_emb_ndim:  # its shape, without its bytes

@@ -90,19 +90,20 @@ class HRMConfig(ArchConfig):
     num_puzzle_identifiers: int = Field(1, gt=0)
 
 # %% ../../nbs/core/12_hrm.ipynb #60c5e40f
-def _positions(inner: nn.Module, coordinates: Tensor | None, positions: int, generator) -> int:
+def _positions(inner: nn.Module, kinds: Tensor | None, positions: int, generator) -> int:
     "Register what the position encoding needs; returns the number of relations."
     c = inner.config
     inner.rotary = Rotary(c.hidden_size // c.num_heads, positions, c.rope_theta) if c.pos_encodings == "rope" else None
     if c.pos_encodings == "learned":
         inner.embed_pos = CastedEmbedding(positions, c.hidden_size, 1 / inner.embed_scale, inner.dtype, generator)
     if c.pos_encodings != "relations":
-        inner.relations = None
+        inner.relations = inner.hidden = None
         return 0
-    if coordinates is None or len(coordinates) != c.seq_len:
-        found = "none" if coordinates is None else len(coordinates)
-        raise ValueError(f"pos_encodings 'relations' needs coordinates of {c.seq_len} positions, found {found}")
-    inner.register_buffer("relations", relation_classes(coordinates, inner.prefix), persistent=False)
+    if kinds is None or kinds.shape != (c.seq_len, c.seq_len):
+        found = "none" if kinds is None else list(kinds.shape)
+        raise ValueError(f"pos_encodings 'relations' needs the kinds of pairs of {c.seq_len} positions, found {found}")
+    for name, table in zip(("relations", "hidden"), relation_classes(kinds, inner.prefix)):
+        inner.register_buffer(name, table, persistent=False)
     return len(inner.relations)
 
 # %% ../../nbs/core/12_hrm.ipynb #cc725407
@@ -122,7 +123,7 @@ class HRMInner(nn.Module):
     def __init__(
         self,
         config: HRMConfig,
-        coordinates: Tensor | None = None,  # [S, F], for pos_encodings 'relations'
+        kinds: Tensor | None = None,  # [S, S], for pos_encodings 'relations'
         generator: torch.Generator | None = None,
     ):
         super().__init__()
@@ -143,7 +144,7 @@ class HRMInner(nn.Module):
             num_heads=c.num_heads,
             expansion=c.expansion,
             rms_norm_eps=c.rms_norm_eps,
-            relations=_positions(self, coordinates, positions, generator),
+            relations=_positions(self, kinds, positions, generator),
             generator=generator,
         )
         for name in ("H_init", "L_init"):  # where every row starts; never trained
@@ -190,6 +191,7 @@ def embed(
 def _context(self: HRMInner, valid: Tensor | None) -> dict:
     "Keyword arguments of every block; `padding` only where something is padded, so that other calls stay as they are."
     context = dict(rotary=self.rotary, relations=self.relations)
+    context |= {} if self.hidden is None else {"hidden": self.hidden}
     return context if valid is None else context | {"padding": F.pad(valid, (self.prefix, 0), value=True)}
 
 
@@ -248,12 +250,12 @@ class HRM(nn.Module):
     def __init__(
         self,
         config: HRMConfig,
-        coordinates: Tensor | None = None,  # [S, F] integer coordinates, for pos_encodings 'relations'
+        kinds: Tensor | None = None,  # [S, S] kind of every pair of cells, for pos_encodings 'relations'
         generator: torch.Generator | None = None,  # of the initial weights
     ):
         super().__init__()
         self.config = config
-        self.inner = self.Inner(config, coordinates, generator)
+        self.inner = self.Inner(config, kinds, generator)
         self._run_by(self.inner, self.inner.foresee)
 
     def _run_by(self, segment: Callable, foresee: Callable) -> None:
@@ -350,15 +352,17 @@ def loss(
     carry: Carry,  # after the segment
     outputs: dict[str, Tensor],
     cross_entropy: str = "stablemax",
+    aims: Tensor | None = None,  # [B, S] labels of this segment alone; by default those of the whole task
 ) -> tuple[Tensor, dict[str, Tensor]]:  # sum over the rows, and its parts: see `act_loss`
     "Loss of the segment that was just run."
     dtype = torch.float64 if has_float64(outputs["logits"].device) else torch.float32
     return act_loss(
         outputs["logits"],
-        carry.batch["labels"],
+        carry.batch["labels"] if aims is None else aims,
         outputs["q_halt"],
         outputs["q_continue"],
         outputs.get("target_continue"),
         cross_entropy,
         dtype=dtype,
+        answers=carry.batch["labels"],
     )

@@ -93,18 +93,19 @@ def bigram_loss(
 # %% ../../nbs/core/11_losses.ipynb #13eaefea
 def act_loss(
     logits: Tensor,  # [B, S, V]
-    labels: Tensor,  # [B, S]
+    labels: Tensor,  # [B, S] what the logits should say
     q_halt: Tensor,  # [B] logits
     q_continue: Tensor,  # [B] logits
     target_continue: Tensor | None = None,  # [B], from `continue_target`; None leaves the term out
     cross_entropy: str = "stablemax",  # or softmax
     q_weight: float = 0.5,  # weight of the halting terms
     dtype: torch.dtype = torch.float64,  # of stablemax
+    answers: Tensor | None = None,  # [B, S] what makes a row right, if the labels are steps on the way there
 ) -> tuple[Tensor, dict[str, Tensor]]:  # sum over rows, and detached parts: sums, and per-row facts
     "Loss of one segment (HRM's ACTLossHead)."
     valid = labels != IGNORE
     counts = valid.sum(-1)
-    right = valid & (logits.detach().argmax(-1) == labels)
+    right = valid & (logits.detach().argmax(-1) == (labels if answers is None else answers))
     exact = right.sum(-1) == counts
     kind = CROSS_ENTROPY[cross_entropy]
     per_label = kind(logits, labels, dtype) if cross_entropy == "stablemax" else kind(logits, labels)

@@ -181,8 +181,8 @@ def configured(
 
 def build(
     config: HRMConfig,  # of either family
-    coordinates: Tensor | None = None,  # [S, F], for pos_encodings 'relations'
+    kinds: Tensor | None = None,  # [S, S], for pos_encodings 'relations'
     generator: torch.Generator | None = None,  # of the initial weights
 ) -> HRM:
     "A fresh model of the family that a configuration is of."
-    return (TRM if isinstance(config, TRMConfig) else HRM)(config, coordinates, generator)
+    return (TRM if isinstance(config, TRMConfig) else HRM)(config, kinds, generator)

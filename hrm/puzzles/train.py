@@ -41,7 +41,9 @@ class PuzzleRunConfig(StepRun):
 
 # %% ../../nbs/puzzles/03_train.ipynb #d7b9a3c0
 class PuzzleTask(CarryTask):
-    "HRM on grid puzzles for the core's loop. Subclasses define `evaluate`, and `rows` where they draw disguises."
+    """HRM on grid puzzles for the core's loop. Subclasses define `evaluate`, `rows` where they draw disguises, and `aims`
+    where a segment is asked for less than the answer.
+    """
 
     def __init__(
         self,
@@ -65,6 +67,10 @@ class PuzzleTask(CarryTask):
         taken = taken[self.own(slots).to(self.device)]
         return as_batch(self.inputs[taken], self.labels[taken], self.identifiers[taken])
 
+    def aims(self) -> Tensor | None:  # [B, S] labels
+        "What the segment that was just run should have come to; None for the answer."
+        return None
+
 # %% ../../nbs/puzzles/03_train.ipynb #9621fa32
 @patch
 def loss(self: PuzzleTask, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
@@ -79,7 +85,7 @@ def loss(self: PuzzleTask, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]
         self.carry = self.model.admit(self.carry, self.rows(free))
     least = self.model.explore(rows, self.generator)
     self.carry, outputs = model(self.carry, None if least is None else least[self.mine].to(self.device))
-    loss, parts = self.model.loss(self.carry, outputs, self.config.cross_entropy)
+    loss, parts = self.model.loss(self.carry, outputs, self.config.cross_entropy, self.aims())
     return loss / own, self._sums(loss.detach(), parts)
 
 # %% ../../nbs/puzzles/03_train.ipynb #019a6b65

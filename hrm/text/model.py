@@ -116,8 +116,8 @@ class TextInner(HRMInner):
         "A block of either module."
         return TextBlock(self.config.norm_weights, **shape)
 
-    def __init__(self, config: TextConfig, coordinates: Tensor | None = None, generator: torch.Generator | None = None):
-        super().__init__(config, coordinates, generator)
+    def __init__(self, config: TextConfig, kinds: Tensor | None = None, generator: torch.Generator | None = None):
+        super().__init__(config, kinds, generator)
         self.lm_head.__class__ = PartedHead
         self.lm_head.parts = config.vocab_parts
         for level, grown in ((self.H_level, config.H_grown), (self.L_level, config.L_grown)):

@@ -20,14 +20,14 @@ from .opening import LOADERS, find_checkpoint
 
 # %% ../../../nbs/tools/commands/13_checkpoints.ipynb #710d541d
 def _cells(config):
-    "Coordinates of the cells where the model looks at relations. Raises `ConfigError` for what is no board's length."
+    "Kinds of the pairs of cells where the model looks at relations. Raises `ConfigError` for what is no board's length."
     if config.pos_encodings != "relations":
         return None
-    from hrm.sudoku.model import coordinates
+    from hrm.sudoku.model import kinds
     from hrm.sudoku.rules import size_of
 
     try:
-        return coordinates(size_of(config.seq_len))
+        return kinds(size_of(config.seq_len))
     except ValueError as error:
         raise ConfigError(f"relations of {config.seq_len} cells: {error}") from None
 

@@ -78,7 +78,7 @@ export function softmax(row) {
   return row;
 }
 
-// hrm.core.layers.relation_classes: the relation of every pair of positions [S, S], as its number instead of one-hot
+// hrm.core.layers.relation_classes of `agreement`: the relation of every pair [S, S], as its number instead of one-hot
 export function relation_classes(coordinates, prefix) {
   const places = [...Array(prefix).fill(null), ...coordinates];
   const pattern = places.flatMap((a) => places.map((b) =>
