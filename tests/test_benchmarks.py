@@ -5,9 +5,11 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 import torch
@@ -472,6 +474,18 @@ def test_hierarchy_compares_at_equal_arithmetic(program, tmp_path, monkeypatch, 
     hierarchy.main(seeds=2, share=1.0, boards=None, out="again.json")  # everything is there
     assert capsys.readouterr().out.replace("again", "record") == before
     assert json.loads((tmp_path / "again.json").read_text())["boards"] == record["boards"]
+
+    few = replace(small, models=("hrm", "single"))
+    monkeypatch.setattr(hierarchy, "BOARDS", {"6x6": small, "9x9": few})
+    shutil.rmtree(tmp_path / "data")
+    hierarchy.main(seeds=2, share=1.0, boards=["9x9"], out="record.json")
+    both = json.loads((tmp_path / "record.json").read_text())
+    assert both["boards"]["6x6"] == record["boards"]["6x6"], "kept, though its runs are gone"
+    assert not list(tmp_path.rglob("*tuning*")), "the rates are those of the record"
+    assert {name: row["rate"] for name, row in both["boards"]["9x9"]["models"].items()} == {
+        name: rows[name]["rate"] for name in few.models
+    }
+    assert set(both["figures"]) - set(record["figures"]) == {f"sudoku.hierarchy.9x9.{n}.exact" for n in few.models}
 
 
 def test_every_recipe_of_the_speedrun_can_be_run(program):
