@@ -20,6 +20,7 @@ from hrm.core.config import ConfigError, section
 from hrm.core.device import pick, seeded
 from hrm.core.hrm import HRM, ArchConfig
 from hrm.core.run import StepRun
+from hrm.core.trm import TRM
 from hrm.sudoku.model import build as build_board
 from hrm.sudoku.train import TrainConfig
 
@@ -492,13 +493,11 @@ def test_every_recipe_of_the_speedrun_can_be_run(program):
     speedrun = program("speedrun")
     for goal in speedrun.GOALS.values():
         base = section("laptop", "sudoku.train", TrainConfig).runs[goal["run"]]
-        made = {}
-        for name, (_, changes) in speedrun.ROWS.items():
-            made[name] = base
-            for change in changes:
-                made[name] = made[name].varied(change)
-            build_board(made[name].arch, 9, seeded(0), pick("cpu"))
-        assert made.pop("without float32 Newton-Schulz") == made.pop("ours") == base
+        made = {name: speedrun.recipe(goal, changes) for name, (_, changes) in speedrun.ROWS.items()}
+        models = {name: build_board(one.arch, 9, seeded(0), pick("cpu")) for name, one in made.items()}
+        assert type(models["with two modules"]) is type(models["official HRM"]) is HRM and type(models["ours"]) is TRM
+        assert made.pop("without float32 Newton-Schulz") == made.pop("ours")
+        assert made["with two modules"] == base.varied({"arch": {"model": "hrm"}}) or goal["run"] == "newspaper"
         assert len({one.model_dump_json() for one in made.values()}) == len(made)
         official = made["official HRM"]
         assert (official.arch.gradient, official.arch.halting, official.optim.lr) == ("one_step", "q", 1e-4)
