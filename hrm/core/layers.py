@@ -246,9 +246,10 @@ def _local(self: Attention, query: Tensor, key: Tensor, value: Tensor, relations
     if query.shape[2] > P:
         rest, count = query[:, :, P:], query.shape[2] - P
         keys, classes = near.keys[:count], near.classes[:, :count]
-        score = torch.einsum("bhsd,bhskd->bhsk", rest, key[:, :, keys]) / math.sqrt(rest.shape[-1]) + bias(classes)
+        pick = lambda x: x.index_select(2, keys.flatten()).unflatten(2, keys.shape)  # [B, H, S, K, K of a head]
+        score = (rest.unsqueeze(3) * pick(key)).sum(-1) / math.sqrt(rest.shape[-1]) + bias(classes)
         weight = score.masked_fill(classes.sum(0) == 0, -math.inf).softmax(-1)
-        parts.append(torch.einsum("bhsk,bhskd->bhsd", weight, value[:, :, keys]))
+        parts.append((weight.unsqueeze(-1) * pick(value)).sum(3))
     return torch.cat(parts, dim=2)
 
 # %% ../../nbs/core/08_layers.ipynb #0242068b
