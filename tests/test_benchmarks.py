@@ -32,6 +32,7 @@ PROGRAMS = (
     "shakespeare",
     "grokking",
     "hierarchy",
+    "maze_labels",
     "kills",
     "precision",
     "commands",
