@@ -35,6 +35,7 @@ PROGRAMS = (
     "shakespeare",
     "grokking",
     "hierarchy",
+    "maze_labels",
     "kills",
     "precision",
     "commands",

@@ -70,13 +70,23 @@ def on(
     shape: tuple[int, int],  # h and w
     sees: Sees,  # as the model was trained
 ) -> HRM:  # in evaluation mode, with weights of its own
-    "The same weights for mazes of another shape. Raises ValueError where positions are part of them."
+    "The same weights for mazes of another shape. Raises ValueError where they do not know all it takes."
     if model.config.pos_encodings != "relations":
         raise ValueError(f"pos_encodings {model.config.pos_encodings!r} for another shape; allowed: relations")
     c = model.config.model_copy(update={"seq_len": shape[0] * shape[1]})
-    larger = trm.build(c, kinds(shape, sees)).to(model.inner.H_init.device)
-    larger.load_state_dict(model.state_dict())
-    return larger.eval()
+    other = trm.build(c, kinds(shape, sees)).to(model.inner.H_init.device)
+    every, here = (kinds(one, sees).unique() for one in ((2 * _REACH + 3,) * 2, shape))
+    kept = torch.isin(every[every >= 0], here)  # in a maze of one row nobody has a neighbour above
+    kept = torch.cat([torch.ones(min(c.prefix, 1), dtype=torch.bool), kept])
+    named = model.state_dict().items()
+    if any(name.endswith("relation_bias") and part.shape[1] != len(kept) for name, part in named):
+        raise ValueError(
+            "weights of mazes with so few rows or columns for another shape; allowed: those of 4x4 or more"
+        )
+    other.load_state_dict(
+        {name: part[:, kept.to(part.device)] if name.endswith("relation_bias") else part for name, part in named}
+    )
+    return other.eval()
 
 # %% ../../nbs/maze/07_model.ipynb #3f57cf97
 def load(

@@ -133,7 +133,7 @@ def run(
     arch = config.arch.on(placement)
     model = build(arch, train.shape, config.sees, generator, placement)
     task = MazeTask(model, train, held_out, config, generator)
-    facts = {"arch": arch.model_dump(), "shape": list(train.shape), "sees": config.sees}
+    facts = {"system": "maze", "arch": arch.model_dump(), "shape": list(train.shape), "sees": config.sees}
     return start(name, task, config, seed, tree_hash(folder), out, options, facts, shape=size)
 
 
