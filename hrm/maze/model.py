@@ -94,8 +94,8 @@ def load(
     shape: tuple[int, int] | None = None,  # h and w; by default as in training
     placement: Placement | None = None,
 ) -> tuple[HRM, Told, dict[str, Any]]:  # in evaluation mode; what the checkpoint says of the model, and of itself
-    """The model of a checkpoint, see `checkpoint.rebuild`. Raises CheckpointError or ConfigError that names the file, also
-    where its weights fit no other shape.
+    """The model of a checkpoint, see `checkpoint.rebuild`. Raises CheckpointError or ConfigError that names the file,
+    also where its weights fit no other shape.
     """
     made = lambda told, placement: build(told.arch, told.shape, told.sees, placement=placement)
     model, told, meta = checkpoint.rebuild(
