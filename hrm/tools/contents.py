@@ -17,6 +17,7 @@ CAPTIONS = {  # system -> caption; others are called by their folder
     "environment": "This machine",
     "machine": "This machine",
     "dialogue": "Conversations",
+    "puzzle": "Any grid puzzle",
     "memory": "Questions",
     "weights": "The whole",
     "book": "The whole",

@@ -19,6 +19,7 @@ from ...core.config import ConfigError, root
 # %% ../../../nbs/tools/commands/01_opening.ipynb #d9e26879
 LOADERS = {  # system -> the function that rebuilds its models
     "sudoku": "hrm.sudoku.model:load",
+    "puzzle": "hrm.puzzle.model:load",
     "arc": "hrm.arc.model:load",
     "dialogue": "hrm.dialogue.model:load",
     "routing": "hrm.routing.model:load",
