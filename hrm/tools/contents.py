@@ -18,6 +18,7 @@ CAPTIONS = {  # system -> caption; others are called by their folder
     "machine": "This machine",
     "maze": "Mazes",
     "dialogue": "Conversations",
+    "puzzle": "Any grid puzzle",
     "memory": "Questions",
     "weights": "The whole",
     "book": "The whole",

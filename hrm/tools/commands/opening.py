@@ -20,6 +20,7 @@ from ...core.config import ConfigError, root
 LOADERS = {  # system -> the function that rebuilds its models
     "sudoku": "hrm.sudoku.model:load",
     "maze": "hrm.maze.model:load",
+    "puzzle": "hrm.puzzle.model:load",
     "arc": "hrm.arc.model:load",
     "dialogue": "hrm.dialogue.model:load",
     "routing": "hrm.routing.model:load",
