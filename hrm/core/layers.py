@@ -130,7 +130,7 @@ def relation_classes(
 ) -> tuple[Tensor, Near | None]:  # float32 one-hot over C relations, [C, prefix + S, prefix + S]; None
     """One-hot relation of every pair of positions. Pairs with a prefix position form one more class, the first.
 
-    Where pairs are hidden, the one-hot is that of the prefix alone, [C, prefix, prefix + S], and the others come as `Near`.
+    Where pairs are hidden, the one-hot is that of the prefix alone, [C, prefix, prefix + S]; the others come as `Near`.
     """
     inside = F.pad(torch.where(kinds < 0, -2, kinds), (prefix, 0, prefix, 0), value=-1)
     classes = torch.stack([(inside == kind).float() for kind in inside.unique() if kind > -2])

@@ -41,8 +41,8 @@ class PuzzleRunConfig(StepRun):
 
 # %% ../../nbs/puzzles/03_train.ipynb #d7b9a3c0
 class PuzzleTask(CarryTask):
-    """HRM on grid puzzles for the core's loop. Subclasses define `evaluate`, `rows` where they draw disguises, and `aims`
-    where a segment is asked for less than the answer.
+    """HRM on grid puzzles for the core's loop. Subclasses define `evaluate`, `rows` where they draw disguises, and
+    `aims` where a segment is asked for less than the answer.
     """
 
     def __init__(
