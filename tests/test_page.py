@@ -58,7 +58,7 @@ def place(folder: Path, **arch) -> Path:
     for model in MODELS:
         if (WEIGHTS / model).is_dir():
             shutil.copytree(WEIGHTS / model, folder / "_static" / "weights" / model)
-    for page_file, widget in {"index.html": "sudoku.html", "write.html": "write.html"}.items():
+    for page_file, widget in {"index.html": "sudoku.html", "write.html": "write.html", "maze.html": "maze.html"}.items():
         (folder / page_file).write_text(PAGE.format((SPHINX / widget).read_text()))
     (folder / "furo.css").write_text((files("furo") / "theme/furo/static/styles/furo.css").read_text())
     about = folder / "_static" / "weights" / "sudoku" / "meta.json"
@@ -150,10 +150,10 @@ def theirs(browser, site, boards):
     found = tab.evaluate(
         """async ([puzzles, segments]) => {
         const { read, start, forward } = await import("./_static/hrm.js");
-        const { coordinates, from_text, tokens } = await import("./_static/board.js");
+        const { from_text, kinds, tokens } = await import("./_static/board.js");
         const model = await read("_static/weights/sudoku");
         return puzzles.map((text) => {
-            let carry = start(model, tokens(from_text(text)), coordinates());
+            let carry = start(model, tokens(from_text(text)), kinds());
             return Array.from({ length: segments }, () => {
                 const result = forward(model, carry);
                 carry = result.carry;
@@ -204,7 +204,8 @@ def beginnings(name, tokenizer, meta) -> list[list[int]]:
 
 
 FEED = """async ([name, prompts]) => {
-    const { Cache, feed, read } = await import("./_static/hrm.js"), model = await read(`_static/weights/${name}`);
+    const { read } = await import("./_static/hrm.js"), model = await read(`_static/weights/${name}`);
+    const { Cache, feed } = await import("./_static/text.js");
     const whole = (ids) => [...feed(model, new Cache(model.config.seq_len), ids)];
     const onwards = (ids) => { const cache = new Cache(model.config.seq_len); return ids.flatMap((id) => [...feed(model, cache, [id])]); };
     const halves = (ids) => { const cache = new Cache(model.config.seq_len), half = ids.length >> 1;
@@ -294,7 +295,8 @@ def test_files_of_each_precision_are_read(browser, site, tmp_path):
 def test_a_disguise_comes_off_and_keeps_the_rules(tab, boards):
     found = tab.evaluate(
         """async ([puzzle, answer]) => {
-        const { apply_symmetry, draw_symmetry, from_text, generator, identity, inverse, to_text } = await import("./_static/board.js");
+        const { apply_symmetry, draw_symmetry, from_text, identity, inverse, to_text } = await import("./_static/board.js");
+        const { generator } = await import("./_static/random.js");
         const grids = [puzzle, answer].map(from_text), text = (symmetry) => grids.map((grid) => to_text(apply_symmetry(grid, symmetry)));
         const many = (seed) => { const random = generator(seed); return Array.from({ length: 200 }, () => draw_symmetry(random)); };
         return { same: text(identity()), again: JSON.stringify(many(7)) === JSON.stringify(many(7)),
