@@ -43,9 +43,10 @@ export function marks(maze, answer) {
 
 // hrm.maze.rules.check: everything that keeps an answer from being a shortest path, with its cell
 export function check(maze, answer) {
-  const wrong = changed(maze, answer), steps = along(answer), marked = many(answer), least = solve(maze) - 1;
+  const steps = along(answer), marked = many(answer), least = solve(maze) - 1;
+  const wrong = changed(maze, answer).flatMap((is, cell) => (is ? [cell] : []));
   const what = (cell) => `${NAMES[answer[cell]]} in the answer; the maze has ${NAMES[maze[cell]]}`;
-  if (wrong.includes(true)) return [...maze.keys()].filter((at) => wrong[at]).map((at) => ({ cell: at, what: what(at) }));
+  if (wrong.length) return wrong.map((cell) => ({ cell, what: what(cell) }));
   if (steps[maze.indexOf(GOAL)] < 0) return [{ cell: steps.indexOf(Math.max(...steps)),
     what: "the marks end here; allowed is a path from the start to the goal" }];
   return marked <= least ? [] : [{ cell: maze.indexOf(START),

@@ -69,7 +69,7 @@ async function think(news = "") {
   say(`${news}${meta.config ? "Thinking." : "The model is on its way."}`, "busy");
   try {
     meta = await reading;
-    if (meta.config.sees !== "neighbours") throw new Error("it sees more than its neighbours");
+    if (meta.config.sees !== "neighbours") throw new Error("its cells see more than their neighbours");
     await busy;
     const trained = meta.config.arch.halt_max_steps;
     let passed;
@@ -152,6 +152,7 @@ part("slider").addEventListener("input", ({ target }) => {
 part("go").addEventListener("click", () => {
   if (!part("told").matches(".busy")) return think();
   turn++;
+  draw(); // as far as it has come
   say("Stopped.");
 });
 
