@@ -14,12 +14,17 @@ import torch
 from conftest import ROOT
 from safetensors.torch import save_file
 
-from hrm.core import checkpoint
+from hrm.core import checkpoint, trm
 from hrm.core.device import pick, seeded
 from hrm.core.generate import ChatSession, HRMDecoder, Sampling, probabilities
+from hrm.core.hrm import ArchConfig
 from hrm.core.tokens import SPECIALS, WordTokenizer, encode_chat, tokenizer_from
 from hrm.dialogue import model as dialogue_model
+from hrm.maze import model as maze_model
+from hrm.maze import rules as maze_rules
+from hrm.maze.generate import generate as generate_mazes
 from hrm.puzzles.evaluate import think
+from hrm.sudoku import model as sudoku_model
 from hrm.sudoku.data import from_arrays
 from hrm.sudoku.generate import generate, solve_all
 from hrm.sudoku.model import load
@@ -36,6 +41,7 @@ WRITERS = [  # those that are there: a model that the pipeline has not made yet 
     )
     for name in ("text", "dialogue")
 ]
+NO_MAZE = pytest.mark.skipif(not (WEIGHTS / "maze").is_dir(), reason="there is no hrm/weights/maze")
 SCRIPTS = sorted((SPHINX / "_static").glob("*.js"))
 MADE = {  # level -> what `generate` was asked for, and the techniques that the puzzles need
     "easy": (dict(clues=(30, 38), difficulty="singles", rng=5), {"naked singles"}),
@@ -45,7 +51,7 @@ MADE = {  # level -> what `generate` was asked for, and the techniques that the 
 }
 SEGMENTS = 6  # of the comparison with PyTorch
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<link rel="stylesheet" href="furo.css"></head><body data-theme="auto"><article style="padding: 1rem">{}</article></body></html>"""
+<link rel="icon" href="_static/hrm.svg"><link rel="stylesheet" href="furo.css"></head><body data-theme="auto"><article style="padding: 1rem">{}</article></body></html>"""
 
 spec = importlib.util.spec_from_file_location("page", ROOT / "benchmarks" / "page.py")
 page = importlib.util.module_from_spec(spec)
@@ -58,7 +64,11 @@ def place(folder: Path, **arch) -> Path:
     for model in MODELS:
         if (WEIGHTS / model).is_dir():
             shutil.copytree(WEIGHTS / model, folder / "_static" / "weights" / model)
-    for page_file, widget in {"index.html": "sudoku.html", "write.html": "write.html"}.items():
+    for page_file, widget in {
+        "index.html": "sudoku.html",
+        "maze.html": "maze.html",
+        "write.html": "write.html",
+    }.items():
         (folder / page_file).write_text(PAGE.format((SPHINX / widget).read_text()))
     (folder / "furo.css").write_text((files("furo") / "theme/furo/static/styles/furo.css").read_text())
     about = folder / "_static" / "weights" / "sudoku" / "meta.json"
@@ -80,8 +90,9 @@ def browser():
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    with page.served(place(tmp_path_factory.mktemp("site"))) as (address, sent):
-        yield SimpleNamespace(address=address, sent=sent)
+    folder = place(tmp_path_factory.mktemp("site"))
+    with page.served(folder) as (address, sent):
+        yield SimpleNamespace(address=address, sent=sent, weights=folder / "_static" / "weights")
 
 
 @pytest.fixture(scope="module")
@@ -150,10 +161,10 @@ def theirs(browser, site, boards):
     found = tab.evaluate(
         """async ([puzzles, segments]) => {
         const { read, start, forward } = await import("./_static/hrm.js");
-        const { coordinates, from_text, tokens } = await import("./_static/board.js");
+        const { from_text, kinds, tokens } = await import("./_static/board.js");
         const model = await read("_static/weights/sudoku");
         return puzzles.map((text) => {
-            let carry = start(model, tokens(from_text(text)), coordinates());
+            let carry = start(model, tokens(from_text(text)), kinds());
             return Array.from({ length: segments }, () => {
                 const result = forward(model, carry);
                 carry = result.carry;
@@ -188,6 +199,149 @@ def test_halting_values_are_those_of_pytorch(theirs, ours):
     assert np.ptp(ours[1]) > 5, "the boards are so alike that this compares nothing"
 
 
+# Models of other kinds, on boards and on mazes
+
+RUN = """async ([name, rows, side, segments]) => {
+    const { read, start, forward } = await import("./_static/hrm.js"), model = await read(`_static/weights/${name}`);
+    const { kinds } = await import(side ? "./_static/grid.js" : "./_static/board.js");
+    return rows.map((tokens) => {
+        let carry = start(model, tokens, kinds(side));
+        return Array.from({ length: segments }, () => {
+            const result = forward(model, carry);
+            carry = result.carry;
+            return [[...result.logits], result.q_halt];
+        });
+    }); }"""
+
+
+def agree(browser, site, name, model, inputs, side, segments) -> np.ndarray:  # [N, T, S, V] logits of PyTorch
+    "The page's own functions and PyTorch, on the same rows; `side` of a maze, 0 for a board of nine."
+    tab = browser.new_page()
+    tab.goto(site.address)
+    found = tab.evaluate(RUN, [name, inputs.tolist(), side, segments])
+    tab.close()
+    rows = {"inputs": inputs} | (
+        {"puzzle_identifiers": torch.zeros(len(inputs), dtype=torch.long)} if model.config.puzzle_emb_ndim else {}
+    )
+    with torch.no_grad():
+        seen = [outputs for _, outputs, _ in think(model.eval(), rows, segments)]
+    ours, q_halt = (torch.stack([outputs[one] for outputs in seen], 1).numpy() for one in ("logits", "q_halt"))
+    theirs = np.array([[logits for logits, _ in each] for each in found]).reshape(ours.shape)
+    assert np.abs(theirs - ours).max() < 1e-3
+    assert np.abs(np.array([[q for _, q in each] for each in found]) - q_halt).max() < 1e-3
+    assert np.ptp(ours) > 1 and np.ptp(q_halt) > 0.1, "they are so alike that this compares nothing"
+    assert (theirs.argmax(-1) == ours.argmax(-1)).all()
+    return ours
+
+
+SMALL = dict(hidden_size=32, num_heads=4, L_layers=2, H_cycles=2, L_cycles=2, expansion=4.0, halt_max_steps=4)
+FAMILIES = {
+    "hrm": ArchConfig(**SMALL, H_layers=1, pos_encodings="relations", puzzle_emb_ndim=32),
+    "hrm without a prefix": ArchConfig(**SMALL, H_layers=1, pos_encodings="relations"),
+    "trm, two states": trm.TRMArch(**SMALL, pos_encodings="relations", puzzle_emb_ndim=48),
+    "trm, one state": trm.TRMArch(**SMALL, pos_encodings="relations", latents=1, puzzle_emb_ndim=48, puzzle_emb_len=3),
+}
+
+
+@pytest.mark.parametrize("kind", ["sudoku", "maze"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_says_what_pytorch_says(browser, site, boards, family, kind):
+    "Weights by chance; the heads that begin as zeros get some as well."
+    arch, placement, side = FAMILIES[family], pick("cpu", "float32"), 0 if kind == "sudoku" else 9
+    if side:
+        model = maze_model.build(arch, (side, side), "neighbours", seeded(0), placement)
+        inputs = torch.from_numpy(generate_mazes(4, (side, side), progress=False).mazes.reshape(4, -1)).long()
+    else:
+        model, inputs = sudoku_model.build(arch, 9, seeded(0), placement), boards.tokens()[0][:4]
+    for name, value in model.state_dict().items():
+        if "q_head" in name or "puzzle_emb" in name:
+            value.copy_(torch.randn(value.shape, generator=seeded(1)))
+    told = {"arch": model.config.model_dump(mode="json"), "sees": "neighbours"}
+    name = f"{kind} {family}".replace(" ", "_").replace(",", "")
+    checkpoint.write(site.weights / name, model.state_dict(), {"config": told})
+    agree(browser, site, name, model, inputs, side, 3)
+
+
+@NO_MAZE
+@pytest.mark.parametrize("side, segments", [(11, 16), (21, 12)])
+def test_logits_of_mazes_are_those_of_pytorch(browser, site, side, segments):
+    "At the size of training and at a larger one, with the same weights."
+    model = maze_model.load(WEIGHTS / "maze", (side, side), pick("cpu", "float32"))[0]
+    mazes = generate_mazes(4, (side, side), rng=3, progress=False).mazes
+    logits = agree(browser, site, "maze", model, torch.from_numpy(mazes.reshape(4, -1)).long(), side, segments)
+    answers = logits[:, -1].argmax(-1).reshape(mazes.shape)
+    assert not maze_rules.changed(mazes, answers).any() and (answers == maze_rules.PATH).any()
+
+
+# The rules of mazes, and a generator
+
+
+def answers_to(mazes, labels) -> np.ndarray:  # [N, M, h, w]
+    "Right ones, and wrong ones of every kind."
+    rng, made = np.random.default_rng(0), [labels, mazes]
+    cells = np.where(mazes == maze_rules.OPEN, maze_rules.PATH, mazes)
+    made += [np.where(rng.random(mazes.shape) < share, cells, labels) for share in (0.05, 0.2, 1)]
+    made += [np.where(rng.random(mazes.shape) < 0.05, mazes, labels), rng.integers(1, 6, mazes.shape)]
+    made += [np.where(rng.random(mazes.shape) < 0.02, maze_rules.WALL, labels)]
+    return np.stack(made, 1)
+
+
+def test_the_rules_of_mazes_are_those_of_python(tab):
+    "Perfect mazes and braided ones, and one without a way."
+    for braid in (0.0, 0.6):
+        made = generate_mazes(6, (11, 11), braid, rng=2, progress=False)
+        mazes = made.mazes.copy()
+        if braid:  # walls around a start
+            row, column = np.argwhere(mazes[0] == maze_rules.START)[0]
+            around = mazes[0, row - 1 : row + 2, column - 1 : column + 2]
+            around[around == maze_rules.OPEN] = maze_rules.WALL
+        answers = answers_to(mazes, maze_rules.solve(mazes).labels)
+        found = tab.evaluate(
+            """async (pairs) => { const { changed, check, distances, marks, place, solve } = await import("./_static/grid.js");
+            const flaws = (maze, answer) => check(maze, answer).map(({ cell, what }) => `${place(cell, 11)}: ${what}`);
+            return pairs.map(([maze, answers]) => ({ steps: distances(maze), length: solve(maze),
+                changed: answers.map((answer) => changed(maze, answer)), marks: answers.map((answer) => marks(maze, answer)),
+                flaws: answers.map((answer) => [3, 4].every((end) => answer.filter((token) => token === end).length === 1
+                    && solve(maze) > 0) ? flaws(maze, answer) : null) })); }""",
+            [[maze.ravel().tolist(), each.reshape(len(each), -1).tolist()] for maze, each in zip(mazes, answers)],
+        )
+        solved, seen = maze_rules.solve(mazes), set()
+        for at, one in enumerate(found):
+            assert one["steps"] == maze_rules.distances(mazes[at : at + 1]).ravel().tolist()
+            assert one["length"] == solved.lengths[at]
+            for answer, changed, marks, flaws in zip(answers[at], one["changed"], one["marks"], one["flaws"]):
+                ours = maze_rules.marks(mazes[at : at + 1], answer[None], solved.labels[at : at + 1]).iloc[0]
+                assert changed == maze_rules.changed(mazes[at], answer).ravel().tolist()
+                assert marks == {name: bool(ours[name]) for name in ("connected", "shortest")}
+                seen.add(tuple(marks.values()))
+                if flaws is not None:
+                    assert flaws == [str(flaw) for flaw in maze_rules.check(mazes[at], answer)]
+        assert seen == {(False, False), (True, False), (True, True)}
+
+
+def test_mazes_of_the_page_are_perfect_and_far_apart(tab):
+    "A uniform spanning tree: of four rooms there are four, each as often as the others."
+    found = tab.evaluate(
+        """async () => { const { generate } = await import("./_static/grid.js"), { generator } = await import("./_static/random.js");
+        const many = (side, count) => Array.from({ length: count }, (_, seed) => generate(side, generator(seed)));
+        const random = generator(0), trees = Array.from({ length: 800 }, () => generate(5, random));
+        return { mazes: [11, 15, 21, 31].map((side) => many(side, 6)), again: many(11, 6), trees }; }"""
+    )
+    assert found["again"] == found["mazes"][0]
+    for side, mazes in zip((11, 15, 21, 31), found["mazes"]):
+        mazes = np.array(mazes, np.uint8).reshape(-1, side, side)
+        assert len({maze.tobytes() for maze in mazes}) == 6
+        steps = maze_rules.distances(mazes)
+        for maze, lengths in zip(mazes, steps):
+            assert maze_rules.violations(maze) == []
+            assert ((lengths >= 0) == (maze != maze_rules.WALL)).all()
+            assert (maze != maze_rules.WALL).sum() == 2 * (side // 2) ** 2 - 1, "a ring, or a room apart"
+            assert 4 * lengths[maze == maze_rules.GOAL] >= 3 * lengths.max()
+    walls = np.array(found["trees"]) == maze_rules.WALL
+    kinds, often = np.unique(walls, axis=0, return_counts=True)
+    assert len(kinds) == 4 and often.min() > 160
+
+
 # The models that write
 
 
@@ -204,7 +358,8 @@ def beginnings(name, tokenizer, meta) -> list[list[int]]:
 
 
 FEED = """async ([name, prompts]) => {
-    const { Cache, feed, read } = await import("./_static/hrm.js"), model = await read(`_static/weights/${name}`);
+    const { read } = await import("./_static/hrm.js"), model = await read(`_static/weights/${name}`);
+    const { Cache, feed } = await import("./_static/text.js");
     const whole = (ids) => [...feed(model, new Cache(model.config.seq_len), ids)];
     const onwards = (ids) => { const cache = new Cache(model.config.seq_len); return ids.flatMap((id) => [...feed(model, cache, [id])]); };
     const halves = (ids) => { const cache = new Cache(model.config.seq_len), half = ids.length >> 1;
@@ -294,7 +449,8 @@ def test_files_of_each_precision_are_read(browser, site, tmp_path):
 def test_a_disguise_comes_off_and_keeps_the_rules(tab, boards):
     found = tab.evaluate(
         """async ([puzzle, answer]) => {
-        const { apply_symmetry, draw_symmetry, from_text, generator, identity, inverse, to_text } = await import("./_static/board.js");
+        const { apply_symmetry, draw_symmetry, from_text, identity, inverse, to_text } = await import("./_static/board.js");
+        const { generator } = await import("./_static/random.js");
         const grids = [puzzle, answer].map(from_text), text = (symmetry) => grids.map((grid) => to_text(apply_symmetry(grid, symmetry)));
         const many = (seed) => { const random = generator(seed); return Array.from({ length: 200 }, () => draw_symmetry(random)); };
         return { same: text(identity()), again: JSON.stringify(many(7)) === JSON.stringify(many(7)),
@@ -316,13 +472,13 @@ def test_nothing_is_left_to_chance():
 def test_the_scripts_of_a_page_stay_short():
     "What a page runs can be read in one sitting: 500 lines, comments among them."
     lines = {script.name: len(script.read_text().splitlines()) for script in SCRIPTS}
-    for script in ("sudoku.js", "write.js"):
+    for script in ("sudoku.js", "maze.js", "write.js"):
         reached, todo = set(), [script, "worker.js"]
         while todo:
             reached.add(name := todo.pop())
             imported = re.findall(r'^import .* from "\./(.*)";$', (SPHINX / "_static" / name).read_text(), re.M)
             todo += set(imported) - reached
-        assert {"hrm.js", "board.js", "page.js"} <= reached and sum(lines[name] for name in reached) <= 500, reached
+        assert {"hrm.js", "page.js", "random.js"} <= reached and sum(lines[name] for name in reached) <= 500, reached
     long = [f"{s.name}: {line.strip()[:60]}" for s in SCRIPTS for line in s.read_text().splitlines() if len(line) > 120]
     assert long == []
 
@@ -363,7 +519,7 @@ def test_the_first_board_is_solved_at_once(browser, site):
     seen = page.visit(browser, site.address, site.sent)
     assert seen["told"].startswith("Solved"), seen["told"]
     assert seen["kilobytes"] <= 1500 and "/_static/weights/sudoku/model.safetensors" in seen["sent"]
-    assert not [path for path in seen["sent"] if re.search(r"/(dialogue|text)/|(text|write)\.js", path)]
+    assert not [path for path in seen["sent"] if re.search(r"/(dialogue|maze|text)/|(grid|maze|text|write)\.js", path)]
     assert f"{site.address}/_static/weights/sudoku/meta.json" in seen["asked"], "requests of the worker are not seen"
     assert [url for url in seen["asked"] if not url.startswith((site.address, "data:", "blob:"))] == []
     figures = page.record([seen])["figures"]
@@ -848,3 +1004,309 @@ def test_the_writing_page_asks_nobody_else(browser, site):
     assert any("/weights/" in url for url in asked) and not [url for url in asked if "/sudoku" in url]
     assert [url for url in asked if not url.startswith((site.address, "data:", "blob:"))] == []
     context.close()
+
+
+# The page of mazes
+
+
+@pytest.fixture
+def plot(calm, site):
+    "The page of mazes, after its first maze; complaints of the browser are the test's failure."
+    opened, complaints = calm.new_page(), []
+    opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.goto(f"{site.address}/maze.html")
+    thought(opened)
+    yield opened
+    opened.close()
+    assert complaints == []
+
+
+def thought(tab) -> str:
+    "What the page says when it has stopped thinking."
+    tab.wait_for_selector("#maze .told.good, #maze .told.bad", timeout=120_000)
+    return tab.inner_text("#maze .told")
+
+
+def shown(tab) -> np.ndarray:  # [h, w] token ids
+    "The maze on the board."
+    token = "one.classList.contains('wall') ? 1 : { S: 3, G: 4 }[one.textContent] ?? 2"
+    cells = tab.eval_on_selector_all("#maze .cell", f"all => all.map((one) => {token})")
+    return np.array(cells, np.uint8).reshape(round(len(cells) ** 0.5), -1)
+
+
+def likely(tab) -> np.ndarray:  # [S]
+    "How likely each cell is on the path, as it is coloured."
+    return np.array(
+        tab.eval_on_selector_all("#maze .cell", "all => all.map(one => Number(one.style.getPropertyValue('--likely')))")
+    )
+
+
+def middle(tab, cell) -> tuple[float, float]:
+    box = tab.locator("#maze .cell").nth(cell).bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def stroke(tab, *cells) -> None:
+    "Press on the first, go to the others, let go."
+    tab.mouse.move(*middle(tab, cells[0]))
+    tab.mouse.down()
+    for cell in cells[1:]:
+        tab.mouse.move(*middle(tab, cell))
+    tab.mouse.up()
+
+
+def ours_of(maze, segments) -> tuple[np.ndarray, np.ndarray]:  # answers [T, h, w], shares of a mark [T, S]
+    "What PyTorch makes of a maze."
+    model = maze_model.load(WEIGHTS / "maze", maze.shape, pick("cpu", "float32"))[0]
+    rows = {"inputs": torch.from_numpy(maze.reshape(1, -1)).long(), "puzzle_identifiers": torch.zeros(1).long()}
+    with torch.no_grad():
+        logits = torch.stack([outputs["logits"][0] for _, outputs, _ in think(model, rows, segments)])
+    shares = logits.softmax(-1)[..., maze_rules.PATH].numpy()
+    return logits.argmax(-1).numpy().reshape(segments, *maze.shape), np.where(
+        maze.ravel() == maze_rules.OPEN, shares, 0
+    )
+
+
+@NO_MAZE
+@pytest.mark.parametrize("side", [11, 21])
+def test_the_page_says_of_a_maze_what_python_says(browser, site, side):
+    "The answers of all segments, the marks, the length, and when it stopped; of the larger one the first segments."
+    plot = browser.new_page(viewport={"width": 1280, "height": 900})
+    plot.goto(f"{site.address}/maze.html")
+    if side > 11:
+        plot.select_option("#maze .size", str(side))
+        plot.wait_for_function(
+            "/ of ([6-9]|\\d\\d)/.test(document.querySelector('#maze .detail').textContent)", timeout=90_000
+        )
+        plot.evaluate(
+            "document.querySelector('#maze .told').matches('.busy') && document.querySelector('#maze .go').click()"
+        )
+    else:
+        thought(plot)
+    says, maze = plot.inner_text("#maze .told"), shown(plot)
+    assert maze.shape == (side, side) and maze_rules.violations(maze) == []
+    segments = int(re.match(r"Segment \d+ of (\d+): ", plot.inner_text("#maze .detail"))[1])
+    answers, shares = ours_of(maze, segments)
+    label, length = maze_rules.solve(maze[None]).labels, maze_rules.solve(maze[None]).lengths[0]
+    marks = maze_rules.marks(np.repeat(maze[None], segments, 0), answers, np.repeat(label, segments, 0))
+    if found := re.fullmatch(
+        r"Solved after (\d+) segments: a shortest path, (\d+) steps\. Checked by a search\.", says
+    ):
+        assert int(found[1]) == marks.shortest.argmax() + 1 and int(found[2]) == length
+        assert segments - int(found[1]) in (0, 1)
+        assert plot.locator("#maze .board.solved").count() == 1
+    elif says != "Stopped.":
+        assert says.startswith(f"Not solved: after {segments} segments the answer ")
+        assert says.endswith(f" shortest path, {length} steps.") and not marks.shortest.any()
+        assert plot.locator("#maze .board.solved").count() == 0
+    plot.focus("#maze .slider")
+    plot.keyboard.press("Home")
+    for at in range(min(segments, 12)):
+        verdict = ["not connected (", "connected, but no shortest path (", f"a shortest path, {length} steps. "]
+        says = plot.inner_text("#maze .detail")
+        said = f"Segment {at + 1} of {segments}: {verdict[int(marks.connected[at] + marks.shortest[at])]}"
+        assert says.startswith(said) and re.search(r" Halting probability [01]\.\d\d\.$", says)
+        if not marks.shortest[at]:
+            assert maze_rules.check(maze, answers[at])[0].what in says
+        assert np.abs(likely(plot) - shares[at]).max() < 2e-3
+        plot.keyboard.press("ArrowRight")
+    assert len(re.findall("[ML]", plot.get_attribute("#maze .curve .line", "d"))) == segments
+    plot.close()
+
+
+@NO_MAZE
+def test_drawing_with_the_mouse_changes_maze_and_answer(plot):
+    before, colours = shown(plot), likely(plot)
+    free = np.flatnonzero(before == maze_rules.OPEN)
+    stroke(plot, free[0])  # a wall where there was none
+    after = before.copy()
+    after.flat[free[0]] = maze_rules.WALL
+    assert (shown(plot) == after).all()
+    thought(plot)
+    assert np.abs(likely(plot) - colours).max() > 0.01
+    stroke(plot, free[0])
+    thought(plot)
+    assert (shown(plot) == before).all() and np.abs(likely(plot) - colours).max() < 1e-6
+    stroke(plot, 1 * 11, 1 * 11 + 10)  # a quick stroke that begins on a wall: a corridor, in which the ends stay
+    row = shown(plot)[1]
+    assert set(row) <= {maze_rules.OPEN, maze_rules.START, maze_rules.GOAL}
+    assert (np.delete(shown(plot), 1, 0) == np.delete(before, 1, 0)).all()
+    thought(plot)
+
+
+@NO_MAZE
+def test_start_and_goal_can_be_dragged_and_break_no_wall(plot):
+    before = shown(plot)
+    start, goal = (int(np.flatnonzero(before == token)[0]) for token in (maze_rules.START, maze_rules.GOAL))
+    target = int(np.flatnonzero(before == maze_rules.OPEN)[-1])
+    stroke(plot, start, 0, target)
+    after = before.copy()
+    after.flat[[start, target]] = maze_rules.OPEN, maze_rules.START
+    assert (shown(plot) == after).all()
+    assert thought(plot).startswith(
+        ("Solved", "Not solved")
+    ) and f", {maze_rules.solve(after[None]).lengths[0]} steps" in (thought(plot))
+    stroke(plot, target, goal)  # the goal is taken
+    assert (shown(plot) == maze_rules.GOAL).sum() == (shown(plot) == maze_rules.START).sum() == 1
+
+
+@NO_MAZE
+def test_a_maze_without_a_way_gets_a_sentence(plot):
+    before = shown(plot)
+    path = np.argwhere(maze_rules.solve(before[None]).labels[0] == maze_rules.PATH)
+    cell = int(path[0] @ (11, 1))
+    stroke(plot, cell)
+    says = "No way leads from S to G: take a wall away."
+    assert thought(plot) == says and plot.inner_text("#maze .detail") == "" and likely(plot).max() == 0
+    plot.click("#maze .go")
+    assert thought(plot) == says and plot.inner_text("#maze .go") == "Solve"
+    stroke(plot, cell)
+    assert thought(plot) != says and (shown(plot) == before).all()
+
+
+@NO_MAZE
+def test_a_maze_can_be_drawn_by_keyboard(plot):
+    before, focused = shown(plot), "document.activeElement.ariaLabel"
+    start = int(np.flatnonzero(before == maze_rules.START)[0])
+    plot.focus("#maze .go")
+    plot.keyboard.press("Tab")
+    row, column = divmod(start, 11)
+    assert plot.evaluate(focused) == f"row {row + 1} column {column + 1}: the start"
+    for key in ("Home", "ArrowLeft", *["ArrowUp"] * 12):
+        plot.keyboard.press(key)
+    assert plot.evaluate(focused) == "row 1 column 1: a wall"
+    plot.keyboard.press(" ")
+    assert plot.inner_text("#maze .told").startswith("row 1 column 1 is now an open cell.")
+    assert re.match(r"row 1 column 1: an open cell(, \d+ % on the path)?$", plot.evaluate(focused))
+    for key in ("ArrowDown", "ArrowRight"):
+        plot.keyboard.press(key)
+    plot.keyboard.press("g")
+    assert (row, column) == (1, 1) or shown(plot)[1, 1] == maze_rules.GOAL
+    plot.keyboard.press("ArrowDown")
+    plot.keyboard.press("Shift+S")
+    assert shown(plot)[2, 1] == maze_rules.START and shown(plot)[0, 0] == maze_rules.OPEN
+    assert f"a shortest path, {1} steps" in thought(plot) or thought(plot).startswith("Not solved")
+    plot.keyboard.press("Enter")
+    assert plot.inner_text("#maze .told") == "Thinking."
+    thought(plot)
+    plot.keyboard.press("End")
+    assert plot.evaluate(focused) == "row 3 column 11: a wall"
+    assert plot.locator("#maze .cell[tabindex='0']").count() == 1
+
+
+@NO_MAZE
+def test_a_seed_draws_the_same_maze_again(plot):
+    first = shown(plot)
+    plot.click("#maze .new")
+    assert plot.input_value("#maze .seed") == "2" and (shown(plot) != first).any()
+    plot.fill("#maze .seed", "1")
+    plot.press("#maze .seed", "Enter")
+    assert (shown(plot) == first).all()
+    for side in (15, 31, 11):
+        plot.select_option("#maze .size", str(side))
+        assert shown(plot).shape == (side, side)
+    assert (shown(plot) == first).all()
+    thought(plot)
+
+
+@NO_MAZE
+def test_a_new_maze_ends_what_is_thought_of_the_old(browser, site):
+    "A long stroke in a large maze asks for no answer in between, and thinking can be stopped."
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    tab.goto(f"{site.address}/maze.html")
+    tab.select_option("#maze .size", "31")
+    tab.wait_for_selector("#maze .told.busy")
+    stroke(tab, *range(31 * 3 + 1, 31 * 3 + 28, 3))
+    tab.select_option("#maze .size", "11")
+    thought(tab)
+    assert shown(tab).shape == (11, 11) and re.match(r"Segment \d+ of \d+: ", tab.inner_text("#maze .detail"))
+    tab.select_option("#maze .size", "31")
+    tab.wait_for_function("document.querySelector('#maze .detail').textContent.startsWith('Segment')")
+    tab.click("#maze .go")
+    assert tab.inner_text("#maze .told") == "Stopped." and tab.inner_text("#maze .go") == "Solve"
+    many = tab.inner_text("#maze .detail")
+    tab.wait_for_timeout(600)
+    assert tab.inner_text("#maze .detail") == many
+    tab.close()
+
+
+@NO_MAZE
+def test_a_finger_draws(browser, site):
+    context = browser.new_context(has_touch=True, is_mobile=True, viewport={"width": 390, "height": 800})
+    tab = context.new_page()
+    tab.goto(f"{site.address}/maze.html")
+    thought(tab)
+    before = shown(tab)
+    tab.locator("#maze .board").scroll_into_view_if_needed()
+    tab.touchscreen.tap(*middle(tab, 0))
+    after = before.copy()
+    after[0, 0] = maze_rules.OPEN
+    assert (shown(tab) == after).all()
+    assert tab.eval_on_selector("#maze .board", "one => getComputedStyle(one).touchAction") == "none"
+    context.close()
+
+
+@NO_MAZE
+def test_every_control_of_the_maze_has_a_name(plot):
+    unnamed = """() => [...document.querySelectorAll("#maze :is(input, button, select, [role=gridcell])")].filter(
+        (one) => !one.ariaLabel && !one.labels?.length && !one.textContent.trim()).length"""
+    assert plot.evaluate(unnamed) == 0 and plot.locator("#maze [role=row] > [role=gridcell]").count() == 121
+    assert plot.get_attribute("#maze .told", "aria-live") == "polite"
+    labels = plot.eval_on_selector_all("#maze .cell.open", "all => all.map((one) => one.ariaLabel)")
+    assert all(re.match(r"row \d+ column \d+: an open cell, \d+ % on the path", label) for label in labels)
+    assert plot.locator("#maze .slider").evaluate("one => one.ariaValueText") == plot.inner_text("#maze .detail")
+
+
+@NO_MAZE
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_of_mazes_fits_and_reads_well(browser, site, scheme, width):
+    tab = browser.new_page(color_scheme=scheme, reduced_motion="reduce", viewport={"width": width, "height": 800})
+    tab.goto(f"{site.address}/maze.html")
+    thought(tab)
+    parts = (".told", ".detail", ".how", ".note", ".legend li", "button", "select", ".seed", ".cell.end")
+    assert {part: tab.evaluate(CONTRAST, f"#maze {part}") >= 4.5 for part in parts} == dict.fromkeys(parts, True)
+    grounds = {
+        kind: tab.eval_on_selector(f"#maze .cell.{kind}", "one => getComputedStyle(one).backgroundColor")
+        for kind in ("wall", "open", "end")
+    }
+    assert len(set(grounds.values())) == 3
+    for side in (11, 31):
+        tab.select_option("#maze .size", str(side))
+        assert tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+        box, cell = (tab.locator(f"#maze {one}").first.bounding_box() for one in (".board", ".cell"))
+        assert abs(box["width"] - box["height"]) < 1 and abs(cell["width"] - cell["height"]) < 1
+        assert cell["width"] >= 10
+    tab.close()
+
+
+@NO_MAZE
+def test_the_page_of_mazes_asks_nobody_else(browser, site):
+    context, asked = browser.new_context(), []
+    context.on("request", lambda request: asked.append(request.url))
+    tab = context.new_page()
+    site.sent.clear()
+    tab.goto(f"{site.address}/maze.html")
+    tab.wait_for_function("document.querySelector('#maze .detail').textContent.startsWith('Segment')")
+    assert f"{site.address}/_static/weights/maze/model.safetensors" in asked
+    assert not [url for url in asked if re.search(r"/(sudoku|dialogue|text)/|(board|text|write|sudoku)\.js", url)]
+    assert [url for url in asked if not url.startswith((site.address, "data:", "blob:"))] == []
+    assert sum(site.sent.values()) <= 1_500_000
+    context.close()
+
+
+def test_a_maze_model_that_is_not_one_of_those_is_refused(browser, site):
+    "What the page has not learned of mazes is said, and so is a model that is not there."
+    tab, told = browser.new_page(), WEIGHTS / "maze" / "meta.json"
+    tab.route("**/maze/meta.json", lambda route: route.fulfill(status=404))
+    tab.goto(f"{site.address}/maze.html")
+    assert thought(tab) == "The model cannot run here: meta.json: 404 Not Found."
+    tab.unroute("**/maze/meta.json")
+    if told.is_file():
+        meta = json.loads(told.read_text())
+        other = json.dumps(meta | {"config": meta["config"] | {"sees": "window"}})
+        tab.route("**/maze/meta.json", lambda route: route.fulfill(body=other))
+        tab.goto(f"{site.address}/maze.html")
+        assert thought(tab) == "The model cannot run here: its cells see more than their neighbours."
+    tab.close()

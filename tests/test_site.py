@@ -404,6 +404,20 @@ def test_the_front_page_solves_a_sudoku(site, browser, address):
     assert "sudoku.html" not in (site.project / "README.md").read_text()
 
 
+def test_a_maze_can_be_drawn(site, browser, address):
+    "On a page of its own; where its model has not been made, page and build say so. `test_page.py` looks at it closely."
+    there = (site.project / "hrm" / "weights" / "maze").is_dir()
+    assert ("hrm/weights/maze is not there" in site.printed) != there and "maze.html" in site.pages["index.html"].links
+    tab = browser.new_page(viewport={"width": 360, "height": 780})
+    tab.goto(f"{address}/maze.html")
+    if there:
+        tab.wait_for_function("document.querySelector('#maze .detail').textContent.startsWith('Segment')")
+    else:
+        assert "has not been made yet: there is no hrm/weights/maze" in tab.inner_text(".note")
+    assert tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+    tab.close()
+
+
 def test_search_finds_a_function(browser, address):
     tab = browser.new_page()
     tab.goto(address)

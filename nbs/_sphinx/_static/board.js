@@ -1,12 +1,15 @@
 // A 9x9 board, under the names of hrm.sudoku: text, rules, symmetries. A grid is 81 digits, row by row, 0 for a blank.
 
+import { agreement } from "./hrm.js";
+
 const NINE = [1, 2, 3, 4, 5, 6, 7, 8, 9], CELLS = [...Array(81).keys()], BOX = 3;
 const row = (cell) => Math.floor(cell / 9), column = (cell) => cell % 9;
 const box = (cell) => BOX * Math.floor(row(cell) / BOX) + Math.floor(column(cell) / BOX);
 export const place = (cell) => `row ${row(cell) + 1} column ${column(cell) + 1}`;
 
-// hrm.sudoku.model.coordinates
-export const coordinates = () => CELLS.map((cell) => [row(cell), column(cell), box(cell)]);
+// hrm.sudoku.model.coordinates and hrm.sudoku.model.kinds
+const coordinates = () => CELLS.map((cell) => [row(cell), column(cell), box(cell)]);
+export const kinds = () => agreement(coordinates());
 
 // hrm.sudoku.rules.geometry: the cells of each unit: rows, then columns, then boxes
 const geometry = [row, column, box].flatMap((unit) => NINE.map((n) => CELLS.filter((cell) => unit(cell) === n - 1)));
@@ -42,14 +45,6 @@ export const check = (puzzle, answer) => [
 // hrm.sudoku.rules.BLANK and hrm.sudoku.evaluate.digits: 0 is padding, 1 a blank, digit d is d + 1
 export const tokens = (grid) => grid.map((digit) => digit + 1);
 export const digits = (tokens) => tokens.map((token) => Math.max(token, 1) - 1);
-
-// mulberry32: a seeded stream of numbers from 0 to 1, so that a board meets the same disguises everywhere
-export const generator = (seed) => () => {
-  seed = (seed + 0x6d2b79f5) | 0;
-  let bits = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-  bits = (bits + Math.imul(bits ^ (bits >>> 7), 61 | bits)) ^ bits;
-  return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
-};
 
 const argsort = (values) => [...values.keys()].sort((a, b) => values[a] - values[b]);
 

@@ -9,12 +9,13 @@ export async function read(folder) {
     if (!reply.ok) throw new Error(`${name}: ${reply.status} ${reply.statusText}`);
     return name.endsWith(".json") ? reply.json() : load_file(await reply.arrayBuffer());
   }));
-  const { arch } = meta.config, more = ["convolution", "window", "norm_weights", "H_grown", "L_grown"];
+  const { arch } = meta.config, more = ["convolution", "window", "norm_weights", "H_grown", "L_grown", "mlp_t"];
   if (arch.causal) more.push("puzzle_emb_ndim");
   if ({ true: "rope", false: "relations" }[arch.causal] !== arch.pos_encodings || more.some((name) => arch[name]) ||
     arch.halting === "graves" || arch.cross_entropy === "stablemax")
     throw new Error("allowed are plain models of boards and of text");
-  return { meta, config: { ...meta.config, ...arch }, inner: weights.inner };
+  const { L_level } = weights.inner; // in hrm.core.trm.TRMInner the H-module is the same network
+  return { meta, config: { ...meta.config, ...arch }, inner: { H_level: L_level, ...weights.inner } };
 }
 
 // safetensors.torch.load_file: { inner: { H_init: { shape, values }, ... } }, a level for each dot in a name
@@ -78,13 +79,19 @@ export function softmax(row) {
   return row;
 }
 
-// hrm.core.layers.relation_classes of `agreement`: the relation of every pair [S, S], as its number instead of one-hot
-export function relation_classes(coordinates, prefix) {
-  const places = [...Array(prefix).fill(null), ...coordinates];
-  const pattern = places.flatMap((a) => places.map((b) =>
-    a && b ? a.reduce((sum, value, f) => sum + (value === b[f] ? 2 ** f : 0), 0) : -1));
-  const kinds = [...new Set(pattern)].sort((a, b) => a - b);
-  return Uint8Array.from(pattern, (kind) => kinds.indexOf(kind));
+// hrm.core.layers.agreement: which coordinates agree, as the kind of a pair. Kinds are lists: for each position those
+// that it sees, as [position, kind]; a pair that is hidden, there a kind below 0, stands in no list.
+export const agreement = (coordinates) => coordinates.map((a) => coordinates.map((b, at) =>
+  [at, a.reduce((sum, value, f) => sum + (value === b[f] ? 2 ** f : 0), 0)]));
+
+// hrm.core.layers.relation_classes: what each position sees, with the number of the relation instead of one-hot
+export function relation_classes(kinds, prefix) {
+  const before = (many) => Array.from({ length: many }, (_, at) => [at, -1]), all = before(prefix + kinds.length);
+  const inside = kinds.map((row) => [...before(prefix), ...row.map(([at, kind]) => [prefix + at, kind])]);
+  const rows = [...before(prefix).map(() => all), ...inside];
+  const found = [...new Set(rows.flatMap((row) => row.map(([, kind]) => kind)))].sort((a, b) => a - b);
+  return rows.map((row) => ({ keys: Uint16Array.from(row, ([at]) => at),
+    classes: Uint8Array.from(row, ([, kind]) => found.indexOf(kind)) }));
 }
 
 // hrm.core.layers.Rotary: rows of width K, those of the places from `start` on, each pair turned by an angle; in place
@@ -97,34 +104,31 @@ export function rotary(x, K, start, theta) {
   return x;
 }
 
-// hrm.core.layers.Cache: what the places so far leave behind, an array for each `extend` of a pass, in that order
-export class Cache {
-  constructor(positions) { Object.assign(this, { positions, length: 0, place: 0, kept: [] }); }
-  advance(places) { Object.assign(this, { length: this.length + places, place: 0 }); }
-  extend(rows, K) { // [s, K] of the next places; [length + s, K] of all so far
-    const all = (this.kept[this.place++] ??= new Float32Array(this.positions * K)), from = this.length * K;
-    all.set(rows, from);
-    return all.subarray(0, from + rows.length);
-  }
-}
-
-// hrm.core.layers.Attention: how much one position takes from another depends on query, key and their relation;
-// with a cache on their places instead, and it sees those before itself: T positions, of which the last S are new
+// hrm.core.layers.Attention: how much one position takes from another that it sees depends on query, key and their
+// relation; with a cache on their places instead, and it sees those before itself: T positions, the last S are new
 export function attention({ qkv_proj, o_proj, relation_bias }, x, { num_heads: H, relations, cache, rope_theta }) {
-  const D = o_proj.weight.shape[0], K = D / H, S = x.length / D, start = cache?.length ?? 0, T = start + S;
-  const out = new Float32Array(S * D), matrix = (values, I) => ({ weight: { shape: [values.length / I, I], values } });
+  const D = o_proj.weight.shape[0], K = D / H, S = x.length / D, start = cache?.length ?? 0;
+  const out = new Float32Array(S * D), scores = new Float32Array(start + S);
+  const matrix = (values) => ({ weight: { shape: [K, D], values } });
   for (let h = 0; h < H; h++) {
     const bias = relation_bias?.values.subarray(h * relation_bias.shape[1]), from = (row) => (row * D + h * K) * D;
     let [query, key, value] = [0, 1, 2].map((row) =>
-      linear(x, matrix(qkv_proj.weight.values.subarray(from(row), from(row) + K * D), D))); // [S, K]
+      linear(x, matrix(qkv_proj.weight.values.subarray(from(row), from(row) + K * D)))); // [S, K]
     if (cache) [query, key] = [query, key].map((rows) => rotary(rows, K, start, rope_theta));
     if (cache) [key, value] = [key, value].map((rows) => cache.extend(rows, K)); // [T, K]
-    const scores = linear(query, matrix(key, K)); // [S, T]
     for (let s = 0; s < S; s++) {
-      const row = scores.subarray(s * T, s * T + (cache ? start + s + 1 : T)), mixed = out.subarray(s * D + h * K);
-      for (let t = 0; t < row.length; t++) row[t] = row[t] / Math.sqrt(K) + (bias ? bias[relations[s * T + t]] : 0);
+      const { keys, classes } = relations?.[s] ?? {}, row = scores.subarray(0, keys ? keys.length : start + s + 1);
+      for (let at = 0, q = s * K; at < row.length; at++) {
+        const t = (keys ? keys[at] : at) * K;
+        let sum = 0;
+        for (let k = 0; k < K; k++) sum += query[q + k] * key[t + k];
+        row[at] = sum / Math.sqrt(K) + (bias ? bias[classes[at]] : 0);
+      }
       softmax(row);
-      for (let t = 0; t < row.length; t++) for (let k = 0; k < K; k++) mixed[k] += row[t] * value[t * K + k];
+      for (let at = 0, to = s * D + h * K; at < row.length; at++) {
+        const t = (keys ? keys[at] : at) * K, share = row[at];
+        for (let k = 0; k < K; k++) out[to + k] += share * value[t + k];
+      }
     }
   }
   return linear(out, o_proj);
@@ -161,6 +165,13 @@ export function recur({ H_level, L_level }, z_H, z_L, x, context) {
   return [z_H, z_L];
 }
 
+// hrm.core.hrm.HRMInner.cycles and hrm.core.trm.TRMInner.cycles: on two states, or as many steps on a single one
+export function cycles(inner, z_H, z_L, x, context) {
+  if (context.latents !== 1) return recur(inner, z_H, z_L, x, context);
+  for (let left = context.H_cycles * (context.L_cycles + 1); left; left--) z_H = level(inner.L_level, z_H, x, context);
+  return [z_H, z_L];
+}
+
 // hrm.core.hrm.HRMInner.embed: the puzzle embedding in front, a row of the table for each token, all times sqrt(D)
 export function embed({ embed_tokens: { embedding_weight: table }, puzzle_emb }, tokens, prefix, D) {
   const x = new Float32Array((prefix + tokens.length) * D);
@@ -170,9 +181,10 @@ export function embed({ embed_tokens: { embedding_weight: table }, puzzle_emb },
 }
 
 // hrm.core.hrm.HRM.start: the carry of a new board, or of the next places of a text: its input, and the initial states
-export function start({ inner, config }, tokens, coordinates, cache) {
-  const D = config.hidden_size, prefix = Math.ceil(config.puzzle_emb_ndim / D), x = embed(inner, tokens, prefix, D);
-  const context = { ...config, prefix, cache, relations: coordinates && relation_classes(coordinates, prefix) };
+export function start({ inner, config }, tokens, kinds, cache) {
+  const D = config.hidden_size, prefix = config.puzzle_emb_len || Math.ceil(config.puzzle_emb_ndim / D);
+  const context = { ...config, prefix, cache, relations: kinds && relation_classes(kinds, prefix) };
+  const x = embed(inner, tokens, prefix, D);
   const [z_H, z_L] = [inner.H_init, inner.L_init].map(({ values }) => x.map((_, at) => values[at % D]));
   return { z_H, z_L, x, context };
 }
@@ -180,15 +192,7 @@ export function start({ inner, config }, tokens, coordinates, cache) {
 // hrm.core.hrm.HRM.forward: one segment; the next carry, logits [S, V] and q_halt
 export function forward({ inner }, { z_H, z_L, x, context }) {
   const D = context.hidden_size, read = context.causal ? z_H.length - D : 0; // whose state the halting head sees
-  [z_H, z_L] = recur(inner, z_H, z_L, x, context);
+  [z_H, z_L] = cycles(inner, z_H, z_L, x, context);
   const logits = linear(z_H.subarray(context.prefix * D), inner.lm_head);
   return { carry: { z_H, z_L, x, context }, logits, q_halt: linear(z_H.subarray(read, read + D), inner.q_head)[0] };
-}
-
-// hrm.core.generate.HRMDecoder.feed: the next tokens of a text; logits [S, V] of what follows each of them
-export function feed(model, cache, tokens) {
-  let carry = start(model, tokens, null, cache), logits;
-  for (let at = 0; at < model.config.halt_max_steps; at++) ({ carry, logits } = forward(model, carry));
-  cache.advance(tokens.length);
-  return logits;
 }

@@ -1,12 +1,13 @@
 // The front page's Sudoku: a board to type into, and what the model makes of it, segment by segment.
 import * as board from "./board.js";
-import { ask, part, read, say, STILL, wait } from "./page.js";
+import { ask, curve, part, read, say, STILL, wait } from "./page.js";
+import { generator } from "./random.js";
 
 const TRIES = 16; // looks at a puzzle, the first as it is, the others in disguise; as many as in the book's figures
 const PATIENCE = 4; // hrm.sudoku.evaluate.PATIENCE: times the trained segments that a look may take
 const PACE = 60; // least milliseconds of a segment of the first look, so that it can be seen
 
-const reading = read("sudoku");
+const reading = read("sudoku"), kinds = board.kinds();
 const cell = '<div role="gridcell"><input inputmode="numeric" autocomplete="off" tabindex="-1"></div>';
 part("board").innerHTML = `<div class="row" role="row">${cell.repeat(9)}</div>`.repeat(9);
 const inputs = [...part("board").querySelectorAll("input")];
@@ -38,19 +39,7 @@ function draw() {
     `Segment ${seen + 1} of ${frames.length}${frame.look ? `, in disguise ${frame.look}` : ""}: ` +
     `${moved.filter(Boolean).length} ${before ? "changed" : "filled"}, ${wrong.size || "none"} wrong, ` +
     `halting probability ${frame.halt.toFixed(2)}`;
-  part("lines").innerHTML = curve();
-}
-
-// Halting probability against segment, a line for each look: what changes of an SVG that is part of the page
-function curve() {
-  const longest = Math.max(8, frames.length), enough = meta.halting_threshold ?? 2; // 2 is out of sight
-  const x = (at) => 44 + 284 * at / (longest - 1), y = (p) => 134 - 124 * p, point = frames[seen];
-  const step = [1, 2, 5, 10, 20, 50, 100, 200].find((step) => 8 * step >= longest);
-  const line = frames.map(({ look, halt }, at) => `${look === frames[at - 1]?.look ? "L" : "M"}${x(at)} ${y(halt)}`);
-  const ticks = [...Array(longest).keys()].filter((at) => at === 0 || (at + 1) % step === 0);
-  return ticks.map((at) => `<text x="${x(at)}" y="150">${at + 1}</text>`).join("") +
-    `<path class="enough" d="M44 ${y(enough)}H328"/><path class="line" d="${line.join("")}"/>` +
-    (point ? `<path class="here" d="M${x(seen)} 10V134"/><circle cx="${x(seen)}" cy="${y(point.halt)}" r="5"/>` : "");
+  part("lines").innerHTML = curve(frames, seen, meta.halting_threshold);
 }
 
 // A puzzle onto the board, in place of any other and of what was thought about it; whether it can be thought about
@@ -76,7 +65,7 @@ async function solve(text) {
     part("text").ariaInvalid = true;
     return say(error.message, "bad");
   }
-  const mine = turn, random = board.generator(0);
+  const mine = turn, random = generator(0);
   say("The model is on its way.", "busy");
   try {
     meta = await reading;
@@ -100,10 +89,10 @@ async function think(look, disguise, mine) {
   const tokens = board.tokens(board.apply_symmetry(clues, disguise));
   let passed;
   for (let at = 0; at < PATIENCE * trained && !(passed < at); at++) {
-    const asked = ask("think", at ? null : tokens), least = look || at >= trained ? 0 : PACE;
+    const asked = ask("think", at ? {} : { tokens, kinds }), least = look || at >= trained ? 0 : PACE;
     const [{ answer, sure, halt }] = await Promise.all([asked, wait(least)]);
     if (turn !== mine) return;
-    const found = board.apply_symmetry(answer, back), wrong = board.check(clues, found);
+    const found = board.apply_symmetry(board.digits(answer), back), wrong = board.check(clues, found);
     frames.push({ look, answer: found, sure: back.cells.map((cell) => sure[cell]), halt, wrong });
     if (!wrong.length) passed ??= at + 1;
     if (following) seen = first + (wrong.length && passed ? passed - 1 : at);

@@ -1,6 +1,6 @@
 // Text: its ids, and how a model goes on from them, under the names of hrm.core.tokens and hrm.core.generate.
-import { generator } from "./board.js";
-import { Cache, feed, softmax } from "./hrm.js";
+import { forward, softmax, start } from "./hrm.js";
+import { generator } from "./random.js";
 
 const WORD = /[\p{L}\p{N}_]+|[^\p{L}\p{N}_\s]/gu, CLOSING = [...".,;:!?)]}'"], OPENING = [..."([{"];
 const likeliest = (shares) => [...shares.keys()].sort((a, b) => shares[b] - shares[a]);
@@ -19,6 +19,25 @@ export function tokenizer_from({ kind, specials, tokens, unknown = "unk" }) {
 // hrm.core.tokens.encode_chat
 export const encode_chat = ({ names, encode }, turns, speaker) => [names.indexOf("<sos>"), ...turns.flatMap((turn) =>
   [names.indexOf(`<${turn.role}>`), ...encode(turn.content), names.indexOf("<eos>")]), names.indexOf(`<${speaker}>`)];
+
+// hrm.core.layers.Cache: what the places so far leave behind, an array for each `extend` of a pass, in that order
+export class Cache {
+  constructor(positions) { Object.assign(this, { positions, length: 0, place: 0, kept: [] }); }
+  advance(places) { Object.assign(this, { length: this.length + places, place: 0 }); }
+  extend(rows, K) { // [s, K] of the next places; [length + s, K] of all so far
+    const all = (this.kept[this.place++] ??= new Float32Array(this.positions * K)), from = this.length * K;
+    all.set(rows, from);
+    return all.subarray(0, from + rows.length);
+  }
+}
+
+// hrm.core.generate.HRMDecoder.feed: the next tokens of a text; logits [S, V] of what follows each of them
+export function feed(model, cache, tokens) {
+  let carry = start(model, tokens, null, cache), logits;
+  for (let at = 0; at < model.config.halt_max_steps; at++) ({ carry, logits } = forward(model, carry));
+  cache.advance(tokens.length);
+  return logits;
+}
 
 // hrm.core.generate.probabilities: what is drawn from
 export function probabilities(logits, { temperature, top_p }) {

@@ -1,19 +1,19 @@
 // Runs a model beside the page, a step for each question, so that the page never waits and can change its mind.
-import { coordinates, digits } from "./board.js";
 import { forward, read, softmax, start } from "./hrm.js";
 
 let model, carry, next;
 const answers = {
   read: async (folder) => (model = await read(folder)).meta,
 
-  // One more segment of a new puzzle, or of the one before: likeliest digits, how sure they are, halting probability
-  think(tokens) {
-    if (tokens) carry = start(model, tokens, coordinates());
-    const { carry: next, logits, q_halt } = forward(model, carry), V = logits.length / 81;
-    const chances = coordinates().map((_, cell) => softmax(logits.subarray(V * cell, V * cell + V)));
-    const sure = chances.map((row) => Math.max(...row)), answer = chances.map((row, cell) => row.indexOf(sure[cell]));
+  // One more segment of a new board, or of the one before: the likeliest token of each cell, how sure it is, how likely
+  // the one that is asked for is there, and the halting probability
+  think({ tokens, kinds, asked = 0 }) {
+    if (tokens) carry = start(model, tokens, kinds);
+    const { carry: next, logits, q_halt } = forward(model, carry), V = model.inner.lm_head.weight.shape[0];
+    const chances = Array.from({ length: logits.length / V }, (_, at) => softmax(logits.subarray(V * at, V * at + V)));
+    const sure = chances.map((row) => Math.max(...row)), answer = chances.map((row, at) => row.indexOf(sure[at]));
     carry = next;
-    return { answer: digits(answer), sure, halt: 1 / (1 + Math.exp(-q_halt)) };
+    return { answer, sure, likely: chances.map((row) => row[asked]), halt: 1 / (1 + Math.exp(-q_halt)) };
   },
 
   // One more token of a new text, or of the one before
