@@ -57,6 +57,7 @@ $(READY): .venv/.locked pyproject.toml
 	$(PIP) --no-deps --no-build-isolation -e .
 	@test -e .git || $(BIN)/dvc config --local core.no_scm true
 	@$(BIN)/python -m hrm.tools.stage plots
+	-@$(BIN)/hrm try >/dev/null  # what is compiled on first use is kept: the first try is as quick as the second
 	@touch $@
 
 # The locked requirements: by uv, which is some five times as fast and is in the lock itself, and by pip where uv cannot.

@@ -20,6 +20,7 @@ the best of three on a seed that is not among those that count and on 300 held-o
 import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import hrm.core  # noqa: F401  sets what must be set before torch is imported
@@ -190,20 +191,28 @@ def measure(name: str, boards: Boards, seeds: int, share: float, rates: dict[str
     return {"boards": vars(boards) | {"counted": len(counted)}, "depths": DEPTHS, "models": rows}
 
 
+def kept(out: Path, names: list[str], share: float) -> dict[str, dict]:
+    "What an earlier record says of the classes that are not asked for now, measured for the same arithmetic."
+    record = json.loads(out.read_text()) if out.is_file() else {"share": None}
+    others = [name for name in BOARDS if name not in names and name in record.get("boards", {})]
+    return {name: record["boards"][name] for name in others} if record["share"] == share else {}
+
+
 def main(
     seeds: Annotated[int, typer.Option(min=2, help="runs of each model")] = 5,
     share: Annotated[float, typer.Option(min=1e-4, max=1.0, help="of the arithmetic")] = 1.0,
-    boards: Annotated[list[str] | None, typer.Option(help="which; all without it")] = None,
+    boards: Annotated[list[str] | None, typer.Option(help="which; the others stay as the record has them")] = None,
     out: Annotated[str, typer.Option(help="where the record goes")] = "reports/benchmarks/hierarchy.json",
 ) -> None:
     """Exact accuracy of HRM, TRM and five controls at equal training arithmetic."""
     names = boards or list(BOARDS)
     if strange := [name for name in names if name not in BOARDS]:
         raise SystemExit(f"hierarchy: --boards {strange[0]}; allowed: {', '.join(BOARDS)}")
-    began, found, rates = time.perf_counter(), {}, {}
-    for name in names:
-        found[name] = measure(name, BOARDS[name], seeds, share, rates)
-        rates = {model: row["rate"] for model, row in found[name]["models"].items()} | rates
+    began, found, rates = time.perf_counter(), kept(root() / out, names, share), {}
+    for name in BOARDS:
+        if name in names:
+            found[name] = measure(name, BOARDS[name], seeds, share, rates)
+        rates = {model: row["rate"] for model, row in found.get(name, {"models": {}})["models"].items()} | rates
     about = {"unit": "share", "stage": "benchmarks/hierarchy", "profile": "laptop", "machine": machine_name()}
     figures = {}
     for name, record in found.items():

@@ -5,9 +5,11 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from hrm.core.config import ConfigError, section
 from hrm.core.device import pick, seeded
 from hrm.core.hrm import HRM, ArchConfig
 from hrm.core.run import StepRun
+from hrm.core.trm import TRM
 from hrm.sudoku.model import build as build_board
 from hrm.sudoku.train import TrainConfig
 
@@ -32,6 +35,7 @@ PROGRAMS = (
     "shakespeare",
     "grokking",
     "hierarchy",
+    "maze_labels",
     "kills",
     "precision",
     "commands",
@@ -473,18 +477,28 @@ def test_hierarchy_compares_at_equal_arithmetic(program, tmp_path, monkeypatch, 
     assert capsys.readouterr().out.replace("again", "record") == before
     assert json.loads((tmp_path / "again.json").read_text())["boards"] == record["boards"]
 
+    few = replace(small, models=("hrm", "single"))
+    monkeypatch.setattr(hierarchy, "BOARDS", {"6x6": small, "9x9": few})
+    shutil.rmtree(tmp_path / "data")
+    hierarchy.main(seeds=2, share=1.0, boards=["9x9"], out="record.json")
+    both = json.loads((tmp_path / "record.json").read_text())
+    assert both["boards"]["6x6"] == record["boards"]["6x6"], "kept, though its runs are gone"
+    assert not list(tmp_path.rglob("*tuning*")), "the rates are those of the record"
+    assert {name: row["rate"] for name, row in both["boards"]["9x9"]["models"].items()} == {
+        name: rows[name]["rate"] for name in few.models
+    }
+    assert set(both["figures"]) - set(record["figures"]) == {f"sudoku.hierarchy.9x9.{n}.exact" for n in few.models}
+
 
 def test_every_recipe_of_the_speedrun_can_be_run(program):
     speedrun = program("speedrun")
     for goal in speedrun.GOALS.values():
         base = section("laptop", "sudoku.train", TrainConfig).runs[goal["run"]]
-        made = {}
-        for name, (_, changes) in speedrun.ROWS.items():
-            made[name] = base
-            for change in changes:
-                made[name] = made[name].varied(change)
-            build_board(made[name].arch, 9, seeded(0), pick("cpu"))
-        assert made.pop("without float32 Newton-Schulz") == made.pop("ours") == base
+        made = {name: speedrun.recipe(goal, changes) for name, (_, changes) in speedrun.ROWS.items()}
+        models = {name: build_board(one.arch, 9, seeded(0), pick("cpu")) for name, one in made.items()}
+        assert type(models["with two modules"]) is type(models["official HRM"]) is HRM and type(models["ours"]) is TRM
+        assert made.pop("without float32 Newton-Schulz") == made.pop("ours")
+        assert made["with two modules"] == base.varied({"arch": {"model": "hrm"}}) or goal["run"] == "newspaper"
         assert len({one.model_dump_json() for one in made.values()}) == len(made)
         official = made["official HRM"]
         assert (official.arch.gradient, official.arch.halting, official.optim.lr) == ("one_step", "q", 1e-4)

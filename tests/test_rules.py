@@ -440,6 +440,9 @@ def test_every_section_of_every_profile_is_valid():
 NAMED = {  # section -> where names stand in it: `{}` the keys of a mapping, `[]` the items of a list, `*` the last key
     "sudoku.data": ("sets{}",),
     "sudoku.train": ("runs{}", "runs.*.set"),
+    "maze.data": ("sets{}",),
+    "maze.train": ("runs{}", "runs.*.set"),
+    "maze.evaluate": ("run", "braided", "sets[]"),
     "dialogue.train": ("runs{}", "runs.*.set", "runs.*.after", "runs.*.weights"),
     "dialogue.ablate": (
         "base.set",

@@ -26,6 +26,7 @@ from hrm.core.layers import (
     Block,
     CastedEmbedding,
     CastedLinear,
+    Near,
     Rotary,
     SparseEmbedding,
     relation_classes,
@@ -97,14 +98,15 @@ def _positions(inner: nn.Module, kinds: Tensor | None, positions: int, generator
     if c.pos_encodings == "learned":
         inner.embed_pos = CastedEmbedding(positions, c.hidden_size, 1 / inner.embed_scale, inner.dtype, generator)
     if c.pos_encodings != "relations":
-        inner.relations = inner.hidden = None
+        inner.relations = inner.near_keys = None
         return 0
     if kinds is None or kinds.shape != (c.seq_len, c.seq_len):
         found = "none" if kinds is None else list(kinds.shape)
         raise ValueError(f"pos_encodings 'relations' needs the kinds of pairs of {c.seq_len} positions, found {found}")
-    for name, table in zip(("relations", "hidden"), relation_classes(kinds, inner.prefix)):
+    relations, near = relation_classes(kinds, inner.prefix)
+    for name, table in zip(("relations", "near_keys", "near_classes"), (relations, *(near or (None, None)))):
         inner.register_buffer(name, table, persistent=False)
-    return len(inner.relations)
+    return len(relations)
 
 # %% ../../nbs/core/12_hrm.ipynb #cc725407
 class HRMInner(nn.Module):
@@ -191,7 +193,7 @@ def embed(
 def _context(self: HRMInner, valid: Tensor | None) -> dict:
     "Keyword arguments of every block; `padding` only where something is padded, so that other calls stay as they are."
     context = dict(rotary=self.rotary, relations=self.relations)
-    context |= {} if self.hidden is None else {"hidden": self.hidden}
+    context |= {} if self.near_keys is None else {"near": Near(self.near_keys, self.near_classes)}
     return context if valid is None else context | {"padding": F.pad(valid, (self.prefix, 0), value=True)}
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHARS', 'WALL', 'OPEN', 'START', 'GOAL', 'PATH', 'TOKENS', 'from_text', 'to_text', 'unmarked', 'degrees', 'distances',
-           'Solved', 'solve', 'junctions', 'changed', 'marks', 'Flaw', 'violations', 'check']
+           'Solved', 'solve', 'junctions', 'fill', 'changed', 'marks', 'Flaw', 'violations', 'check']
 
 # %% ../../nbs/maze/00_rules.ipynb #fddd46eb
 from typing import NamedTuple
@@ -175,6 +175,42 @@ def junctions(
 ) -> np.ndarray:  # [N] int64
     "Marked cells from which more than two ways lead."
     return ((np.asarray(labels) == PATH) & (degrees(labels) > 2)).sum((-2, -1))
+
+# %% ../../nbs/maze/00_rules.ipynb #8f5f0607
+@njit(cache=True)
+def _fill(free, ends, width, rounds):
+    "The round of each cell, in place; free [N, S] is used up."
+    S = free.shape[1]
+    found = np.empty(S, np.int64)
+    for row in range(len(free)):
+        for turn in range(1, S + 1):
+            many = 0
+            for cell in range(S):
+                if not free[row, cell] or ends[row, cell]:
+                    continue
+                ways = 0
+                for way in range(4):
+                    other = _beside(cell, way, width, S)
+                    if other >= 0 and free[row, other]:
+                        ways += 1
+                if ways <= 1:
+                    found[many] = cell
+                    many += 1
+            if many == 0:
+                break
+            for at in range(many):
+                free[row, found[at]], rounds[row, found[at]] = False, turn
+
+
+def fill(
+    mazes: np.ndarray,  # [N, h, w] token ids
+) -> np.ndarray:  # [N, h, w] int64; 0 for walls and for what is never a dead end
+    "The round in which each cell turns out to be a dead end."
+    mazes = np.asarray(mazes)
+    N, h, w = mazes.shape
+    rounds, flat = np.zeros((N, h * w), np.int64), mazes.reshape(N, h * w)
+    _fill(flat != WALL, (flat == START) | (flat == GOAL), w, rounds)
+    return rounds.reshape(mazes.shape)
 
 # %% ../../nbs/maze/00_rules.ipynb #b3b82690
 def changed(

@@ -10,7 +10,7 @@ import os
 import sys
 
 from .commands import books, learning, studies  # noqa: F401  they add verbs to text and routing
-from .commands import checkpoints, dialogue, first, machine, memory, puzzle, routing, sudoku, sweep, text
+from .commands import checkpoints, dialogue, first, machine, maze, memory, puzzle, routing, sudoku, sweep, text
 from .commands.chat import chat_command
 from .commands.common import group
 
@@ -18,6 +18,7 @@ from .commands.common import group
 app = group("The Hierarchical Reasoning Model and its relatives.", "hrm")
 GROUPS = {
     "sudoku": sudoku,
+    "maze": maze,
     "puzzle": puzzle,
     "dialogue": dialogue,
     "routing": routing,

@@ -16,6 +16,7 @@ from .pages import Page, markdown_cell
 CAPTIONS = {  # system -> caption; others are called by their folder
     "environment": "This machine",
     "machine": "This machine",
+    "maze": "Mazes",
     "dialogue": "Conversations",
     "puzzle": "Any grid puzzle",
     "memory": "Questions",

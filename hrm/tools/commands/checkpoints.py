@@ -20,7 +20,7 @@ from .opening import LOADERS, find_checkpoint
 
 # %% ../../../nbs/tools/commands/13_checkpoints.ipynb #710d541d
 def _cells(config):
-    "Kinds of the pairs of cells where the model looks at relations. Raises `ConfigError` for what is no board's length."
+    "Kinds of pairs of cells where the model looks at relations. Raises `ConfigError` for what is no board's length."
     if config.pos_encodings != "relations":
         return None
     from hrm.sudoku.model import kinds

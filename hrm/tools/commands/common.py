@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Profile', 'Seed', 'AsJson', 'Strict', 'Compiled', 'OfficialConfig', 'Segments', 'group', 'complete_profile',
-           'optional', 'table_text', 'plain']
+           'optional', 'given_text', 'table_text', 'plain']
 
 # %% ../../../nbs/tools/commands/00_common.ipynb #63ccb77a
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -57,6 +58,27 @@ OfficialConfig = optional(
     Path, "configuration of a file of the original, JSON or YAML in the official names", exists=True, dir_okay=False
 )
 Segments = optional(int, "segments that every example may take", "as many as in training", min=1)
+
+# %% ../../../nbs/tools/commands/00_common.ipynb #150b2669
+def given_text(
+    argument: str | None,  # the text itself; - is standard input
+    file: Path | None,  # where it stands; - is standard input
+    noun: str,  # what it is, for messages
+) -> tuple[bytes, str]:
+    "The text and where it is from. Raises `ConfigError` for both at once or none at a terminal."
+    if argument is not None and file is not None:
+        raise ConfigError(f"found a {noun} and --file; allowed: one of the two")
+    if file is not None and str(file) != "-":
+        if not file.is_file():
+            raise ConfigError(f"{file}: no such file")
+        return file.read_bytes(), str(file)
+    if argument not in (None, "-"):
+        if "\n" not in argument and Path(argument).is_file():
+            raise ConfigError(f"{argument}: a file, not a {noun}; give it with --file")
+        return argument.encode(), noun
+    if sys.stdin.isatty():
+        raise ConfigError(f"no {noun}; give one as argument, in a file (--file) or on standard input")
+    return sys.stdin.buffer.read(), "standard input"
 
 # %% ../../../nbs/tools/commands/00_common.ipynb #1381b2c2
 def table_text(

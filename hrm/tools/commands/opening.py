@@ -19,6 +19,7 @@ from ...core.config import ConfigError, root
 # %% ../../../nbs/tools/commands/01_opening.ipynb #d9e26879
 LOADERS = {  # system -> the function that rebuilds its models
     "sudoku": "hrm.sudoku.model:load",
+    "maze": "hrm.maze.model:load",
     "puzzle": "hrm.puzzle.model:load",
     "arc": "hrm.arc.model:load",
     "dialogue": "hrm.dialogue.model:load",
@@ -31,6 +32,7 @@ PIPELINE = {  # system, or one kind of its models -> what `make repro` leaves
     "sudoku": "data/laptop/sudoku/train/newspaper/best",
     "sudoku_4x4": "data/laptop/sudoku/train/4x4/best",
     "sudoku_6x6": "data/laptop/sudoku/train/6x6/best",
+    "maze": "data/laptop/maze/train/maze/best",
     "dialogue": "data/laptop/dialogue/train/phase4/final",
     "routing": "data/laptop/routing/train/hrm-0/final",
     "text": "data/laptop/text/train/books/best",

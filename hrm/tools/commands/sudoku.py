@@ -22,6 +22,7 @@ from hrm.tools.commands.common import (
     Profile,
     Seed,
     Segments,
+    given_text,
     group,
     optional,
     plain,
@@ -132,23 +133,6 @@ def evaluate_command(
         write_atomic(as_json, dump(told | {"levels": [plain(row) for row in found.to_dict("records")]}))
 
 # %% ../../../nbs/tools/commands/03_sudoku.ipynb #6bcb40d8
-def _puzzle(argument: str | None, file: Path | None) -> tuple[bytes, str]:
-    "The text of the puzzles and where it is from. Raises `ConfigError` for both at once or none at a terminal."
-    if argument is not None and file is not None:
-        raise ConfigError("found a puzzle and --file; allowed: one of the two")
-    if file is not None and str(file) != "-":
-        if not file.is_file():
-            raise ConfigError(f"{file}: no such file")
-        return file.read_bytes(), str(file)
-    if argument not in (None, "-"):
-        if Path(argument).is_file():
-            raise ConfigError(f"{argument}: a file, not a puzzle; give it with --file")
-        return argument.encode(), "puzzle"
-    if sys.stdin.isatty():
-        raise ConfigError("no puzzle; give one as argument, in a file (--file) or on standard input")
-    return sys.stdin.buffer.read(), "standard input"
-
-
 _UNIQUE = "refuse a puzzle that has several solutions  [default: find one, and say so]"
 _ROWS = "81 (36, 16) characters, row by row; . or 0 is a blank  [default: standard input]"
 
@@ -167,7 +151,7 @@ def solve_command(
     "Solve a puzzle and print the grid after each segment. Exit code 0 if it is solved, 1 if not, 2 for wrong input."
     from hrm.sudoku.solve import puzzles_of, solve_puzzles
 
-    text, name = _puzzle(puzzle, file)
+    text, name = given_text(puzzle, file, "puzzle")
     data, opened = _opened(checkpoint, config, lambda: puzzles_of(text, name, unique))
     model, colors = opened.loaded[0], sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     solved = solve_puzzles(data, name, model, opened.path, segments, sys.stdout, tries, seed, colors)
