@@ -33,7 +33,8 @@ from hrm.tools.commands.opening import PIPELINE, SHIPPED
 
 FILES = {name: f"exchange_{name}_200.csv" for name in ("easy", "medium", "hard", "diabolical")}
 FILES["extreme_dev"] = "extreme_dev_500.csv"
-DEPTHS = (1, 2, 4)  # times the trained segments
+DEPTHS = (1, 2, 4, 8)  # times the trained segments, of one run
+PATIENCE = 4  # of an attempt, which ends as soon as its answer passes
 
 
 def files(folder: Path) -> dict[str, Path]:
@@ -81,7 +82,7 @@ def measure(model, data: Puzzles, seeds: int, tries: int, tried_seeds: int, rng:
     began = time.perf_counter()
     right = one_run(model, data, deepest, seeds)
     speed = deepest * len(data) * seeds / (time.perf_counter() - began)
-    numbers = tried(model, data, tries, deepest, tried_seeds)
+    numbers = tried(model, data, tries, trained * PATIENCE, tried_seeds)
     budgets = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= tries]
     return {
         "puzzles": len(data),

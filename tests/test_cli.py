@@ -616,6 +616,8 @@ WRITERS = {  # command -> its words before the folder, and where in the folder t
     ("train",): (["--run", "4x4", "--data", "{data}", "--out"], "4x4"),
     ("maze", "data"): (["--out"], "."),
     ("maze", "train"): (["--run", "maze", "--data", "{data}", "--out"], "maze"),
+    ("puzzle", "data"): (["--rules", "latin_5", "--out"], "."),
+    ("puzzle", "train"): (["--rules", "latin_5", "--out"], "."),
     ("dialogue", "data"): (["--out"], "."),
     ("dialogue", "train"): (["--run", "phase1_corrected", "--out"], "phase1_corrected"),
     ("memory", "data"): (["--out"], "."),

@@ -72,7 +72,7 @@ def data_command(
         f"{made['skipped']} bad rows skipped, {made['shared']} shared up to symmetry -> {folder}"
     )
 
-# %% ../../../nbs/tools/commands/18_puzzle.ipynb #6e10f546
+# %% ../../../nbs/tools/commands/18_puzzle.ipynb #11f25866
 @app.command("train")
 def train_command(
     rules: RuleOption,
@@ -81,7 +81,7 @@ def train_command(
     out: optional(Path, "folder for the finished run", "data/<profile>/puzzle/own/<rules>/run") = None,
     resume: optional(Path, "folder for runs in progress", "data/resume") = None,
 ):
-    "Train by a rule file. Ctrl-C or SIGTERM saves the state (exit code 130); the same command goes on from there."
+    "Train a model by a rule file. Ctrl-C or SIGTERM saves the state (exit code 130); the same command goes on."
     from hrm.core.resume import replaceable
     from hrm.core.task import Options
     from hrm.puzzle.data import build, load
