@@ -95,7 +95,8 @@ def _opened(given: Path | None, data: Any, segments: int | None) -> tuple[Opened
 
     opened = open_checkpoint(given, ("maze",), shape=data.shape)
     model, told, _ = opened.loaded
-    return opened, segments or depth(model.config.halt_max_steps, told.shape, data.shape)
+    usual = model.config.halt_mean_steps or model.config.halt_max_steps
+    return opened, segments or depth(round(usual), told.shape, data.shape)
 
 
 @app.command("evaluate")
