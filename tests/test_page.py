@@ -97,8 +97,8 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory):
-    "The address of the same, with a model that says it was trained for one segment, so that its looks are short."
-    with page.served(place(tmp_path_factory.mktemp("impatient"), halt_max_steps=1)) as (address, _):
+    "The address of the same, with a model that says it was trained for two segments, so that its looks are short."
+    with page.served(place(tmp_path_factory.mktemp("impatient"), halt_max_steps=2)) as (address, _):
         yield address
 
 
@@ -556,7 +556,7 @@ def test_the_answer_is_right_and_every_segment_can_be_seen(tab):
 
 
 def test_disguises_are_counted(browser, impatient):
-    "Four segments are too few for some puzzles as they are, and enough in one disguise or another."
+    "Eight segments are too few for some puzzles as they are, and enough in one disguise or another."
     tab = browser.new_page()
     tab.goto(impatient)
     for puzzle in options()["easy"] + options()["medium"]:
@@ -569,7 +569,7 @@ def test_disguises_are_counted(browser, impatient):
     line = tab.get_attribute("#sudoku .curve .line", "d")
     looks = [len(re.findall("[ML]", f"M{part}")) for part in line.split("M")[1:]]
     disguise, segments = map(int, found.groups())
-    assert looks[:-1] == [4] * disguise and looks[-1] == min(segments + 1, 4)
+    assert looks[:-1] == [8] * disguise and looks[-1] == min(segments + 1, 8)
     assert f"in disguise {disguise}:" in tab.inner_text("#sudoku .detail")
     tab.close()
 
