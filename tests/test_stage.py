@@ -375,6 +375,8 @@ def written_lock() -> bytes:
 
 
 LOCK = written_lock()
+LAST = re.findall(rb"^  (\w+)@laptop:$", LOCK, re.M)[-1].decode()  # the stage that was added last
+HEADER = LOCK.rindex(f"\n  {LAST}@laptop:".encode()) + 1
 
 
 @pytest.fixture
@@ -429,25 +431,23 @@ def test_every_part_of_a_lock_file_is_restored(locked, capfd):
 
 
 def test_a_new_stage_that_was_cut_is_not_kept(locked):
-    header = LOCK.rindex(b"\n  memory_evaluate@laptop:") + 1
-    (locked / "dvc.lock").write_bytes(LOCK[:header])  # before the last stage ran for the first time
+    (locked / "dvc.lock").write_bytes(LOCK[:HEADER])  # before the last stage ran for the first time
     (locked / "data/.partial/dvc.lock").unlink()
     lock.keep_lock()
-    lines = [place.end() for place in re.finditer(b"\n", LOCK) if header < place.end() < len(LOCK)]
+    lines = [place.end() for place in re.finditer(b"\n", LOCK) if HEADER < place.end() < len(LOCK)]
     for end in (*lines[:3], *lines[3:-6:8], *lines[-6:]):
         (locked / "dvc.lock").write_bytes(LOCK[:end])
         lock.keep_lock(seconds=0)
-        assert (locked / "dvc.lock").read_bytes() == LOCK[:header], LOCK[end - 80 : end]
+        assert (locked / "dvc.lock").read_bytes() == LOCK[:HEADER], LOCK[end - 80 : end]
 
 
 def test_what_somebody_wanted_is_left_alone(locked, capfd):
-    header = LOCK.rindex(b"\n  memory_evaluate@laptop:") + 1
     newer = LOCK.replace(re.search(rb"md5: [0-9a-f]{32}", LOCK)[0], b"md5: " + b"0" * 32, 1)
-    wish = PIPELINE.replace("[data/code/75_memory_evaluate.txt, ", "[data/code/75_memory_evaluate.txt, README.md, ")
-    without = PIPELINE.replace("  memory_evaluate:\n", "  memory_judge:\n")
+    wish = re.sub(rf"(^  {LAST}:\n(?:    .*\n)*?    deps: \[)", r"\1README.md, ", PIPELINE, flags=re.M)
+    without = PIPELINE.replace(f"  {LAST}:\n", "  one_renamed:\n")
     middle = re.sub(rb"(?ms)^  environment@smoke:\n.*?(?=^  sudoku_data@smoke:\n)", b"", LOCK)
     assert wish != PIPELINE != without and len(middle) < len(LOCK)
-    for pipeline, text in ((PIPELINE, newer), (wish, newer), (without, LOCK[:header]), (PIPELINE, middle)):
+    for pipeline, text in ((PIPELINE, newer), (wish, newer), (without, LOCK[:HEADER]), (PIPELINE, middle)):
         (locked / "data/.partial/dvc.lock").write_bytes(LOCK)
         (locked / "dvc.yaml").write_text(pipeline)
         (locked / "dvc.lock").write_bytes(text)
@@ -461,7 +461,7 @@ def test_what_somebody_wanted_is_left_alone(locked, capfd):
 
 
 def test_what_git_has_committed_is_whole_and_the_last_resort(locked, capfd):
-    older = LOCK[: LOCK.rindex(b"\n  memory_evaluate@laptop:") + 1]
+    older = LOCK[:HEADER]
     (locked / "dvc.lock").write_bytes(older)
     shell("git", "init", "-q", cwd=locked)
     commit(locked, "An older one")
