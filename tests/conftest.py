@@ -24,6 +24,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
+@pytest.fixture(scope="session")
+def executed(tmp_path_factory, worker_id) -> Path:
+    "Where notebooks that a test has run are kept for the site: one folder for all processes of this run."
+    base = tmp_path_factory.getbasetemp()
+    return (base if worker_id == "master" else base.parent) / "executed"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def place(tmp_path_factory):
     "Where the copy of the project is made that every test's own is made of."

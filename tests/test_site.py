@@ -56,11 +56,14 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(tmp_path_factory, executed):
     "The site of a clean copy; outputs that were computed before for the same code are used again."
     project = copy_project(tmp_path_factory.mktemp("site"))
-    if (ROOT / "_build" / "executed").is_dir():
-        shutil.copytree(ROOT / "_build" / "executed", project / "_build" / "executed")
+    for folder in (ROOT / "_build" / "executed", executed):
+        if folder.is_dir():
+            shutil.copytree(
+                folder, project / "_build" / "executed", ignore=shutil.ignore_patterns("*.part"), dirs_exist_ok=True
+            )
     done = shell(sys.executable, "-m", "hrm.tools.site", cwd=project)
     html = project / "_build" / "html"
     pages = {file.relative_to(html).as_posix(): Reader(file.read_text()) for file in sorted(html.rglob("*.html"))}

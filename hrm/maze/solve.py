@@ -22,6 +22,7 @@ from matplotlib.animation import PillowWriter
 from matplotlib.figure import Figure
 
 from ..core.config import ConfigError
+from ..core.device import seeded
 from ..core.errors import DataError
 from ..core.files import only_like, write_atomic
 from ..core.hrm import HRM
@@ -31,6 +32,7 @@ from .draw import draw_maze, pretty
 from .evaluate import try_again
 from .files import read_text
 from .rules import PATH, changed, marks, solve
+from .symmetry import disguises
 from ..puzzles.evaluate import rollout
 
 # %% ../../nbs/maze/10_solve.ipynb #c2f6088d
@@ -94,6 +96,7 @@ def think_about(
     seed: int = 0,  # of the symmetries
 ) -> list[Thought]:
     "Let a model think about mazes. Raises ValueError for more tries than there are symmetries."
+    disguises(len(data), data.shape, tries, seeded(seed))  # too many tries are an error, needed or not
     result, thoughts = rollout(model, data.tokens()[0], segments, batch_size=64), []
     for maze, tokens, values in zip(data.mazes, result.tokens, result.q_halt):
         answers, told = tokens.reshape(-1, *data.shape), []
@@ -104,7 +107,7 @@ def think_about(
         sure, solved = 1 / (1 + np.exp(-values[: len(told)].astype(float))), told[-1] == SOLVED
         thoughts.append(Thought(maze, answers[: len(told)], sure, told, tries, int(solved), took=len(told)))
     left = np.array([row for row, thought in enumerate(thoughts) if not thought.attempt], int)
-    if tries > 1:  # also where nothing is left: too many tries are an error in any case
+    if tries > 1 and len(left):
         found = try_again(model, data.take(left), tries, segments, seed)
         for at, row in enumerate(left):
             if used := int(found.tries[at]):

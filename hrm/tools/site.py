@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -79,7 +80,8 @@ def execute(
     try:
         shell.run_all(notebook, exc_stop=True, preproc=lambda cell: cell.id not in wanted)
     except BaseException as problem:
-        error = f"{source.name}: {type(problem).__name__}: {problem}"
+        where = traceback.extract_tb(problem.__traceback__)[-1]
+        error = f"{source.name}, `{where.line}`: {type(problem).__name__}: {problem}"
     finally:
         os.chdir(here)
         sys.modules["__main__"] = main_module  # IPython puts its own there
