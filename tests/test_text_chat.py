@@ -374,10 +374,10 @@ def test_the_form_starts_pauses_and_goes_on(tmp_path, monkeypatch):
     assert "found no text" in form.says.value and form.process is None
     form.picker.list.value = tmp_path.resolve() / "book.txt"
     form.picker.take.click()
-    form.epochs.value = 8  # long enough to be paused
-    assert form.command()[form.command().index("--epochs") + 1] == "8" and form.command()[-4:] == [
+    form.epochs.value = 32  # long enough to be paused
+    assert form.command()[form.command().index("--epochs") + 1] == "32" and form.command()[-4:] == [
         "--evaluations",
-        "8",
+        "32",
         "--save-seconds",
         "60",
     ]
