@@ -195,6 +195,8 @@ def papermill_run(
 
     for name in ("papermill", "traitlets"):  # they announce what `execute` says itself
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # jsonschema's check of IRIs builds a grammar when it is imported, for over two seconds, and no notebook has an IRI
+    sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
     from traitlets.config import Config
 
