@@ -385,7 +385,6 @@ def test_the_form_starts_pauses_and_goes_on(tmp_path, monkeypatch):
     deadline = time.monotonic() + 90
     while not any("steps of" in line for line in form.lines) and time.monotonic() < deadline:
         time.sleep(0.1)
-    time.sleep(0.5)
     form.pause.click()
     assert form.says.value == "paused: start goes on from there", form.lines
     assert (tmp_path / "model" / "next.json").is_file()

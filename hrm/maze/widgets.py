@@ -24,7 +24,7 @@ from .solve import Thought, mazes_of, png, think_about
 
 # %% ../../nbs/maze/11_widgets.ipynb #c1d6e38d
 class MazePanel:
-    "A maze to draw and a model's answers to it; show it with `display(panel.view)`. Raises what `maze.model.load` does."
+    "A maze to draw and a model's answers; show it with `display(panel.view)`. Raises what `maze.model.load` does."
 
     def __init__(
         self,
@@ -118,8 +118,7 @@ def show(self: MazePanel) -> None:
     if found:
         self.tell(f"try {thought.attempt} of {thought.tries}, seen from another side: a shortest path")
     elif answer is not None:
-        self.tell(
-            f"segment {at} of {self.segment.max}: {thought.told[at - 1]}; halting probability {thought.sure[at - 1]:.3f}"
-        )
+        told, sure = thought.told[at - 1], thought.sure[at - 1]
+        self.tell(f"segment {at} of {self.segment.max}: {told}; halting probability {sure:.3f}")
     else:
         self.tell("draw walls with #, take them away with a blank; S is the start, G the goal")
