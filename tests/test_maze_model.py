@@ -375,7 +375,7 @@ def test_tries_look_from_other_sides(monkeypatch):
 def test_what_is_solved_at_the_first_look_is_not_tried_again():
     "By the model that comes with the package, as the command does it: one maze, and eight tries that nobody needs."
     data = from_generated(generate(2, (11, 11), rng=0, progress=False))
-    model, told, _ = load(SHIPPED / "maze", data.shape, pick("cpu", "float32"))
+    model, _, _ = load(SHIPPED / "maze", data.shape, pick("cpu", "float32"))
     thoughts = S.think_about(data, model, 32, tries=8)
     assert [(thought.attempt, thought.found, thought.told[-1]) for thought in thoughts] == [(1, None, S.SOLVED)] * 2
     assert all((thought.answers[-1] == label).all() for thought, label in zip(thoughts, data.labels))

@@ -15,7 +15,7 @@ from hrm.tools.dvc import stage_groups
 
 DVC = (sys.executable, "-m", "dvc")
 SMOKE = (sys.executable, "-m", "hrm.tools.stage", "dvc", "--profile", "smoke")  # as in `make smoke`
-COLD = (*DVC, "repro", "sudoku_train@smoke")  # one stage after the other, and each kernel starts from nothing
+COLD = (*DVC, "repro", "--glob", "sudoku_*@smoke")  # one stage after the other, and each kernel starts from nothing
 MACHINE = {"timings.json"}  # files that say how long something took
 MACHINE_STAGES = {"environment", "machine_benchmark", "machine_guide"}  # stages that say what this machine is
 
